@@ -1,0 +1,394 @@
+"""The record schema: one example (`ExampleRecord`), one run (`RunInfo`), and how both are read.
+
+This file is the contract between the runner, which writes, and everything that reads. A run
+folder holds ``run.json`` and, per variant, one append-only file per task::
+
+    <run>/run.json
+    <run>/<variant>/<task>.jsonl      one ExampleRecord per line, UTF-8, lines end in "\\n"
+
+Unknown fields are refused (``extra="forbid"``), so that a misspelt key cannot be lost in
+silence, and ``schema_version`` says which definition of the fields a line was written under.
+In the descriptions *measured* means clocked or counted on the machine that ran, *analytic*
+means computed from the model's shape and the token counts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+SCHEMA_VERSION = 1
+
+
+class InputError(ValueError):
+    """The given folder, file or line cannot be read as a run; the message says which and why."""
+
+
+def _without_lone_surrogates(value: object) -> object:
+    """Replace lone UTF-16 surrogates by U+FFFD: they are legal in JSON but not in UTF-8 files."""
+    if isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return value
+
+
+Text = Annotated[str, BeforeValidator(_without_lone_surrogates)]
+Count = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class ExampleRecord(BaseModel):
+    """One example, answered by one variant: one line of ``<run>/<variant>/<task>.jsonl``.
+
+    An example that failed is a record too: ``error`` holds the reason, ``score`` and whatever
+    was not reached are None. Without an error the score, token counts and times are present.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: int = Field(
+        default=SCHEMA_VERSION, ge=1, description="Version of this schema; set by the writer."
+    )
+    benchmark: str = Field(
+        min_length=1, description="Benchmark whose rows and rules were used, e.g. 'longbench'."
+    )
+    task: str = Field(
+        min_length=1, description="Task within the benchmark, e.g. 'multifieldqa_zh'."
+    )
+    protocol: str = Field(
+        min_length=1, description="Rules for prompt, truncation and scoring: 'official' or 'ahn'."
+    )
+    variant: str = Field(
+        min_length=1, description="How the past is seen: 'full', 'window', 'ahn', 'no-write' ..."
+    )
+    example_id: str = Field(
+        min_length=1, description="Identifier of the row, unique in its task; the same in variants."
+    )
+    document_id: str = Field(
+        description="Hash of the row's context; rows about one document form one cluster."
+    )
+    prediction: Text = Field(
+        description="Generated text, decoded without special tokens, before post-processing."
+    )
+    answers: list[Text] = Field(description="Reference answers; the best match over them counts.")
+    score: float | None = Field(
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Task metric after post-processing, 0 to 1; None only together with an error.",
+    )
+    metric: str = Field(description="Name of the metric that gave the score, e.g. 'qa_f1_zh'.")
+    prompt_tokens: Count | None = Field(
+        default=None,
+        description="Tokens given to the model: after truncation and chat template (counted).",
+    )
+    prompt_tokens_untruncated: Count | None = Field(
+        default=None, description="Tokens of the rendered prompt before truncation (counted)."
+    )
+    generated_tokens: Count | None = Field(
+        default=None, description="Tokens the model produced, a stop token included (counted)."
+    )
+    truncated: bool = Field(default=False, description="Whether the prompt was cut to fit.")
+    truncation: str = Field(
+        default="none", description="Side that was cut by the protocol: 'none', 'middle', 'left'."
+    )
+    tokens_cut: Count = Field(
+        default=0, description="Tokens removed by truncation (counted); 0 when nothing was cut."
+    )
+    chat_template: bool = Field(
+        default=False, description="Whether the prompt was wrapped in the chat template."
+    )
+    answer_in_prompt: bool | None = Field(
+        default=None,
+        description="Whether a reference answer occurs in the prompt as given to the model "
+        "(string search); None when it was not looked for.",
+    )
+    prefill_seconds: Seconds | None = Field(
+        default=None, description="Wall time for the prompt, in seconds (measured)."
+    )
+    decode_seconds: Seconds | None = Field(
+        default=None, description="Wall time for the generated tokens, in seconds (measured)."
+    )
+    flops: Count | None = Field(
+        default=None,
+        description="Floating-point operations of prefill and decode together (analytic; a "
+        "multiply-add counts two).",
+    )
+    cache_bytes_analytic: Count | None = Field(
+        default=None, description="Bytes of keys, values, gates and state at the end (analytic)."
+    )
+    cache_bytes_measured: Count | None = Field(
+        default=None, description="Bytes of the real cache tensors at the end (measured)."
+    )
+    error: Text | None = Field(
+        default=None, description="Why this example failed, one line; None when it did not."
+    )
+    finish_reason: str | None = Field(
+        default=None, description="Why generation ended: 'eos', 'length' ...; None if unknown."
+    )
+    prompt_tail: Text = Field(
+        default="", description="Last characters of the prompt as given to the model, for reading."
+    )
+    reused_prefix_tokens: Count = Field(
+        default=0,
+        description="Prompt tokens taken from the cache of an earlier example (counted); their "
+        "prefill time is not in prefill_seconds.",
+    )
+    length: int | None = Field(
+        default=None, description="The row's own 'length' field (words or characters), if any."
+    )
+    all_classes: list[Text] | None = Field(
+        default=None, description="The row's own list of classes, for classification tasks."
+    )
+    attributes: dict[str, Any] = Field(
+        default_factory=dict,
+        description="What a generator knows about the row, e.g. 'facts' (stored facts) and "
+        "'evidence_distance' (tokens from the evidence to the end of the prompt).",
+    )
+
+    @model_validator(mode="after")
+    def _complete_unless_failed(self) -> ExampleRecord:
+        if self.error is None:
+            needed = [
+                "score",
+                "prompt_tokens",
+                "generated_tokens",
+                "prefill_seconds",
+                "decode_seconds",
+            ]
+            missing = [name for name in needed if getattr(self, name) is None]
+            if missing:
+                raise ValueError(f"{', '.join(missing)}: may be empty only together with an error")
+        return self
+
+
+class RunInfo(BaseModel):
+    """What a run was: ``<run>/run.json``. Enough to repeat it and to tell it from another."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: int = Field(
+        default=SCHEMA_VERSION, ge=1, description="Version of this schema; set by the writer."
+    )
+    identity: str = Field(
+        pattern=r"^[0-9a-f]{64}$",
+        description="SHA-256 over identity_parts; a folder holds records of one identity only.",
+    )
+    identity_parts: dict[str, Any] = Field(
+        description="What the identity is made of: weights, variants, prompts, truncation, "
+        "decoding settings, data."
+    )
+    created: str = Field(description="When the run was first started, ISO 8601 with time zone.")
+    updated: str = Field(description="When this file was last written, ISO 8601 with time zone.")
+    command: list[str] = Field(description="Command line of the latest start, one item per word.")
+    configuration: dict[str, Any] = Field(
+        description="The resolved configuration: file, then flags, then defaults."
+    )
+    generation: dict[str, dict[str, Any]] = Field(
+        description="Per variant the effective generation settings, with what the checkpoint's "
+        "generation_config adds (repetition_penalty, stop ids ...)."
+    )
+    git: dict[str, Any] | None = Field(
+        description="'revision' and 'dirty' of the working tree; None outside a git checkout."
+    )
+    packages: dict[str, str] = Field(description="Versions of the packages that were in use.")
+    hardware: dict[str, Any] = Field(
+        description="Processor, cores, memory, accelerator, operating system."
+    )
+    models: dict[str, dict[str, Any]] = Field(
+        description="Per variant: path, ahn, window and sinks (tokens), cell, dtype, device, "
+        "parameters (count), layout."
+    )
+    tasks: dict[str, dict[str, Any]] = Field(
+        description="Per task: protocol, template_sha256, max_new_tokens, metric, and 'examples', "
+        "the number of examples that were planned per variant."
+    )
+    data_files: list[dict[str, Any]] = Field(
+        description="Per data file: path, sha256 and, where it has one, revision."
+    )
+    status: Literal["running", "interrupted", "finished"] = Field(
+        description="'finished' only when every planned example has a record."
+    )
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder, read: its description, its records, and what was odd about the files."""
+
+    path: Path
+    info: RunInfo
+    records: list[ExampleRecord]
+    warnings: list[str] = field(default_factory=list)
+
+
+def read_jsonl(path: str | Path) -> tuple[list[ExampleRecord], list[str]]:
+    """Read one record file.
+
+    Returns the records in file order and a list of warnings. A torn last line (no newline at
+    its end, and not a whole JSON object: the writer was stopped in the middle) is dropped with
+    a warning. A later record of an example whose earlier record failed replaces it: that is a
+    retry. Every other irregular line is an `InputError` that names ``file:line``; all of the
+    file's bad lines are listed at once.
+    """
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    lines = content.split(b"\n")
+    unterminated = lines.pop()  # b"" when the file ends in a newline, as it should
+    warnings: list[str] = []
+    problems: list[str] = []
+    kept: dict[tuple[str, str, str, str], tuple[int, ExampleRecord]] = {}
+
+    def keep(number: int, record: ExampleRecord) -> None:
+        key = (record.benchmark, record.task, record.variant, record.example_id)
+        earlier = kept.pop(key, None)
+        if earlier is not None and earlier[1].error is None:
+            problems.append(
+                f"{path}:{number}: example {record.example_id!r} was already recorded in line "
+                f"{earlier[0]}"
+            )
+        kept[key] = (number, record)
+
+    for number, line in enumerate(lines, start=1):
+        try:
+            keep(number, _parse_record(line))
+        except ValueError as error:
+            problems += [f"{path}:{number}: {reason}" for reason in _reasons(error)]
+    if unterminated:
+        number = len(lines) + 1
+        if not _is_json(unterminated):
+            warnings.append(f"{path}:{number}: torn last line dropped (the run was stopped there)")
+        else:
+            try:
+                keep(number, _parse_record(unterminated))
+            except ValueError as error:
+                problems += [f"{path}:{number}: {reason}" for reason in _reasons(error)]
+    if problems:
+        raise InputError(_listing(problems))
+    return [record for _, record in kept.values()], warnings
+
+
+def read_run_info(path: str | Path) -> RunInfo:
+    """Read ``run.json`` of the run folder `path`; `InputError` when absent or not readable."""
+    path = Path(path)
+    if not path.is_dir():
+        raise InputError(f"{path}: no such run folder")
+    file = path / "run.json"
+    if not file.is_file():
+        raise InputError(f"{path}: not a run folder (it has no run.json)")
+    try:
+        content = json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: not readable as JSON ({error})") from error
+    try:
+        _check_version(content)
+        return RunInfo.model_validate(content)
+    except ValueError as error:
+        raise InputError(_listing([f"{file}: {reason}" for reason in _reasons(error)])) from error
+
+
+def read_run(path: str | Path) -> Run:
+    """Read a run folder: ``run.json`` and every ``<variant>/<task>.jsonl`` it names.
+
+    Records are ordered by variant and task as in ``run.json``, then as in their files. Folders
+    of variants that ``run.json`` does not name are left out with a warning. Raises `InputError`
+    when the folder is no run, holds no record, or a file is damaged or misfiled.
+    """
+    path = Path(path)
+    info = read_run_info(path)
+    records: list[ExampleRecord] = []
+    warnings: list[str] = []
+    problems: list[str] = []
+    for folder in _in_order((f for f in path.iterdir() if f.is_dir()), info.models):
+        files = list(_in_order(folder.glob("*.jsonl"), info.tasks))
+        if files and info.models and folder.name not in info.models:
+            warnings.append(f"{folder}: left out, run.json names no variant {folder.name!r}")
+            continue
+        for file in files:
+            try:
+                found, odd = read_jsonl(file)
+            except InputError as error:
+                problems.append(str(error))
+                continue
+            warnings += odd
+            records += found
+            problems += _misfiled(file, found)
+    if problems:
+        raise InputError(_listing(problems))
+    if not records:
+        raise InputError(f"{path}: the run has no records yet")
+    return Run(path=path, info=info, records=records, warnings=warnings)
+
+
+def _parse_record(line: bytes) -> ExampleRecord:
+    """One line as a record; ValueError (pydantic's among them) when it is not one."""
+    if not line.strip():
+        raise ValueError("empty line")
+    content = json.loads(line)
+    _check_version(content)
+    return ExampleRecord.model_validate(content)
+
+
+def _check_version(content: object) -> None:
+    """Refuse a newer schema by name before its unknown fields are complained about."""
+    if not isinstance(content, dict):
+        raise ValueError("not a JSON object")
+    version = content.get("schema_version", SCHEMA_VERSION)
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise ValueError(
+            f"written with schema version {version}, this version of ahn-bench reads up to "
+            f"{SCHEMA_VERSION}: update ahn-bench"
+        )
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
+def _reasons(error: ValueError) -> list[str]:
+    """The error as short messages, one per problem, each naming its field."""
+    if isinstance(error, ValidationError):
+        return [
+            ": ".join(part for part in (".".join(map(str, item["loc"])), item["msg"]) if part)
+            for item in error.errors()
+        ]
+    if isinstance(error, UnicodeDecodeError):
+        return ["not UTF-8 text"]
+    if isinstance(error, json.JSONDecodeError):
+        return [f"not JSON ({error.msg}, column {error.colno})"]
+    return [str(error)]
+
+
+def _listing(problems: list[str], most: int = 20) -> str:
+    """At most `most` problems, one per line, and how many more there are."""
+    shown = problems[:most]
+    if len(problems) > most:
+        shown.append(f"... and {len(problems) - most} more")
+    return "\n".join(shown)
+
+
+def _misfiled(file: Path, records: Iterable[ExampleRecord]) -> list[str]:
+    """Say so when a file holds records of another variant or task than its path says."""
+    found = sorted({(r.variant, r.task) for r in records} - {(file.parent.name, file.stem)})
+    return [f"{file}: holds records of variant {v!r}, task {t!r}" for v, t in found]
+
+
+def _in_order(paths: Iterable[Path], names: Iterable[str]) -> list[Path]:
+    """Sort files or folders as `names` lists their stems, unknown ones after them by name."""
+    rank = {name: i for i, name in enumerate(names)}
+
+    def key(path: Path) -> tuple[int, str]:
+        name = path.name.removesuffix(".jsonl")
+        return rank.get(name, len(rank)), name
+
+    return sorted(paths, key=key)
