@@ -1,0 +1,72 @@
+# make demo | test | lint | bench | clean
+# Every target sets up .venv by itself; the first time takes a few minutes, later ones nothing.
+# Needs only make and Python 3.11 or 3.12 (another one: make PYTHON=/path/to/python3.12 demo).
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install demo test lint bench clean
+
+# The first interpreter that starts, is 3.11 or 3.12 and can make environments (a name on the
+# path proves nothing: version managers put names there that start no interpreter).
+USABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
+PYTHON ?= $(shell for name in python3.11 python3.12 python3 python; do \
+	if $$name -c '$(USABLE)' >/dev/null 2>&1; then echo $$name; break; fi; done)
+
+VENV := .venv
+BIN := $(VENV)/bin
+# The stamp names the folder: a checkout that was copied or moved installs itself anew instead of
+# running the code of the place it came from.
+STAMP := $(VENV)/.installed-$(shell pwd | cksum | cut -d' ' -f1)
+# Two test processes with one torch thread each keep two cores busy and no more.
+JOBS ?= 2
+
+help:
+	@echo 'make demo    the whole path on the embedded pocket model: runs/demo/report.html'
+	@echo 'make test    the test suite'
+	@echo 'make lint    ruff, mypy, import-linter'
+	@echo 'make bench   speed and cache size of every variant on this machine'
+	@echo 'make clean   removes .venv, caches and runs/demo'
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n '$(PYTHON)' || { \
+	  echo 'No usable Python: 3.11 or 3.12 with the venv module is needed' \
+	    '(on Debian and Ubuntu: apt install python3-venv), or say make PYTHON=/path/to/python.' >&2; \
+	  exit 1; }
+	@'$(PYTHON)' -c '$(USABLE)' || { \
+	  echo '$(PYTHON) will not do: Python 3.11 or 3.12 with the venv module is needed.' >&2; exit 1; }
+	@echo 'Setting up $(VENV) with $(PYTHON) (once; a few minutes)'
+	@$(BIN)/python -c '$(USABLE)' >/dev/null 2>&1 || '$(PYTHON)' -m venv --clear $(VENV)
+	@rm -f $(VENV)/.installed-*
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools torch
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	  --no-build-isolation -e '.[dev]'
+	@touch $@
+
+demo: export HF_HUB_OFFLINE := 1
+demo: $(STAMP)
+	$(BIN)/run_eval longbench --config configs/eval/demo.yaml
+	$(BIN)/run_eval report runs/demo -o runs/demo/report.html
+
+test: export OMP_NUM_THREADS := 1
+test: export HF_HUB_OFFLINE := 1
+test: $(STAMP)
+	$(BIN)/python -m pytest -q -n $(JOBS) $(PYTEST_ARGS)
+
+lint: $(STAMP)
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+	$(BIN)/lint-imports
+
+bench: export HF_HUB_OFFLINE := 1
+bench: $(STAMP)
+	$(BIN)/python -m ahn.bench
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info runs/demo
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
