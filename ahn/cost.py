@@ -1,0 +1,423 @@
+"""What a run costs, from a model's shape alone: FLOPs and cache bytes. Arithmetic, no torch.
+
+How FLOPs are counted
+---------------------
+A product of `[m, k]` and `[k, n]` is `2 m n k` FLOPs. Counted are all products of matrices and
+vectors; not counted is what works element by element (norms, RoPE, softmax, activations, biases,
+residuals, the decay of a memory's state), nor the embedding look-up, which multiplies nothing.
+One sequence; times the batch size for a batch.
+
+`accounting="exact"` is what generation computes:
+
+- Attention: `4 H d` for each (query, key) pair that is *visible*, scores and values together. A
+  query at position `p` sees `p + 1` keys with full attention, `min(p + 1, S + W)` with S sinks and
+  window W. An implementation that multiplies masked blocks too executes more; a kernel that skips
+  them executes this.
+- Memory: gate projections for every token; the output gate and the read-out projection for each
+  reading query (`p >= S + W`); per head, a write costs two products with the state and one read
+  another (delta rules: `S^T k`, the rank-1 update, `S^T q`: `6 d^2`; Mamba2 writes without looking:
+  `4 d^2`). This is the recurrence; the chunked form trades more FLOPs for fewer steps.
+- Head: the last position of the prompt only, then one position per decoded token.
+- `n` generated tokens take `n - 1` decode steps: the first comes out of the prefill, the last is
+  never fed back.
+
+`accounting="paper"` reproduces the published figure (-40.5 % at 128,000 tokens, Qwen2.5-3B, 32,768
+lossless positions): attention `2 H d L^2` for full and `2 H d N^2 + (L - N) 4 N H d` for the window
+of `N = S + W` positions; the head at every position; and the embedding as a second `2 L D V`
+beside it. `accounting="paper-free-lookup"` is the same without that second `2 L D V`, which no
+implementation computes.
+
+How cache bytes are counted
+---------------------------
+`accounting="exact"`: the bytes of the tensors the streaming cache allocates after `tokens` tokens,
+in blocks of `BLOCK` positions, gates included. `accounting="paper"`: elements that carry content
+(keys, values and the memory's state; gates and unused slots are not counted), all in the model's
+type: 26.0 % of full attention in the setting above.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from ahn.config import CELLS, AHNConfig, InputError
+
+#: The cache allocates slots in blocks of this many positions.
+BLOCK = 256
+
+Accounting = Literal["exact", "paper", "paper-free-lookup"]
+ACCOUNTINGS: tuple[str, ...] = get_args(Accounting)
+
+_FLOAT32_BYTES = 4
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """The sizes of a Qwen2 or Qwen3 decoder that costs follow from.
+
+    Attributes:
+        num_hidden_layers: decoder layers.
+        hidden_size: D, width of the residual stream.
+        num_attention_heads: H, query heads.
+        num_key_value_heads: H_kv, heads of keys and values; divides H.
+        head_dim: d, width of one head.
+        intermediate_size: width of the gated MLP.
+        vocab_size: V, rows of the embedding.
+        tie_word_embeddings: the output head is the embedding matrix itself.
+        attention_bias: q, k and v projections have biases (Qwen2: yes).
+        qk_norm: RMS norms on the heads of q and k (Qwen3: yes).
+    """
+
+    num_hidden_layers: int
+    hidden_size: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    intermediate_size: int
+    vocab_size: int
+    tie_word_embeddings: bool = False
+    attention_bias: bool = True
+    qk_norm: bool = False
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} must be a positive integer, not {value!r}"
+            for name, value in vars(self).items()
+            if name not in ("tie_word_embeddings", "attention_bias", "qk_norm")
+            and (not isinstance(value, int) or isinstance(value, bool) or value <= 0)
+        ]
+        if not problems and self.num_attention_heads % self.num_key_value_heads:
+            problems.append(
+                f"num_attention_heads {self.num_attention_heads} is no multiple of "
+                f"num_key_value_heads {self.num_key_value_heads}"
+            )
+        if problems:
+            raise InputError("model shape: " + "; ".join(problems))
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> ModelShape:
+        """Reads the shape from a checkpoint's `config.json`.
+
+        Raises:
+            InputError: another architecture than Qwen2 or Qwen3, or a missing or wrong size.
+        """
+        model_type = config.get("model_type")
+        if model_type not in ("qwen2", "qwen3"):
+            raise InputError(f"model_type {model_type!r} is not supported; qwen2 and qwen3 are")
+        required = (
+            "num_hidden_layers",
+            "hidden_size",
+            "num_attention_heads",
+            "intermediate_size",
+            "vocab_size",
+        )
+        missing = [key for key in required if config.get(key) is None]
+        if missing:
+            raise InputError(f"the model's configuration lacks {', '.join(missing)}")
+        heads = config["num_attention_heads"]
+        head_dim = config.get("head_dim")
+        if head_dim is None:
+            head_dim = 128 if model_type == "qwen3" else config["hidden_size"] // heads
+        return cls(
+            **{key: config[key] for key in required},
+            num_key_value_heads=config.get("num_key_value_heads") or heads,
+            head_dim=head_dim,
+            tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
+            attention_bias=model_type == "qwen2" or bool(config.get("attention_bias", False)),
+            qk_norm=model_type == "qwen3",
+        )
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the base model, tied embeddings counted once."""
+        D, d, I_ = self.hidden_size, self.head_dim, self.intermediate_size
+        q_width, kv_width = self.num_attention_heads * d, self.num_key_value_heads * d
+        layer = 2 * D * q_width + 2 * D * kv_width + 3 * D * I_ + 2 * D
+        layer += (q_width + 2 * kv_width) * self.attention_bias + 2 * d * self.qk_norm
+        embeddings = self.vocab_size * D * (1 if self.tie_word_embeddings else 2)
+        return self.num_hidden_layers * layer + embeddings + D
+
+
+def added_parameters(
+    shape: ModelShape, cell: str, *, full_attention_layers: Collection[int] = ()
+) -> int:
+    """Parameters that a memory cell adds to the base model, in the released layout.
+
+    GatedDeltaNet's `D [H]`, which its checkpoints carry and no equation uses, is counted.
+    """
+    _check(shape, "full", None, 0, cell, full_attention_layers, "exact")
+    D, H, d = shape.hidden_size, shape.num_attention_heads, shape.head_dim
+    readout = H * d * d
+    per_layer = {
+        "DeltaNet": 2 * H * D + d + readout,  # b_proj, g_proj, o_norm
+        "GatedDeltaNet": 3 * H * D + 3 * H + d + readout,  # and a_proj, A_log, dt_bias, D
+        "Mamba2": 2 * (H * D + H) + 2 * H + H * d + readout,  # dt_proj, g_proj, A_log, dt_bias
+    }[cell]
+    return per_layer * _memory_layers(shape, full_attention_layers)
+
+
+@dataclass(frozen=True)
+class FlopCount:
+    """FLOPs of one sequence (analytic).
+
+    Attributes:
+        prefill: processing the prompt.
+        decode: the steps after it.
+        parts: both together by kind of work: `projections` (q, k, v, o), `mlp`, `attention`,
+            `memory`, `lm_head`, and `embedding` where the accounting has one. They add up to
+            `total`.
+    """
+
+    prefill: int
+    decode: int
+    parts: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        return self.prefill + self.decode
+
+
+def flops(
+    shape: ModelShape,
+    variant: str,
+    prompt_tokens: int,
+    generated_tokens: int = 0,
+    *,
+    window: int | None = None,
+    sinks: int = 0,
+    cell: str | None = None,
+    accounting: str = "exact",
+    reused_tokens: int = 0,
+    full_attention_layers: Collection[int] = (),
+) -> FlopCount:
+    """FLOPs to process a prompt and generate from it; the module's head says what is counted.
+
+    Args:
+        shape: the base model.
+        variant: one of `ahn.config.VARIANTS`; `full` ignores window, sinks and cell, `window`
+            ignores the cell. `no-write` has every gate and read-out of `ahn`, and no writes.
+        prompt_tokens: length of the prompt, at least 1.
+        generated_tokens: tokens that came out.
+        window: W, the current token included.
+        sinks: S.
+        cell: memory cell, for `ahn` and `no-write`.
+        accounting: `exact`, `paper` or `paper-free-lookup`.
+        reused_tokens: first tokens of the prompt that a cache already holds; they cost nothing.
+        full_attention_layers: layers that keep full attention and have no memory.
+
+    Raises:
+        InputError: a value that no run can have.
+    """
+    _check(shape, variant, window, sinks, cell, full_attention_layers, accounting)
+    if prompt_tokens < 1 or generated_tokens < 0 or not 0 <= reused_tokens < prompt_tokens:
+        raise InputError(
+            f"a prompt of {prompt_tokens} tokens ({reused_tokens} of them reused) and "
+            f"{generated_tokens} generated ones: at least one prompt token must be processed, and "
+            "no count is negative"
+        )
+    steps = max(generated_tokens - 1, 0)
+    memory_layers = 0 if variant == "full" else _memory_layers(shape, full_attention_layers)
+    spans = [
+        _span_flops(
+            shape,
+            range(start, end),
+            memory_layers=memory_layers,
+            lossless=None if variant == "full" else sinks + (window or 0),
+            cell=cell if variant in ("ahn", "no-write") else None,
+            writes=variant == "ahn",
+            head_positions=heads if accounting == "exact" else end - start,
+            accounting=accounting,
+        )
+        for start, end, heads in (
+            (reused_tokens, prompt_tokens, 1),
+            (prompt_tokens, prompt_tokens + steps, steps),
+        )
+    ]
+    return FlopCount(
+        prefill=sum(spans[0].values()),
+        decode=sum(spans[1].values()),
+        parts={name: spans[0][name] + spans[1][name] for name in spans[0]},
+    )
+
+
+def _span_flops(
+    shape: ModelShape,
+    positions: range,
+    *,
+    memory_layers: int,
+    lossless: int | None,
+    cell: str | None,
+    writes: bool,
+    head_positions: int,
+    accounting: str,
+) -> dict[str, int]:
+    """FLOPs of the given positions when all before them are in the cache, by kind of work.
+
+    `memory_layers` layers see `lossless` positions and the memory of `cell`, the others all.
+    """
+    tokens = len(positions)
+    D, H, d = shape.hidden_size, shape.num_attention_heads, shape.head_dim
+    layers, full_layers = shape.num_hidden_layers, shape.num_hidden_layers - memory_layers
+    q_width, kv_width = H * d, shape.num_key_value_heads * d
+    vocabulary = 2 * D * shape.vocab_size
+
+    # The key at a query's own position: counted exactly, left out by L^2 / 2.
+    own = 1 if accounting == "exact" else 0
+
+    def pairs_doubled(limit: int | None) -> int:
+        return _pairs_doubled(positions.stop, limit, own) - _pairs_doubled(
+            positions.start, limit, own
+        )
+
+    attention = full_layers * pairs_doubled(None)
+    memory = 0
+    if memory_layers and lossless is not None:
+        attention += memory_layers * pairs_doubled(lossless)
+        if cell is not None:
+            reading = max(positions.stop - lossless, 0) - max(positions.start - lossless, 0)
+            gates = 2 if cell == "GatedDeltaNet" else 1
+            write = 2 * d * d if cell == "Mamba2" else 4 * d * d
+            memory = tokens * gates * 2 * D * H + reading * (
+                2 * D * H  # output gate
+                + H * (2 * d * d + (write if writes else 0))  # read, write
+                + H * 2 * d * d  # read-out projection, per head
+            )
+    parts = {
+        "projections": layers * tokens * (4 * D * q_width + 4 * D * kv_width),
+        "mlp": layers * tokens * 6 * D * shape.intermediate_size,
+        "attention": 2 * q_width * attention,
+        "memory": memory_layers * memory,
+        "lm_head": head_positions * vocabulary,
+    }
+    if accounting == "paper":
+        parts["embedding"] = tokens * vocabulary
+    return parts
+
+
+def _pairs_doubled(length: int, limit: int | None, own: int) -> int:
+    """Twice the (query, key) pairs of `length` positions that see at most `limit` keys each."""
+    bounded = length if limit is None else min(length, limit)
+    pairs = bounded * (bounded + own)
+    return pairs if limit is None else pairs + 2 * limit * (length - bounded)
+
+
+@dataclass(frozen=True)
+class CacheBytes:
+    """Bytes of a cache over all layers (analytic).
+
+    Attributes:
+        keys_values: lossless keys and values.
+        gates: gates kept with each lossless position until it is evicted.
+        state: recurrent states of the memory.
+    """
+
+    keys_values: int
+    gates: int
+    state: int
+
+    @property
+    def total(self) -> int:
+        return self.keys_values + self.gates + self.state
+
+
+def allocated_slots(tokens: int, sinks: int, window: int | None) -> int:
+    """Positions for which a layer's cache has room once it holds `tokens` tokens.
+
+    Grows by blocks of `BLOCK` and stops at sinks + window; `window=None` never stops.
+    """
+    slots = -(-tokens // BLOCK) * BLOCK
+    return slots if window is None else min(slots, sinks + window)
+
+
+def cache_bytes(
+    shape: ModelShape,
+    variant: str,
+    tokens: int,
+    *,
+    window: int | None = None,
+    sinks: int = 0,
+    cell: str | None = None,
+    dtype_bytes: int = 2,
+    batch_size: int = 1,
+    accounting: str = "exact",
+    full_attention_layers: Collection[int] = (),
+) -> CacheBytes:
+    """Bytes that the cache holds after `tokens` tokens; the module's head says what is counted.
+
+    Args:
+        shape: the base model.
+        variant: one of `ahn.config.VARIANTS`; what it does not use is ignored, as in `flops`.
+        tokens: tokens that went through the model (prompt and decode steps).
+        window: W, the current token included.
+        sinks: S.
+        cell: memory cell, for `ahn` and `no-write`.
+        dtype_bytes: bytes of one element of the model's type (2: bfloat16).
+        batch_size: sequences.
+        accounting: `exact` or `paper`.
+        full_attention_layers: layers that keep full attention and have no memory.
+
+    Raises:
+        InputError: a value that no run can have.
+    """
+    _check(shape, variant, window, sinks, cell, full_attention_layers, accounting)
+    if tokens < 0 or dtype_bytes < 1 or batch_size < 1:
+        raise InputError(
+            f"tokens {tokens}, dtype_bytes {dtype_bytes}, batch_size {batch_size}: "
+            "none may be negative, and the last two not 0"
+        )
+    exact = accounting == "exact"
+    H, d = shape.num_attention_heads, shape.head_dim
+    memory_layers = 0 if variant == "full" else _memory_layers(shape, full_attention_layers)
+
+    def slots(limit: int | None) -> int:
+        if exact:
+            return allocated_slots(tokens, sinks, limit)
+        return tokens if limit is None else min(tokens, sinks + limit)
+
+    bounded = slots(window) if memory_layers else 0
+    positions = (shape.num_hidden_layers - memory_layers) * slots(None) + memory_layers * bounded
+    keys_values = positions * 2 * shape.num_key_value_heads * d * dtype_bytes
+    gates = state = 0
+    if variant in ("ahn", "no-write"):
+        state = memory_layers * H * d * d * (_FLOAT32_BYTES if exact else dtype_bytes)
+        if exact:
+            # beta or dt in the model's type; the log-decay in float32, where the cell has one.
+            decay = 0 if cell == "DeltaNet" else _FLOAT32_BYTES
+            gates = memory_layers * bounded * H * (dtype_bytes + decay)
+    return CacheBytes(
+        keys_values=batch_size * keys_values, gates=batch_size * gates, state=batch_size * state
+    )
+
+
+def _memory_layers(shape: ModelShape, full_attention_layers: Collection[int]) -> int:
+    """Layers that see a window, and have a memory where the variant has one."""
+    return shape.num_hidden_layers - len(set(full_attention_layers))
+
+
+def _check(
+    shape: ModelShape,
+    variant: str,
+    window: int | None,
+    sinks: int,
+    cell: str | None,
+    full_attention_layers: Collection[int],
+    accounting: str,
+) -> None:
+    """Raises one InputError with every problem of these settings, a line each."""
+    problems = AHNConfig.problems(
+        variant,
+        cell,
+        None if variant == "full" else window,
+        None if variant == "full" else sinks,
+        tuple(full_attention_layers),
+        shape.num_hidden_layers,
+    )
+    if variant in ("window", "ahn", "no-write") and window is None:
+        problems.append(f"variant {variant!r} needs a window")
+    if variant in ("ahn", "no-write") and cell is None:
+        problems.append(f"variant {variant!r} needs a memory cell; one of {', '.join(CELLS)}")
+    if accounting not in ACCOUNTINGS:
+        problems.append(f"accounting {accounting!r} is unknown; one of {', '.join(ACCOUNTINGS)}")
+    if problems:
+        raise InputError("\n".join(problems))
