@@ -37,11 +37,24 @@ type: 26.0 % of full attention in the setting above.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from ahn.config import CELLS, AHNConfig, InputError
+from ahn.shapes import ModelShape, added_parameters
+
+__all__ = [
+    "ACCOUNTINGS",
+    "BLOCK",
+    "CacheBytes",
+    "FlopCount",
+    "ModelShape",
+    "added_parameters",
+    "allocated_slots",
+    "cache_bytes",
+    "flops",
+]
 
 #: The cache allocates slots in blocks of this many positions.
 BLOCK = 256
@@ -50,111 +63,6 @@ Accounting = Literal["exact", "paper", "paper-free-lookup"]
 ACCOUNTINGS: tuple[str, ...] = get_args(Accounting)
 
 _FLOAT32_BYTES = 4
-
-
-@dataclass(frozen=True)
-class ModelShape:
-    """The sizes of a Qwen2 or Qwen3 decoder that costs follow from.
-
-    Attributes:
-        num_hidden_layers: decoder layers.
-        hidden_size: D, width of the residual stream.
-        num_attention_heads: H, query heads.
-        num_key_value_heads: H_kv, heads of keys and values; divides H.
-        head_dim: d, width of one head.
-        intermediate_size: width of the gated MLP.
-        vocab_size: V, rows of the embedding.
-        tie_word_embeddings: the output head is the embedding matrix itself.
-        attention_bias: q, k and v projections have biases (Qwen2: yes).
-        qk_norm: RMS norms on the heads of q and k (Qwen3: yes).
-    """
-
-    num_hidden_layers: int
-    hidden_size: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    intermediate_size: int
-    vocab_size: int
-    tie_word_embeddings: bool = False
-    attention_bias: bool = True
-    qk_norm: bool = False
-
-    def __post_init__(self) -> None:
-        problems = [
-            f"{name} must be a positive integer, not {value!r}"
-            for name, value in vars(self).items()
-            if name not in ("tie_word_embeddings", "attention_bias", "qk_norm")
-            and (not isinstance(value, int) or isinstance(value, bool) or value <= 0)
-        ]
-        if not problems and self.num_attention_heads % self.num_key_value_heads:
-            problems.append(
-                f"num_attention_heads {self.num_attention_heads} is no multiple of "
-                f"num_key_value_heads {self.num_key_value_heads}"
-            )
-        if problems:
-            raise InputError("model shape: " + "; ".join(problems))
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> ModelShape:
-        """Reads the shape from a checkpoint's `config.json`.
-
-        Raises:
-            InputError: another architecture than Qwen2 or Qwen3, or a missing or wrong size.
-        """
-        model_type = config.get("model_type")
-        if model_type not in ("qwen2", "qwen3"):
-            raise InputError(f"model_type {model_type!r} is not supported; qwen2 and qwen3 are")
-        required = (
-            "num_hidden_layers",
-            "hidden_size",
-            "num_attention_heads",
-            "intermediate_size",
-            "vocab_size",
-        )
-        missing = [key for key in required if config.get(key) is None]
-        if missing:
-            raise InputError(f"the model's configuration lacks {', '.join(missing)}")
-        heads = config["num_attention_heads"]
-        head_dim = config.get("head_dim")
-        if head_dim is None:
-            head_dim = 128 if model_type == "qwen3" else config["hidden_size"] // heads
-        return cls(
-            **{key: config[key] for key in required},
-            num_key_value_heads=config.get("num_key_value_heads") or heads,
-            head_dim=head_dim,
-            tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
-            attention_bias=model_type == "qwen2" or bool(config.get("attention_bias", False)),
-            qk_norm=model_type == "qwen3",
-        )
-
-    @property
-    def parameters(self) -> int:
-        """Parameters of the base model, tied embeddings counted once."""
-        D, d, I_ = self.hidden_size, self.head_dim, self.intermediate_size
-        q_width, kv_width = self.num_attention_heads * d, self.num_key_value_heads * d
-        layer = 2 * D * q_width + 2 * D * kv_width + 3 * D * I_ + 2 * D
-        layer += (q_width + 2 * kv_width) * self.attention_bias + 2 * d * self.qk_norm
-        embeddings = self.vocab_size * D * (1 if self.tie_word_embeddings else 2)
-        return self.num_hidden_layers * layer + embeddings + D
-
-
-def added_parameters(
-    shape: ModelShape, cell: str, *, full_attention_layers: Collection[int] = ()
-) -> int:
-    """Parameters that a memory cell adds to the base model, in the released layout.
-
-    GatedDeltaNet's `D [H]`, which its checkpoints carry and no equation uses, is counted.
-    """
-    _check(shape, "full", None, 0, cell, full_attention_layers, "exact")
-    D, H, d = shape.hidden_size, shape.num_attention_heads, shape.head_dim
-    readout = H * d * d
-    per_layer = {
-        "DeltaNet": 2 * H * D + d + readout,  # b_proj, g_proj, o_norm
-        "GatedDeltaNet": 3 * H * D + 3 * H + d + readout,  # and a_proj, A_log, dt_bias, D
-        "Mamba2": 2 * (H * D + H) + 2 * H + H * d + readout,  # dt_proj, g_proj, A_log, dt_bias
-    }[cell]
-    return per_layer * _memory_layers(shape, full_attention_layers)
 
 
 @dataclass(frozen=True)
