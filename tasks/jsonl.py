@@ -1,0 +1,66 @@
+"""Reading JSON lines so that every problem is found and named by file and line.
+
+Lines end at "\\n" only: the texts hold U+2028 and U+0085, at which `str.splitlines` and text
+files opened with universal newlines would split too.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.schema import InputError
+
+
+@dataclass(frozen=True)
+class Line:
+    """One JSON object and the line it stands on, counted from 1."""
+
+    number: int
+    value: dict[str, Any]
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file's bytes, unpacked if it is gzip (told by its content, not by its name)."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if not content.startswith(b"\x1f\x8b"):
+        return content
+    try:
+        return gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path}: is not a whole gzip file: {error}") from None
+
+
+def parse_objects(content: bytes, name: str) -> tuple[list[Line], list[str]]:
+    """The JSON objects in `content`, one a line, and a message for each line that is none.
+
+    Empty lines after the last object are no lines; an empty one before it is a problem.
+    """
+    lines: list[Line] = []
+    problems: list[str] = []
+    content = content.removeprefix(b"\xef\xbb\xbf").rstrip(b" \t\r\n")
+    for number, raw in enumerate(content.split(b"\n") if content else [], 1):
+        try:
+            value = json.loads(raw.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            problems.append(f"{name}:{number}: is not UTF-8 (byte {error.start + 1} of the line)")
+        except json.JSONDecodeError as error:
+            what = "is empty" if not raw.strip() else f"is not JSON: {error.msg}"
+            problems.append(f"{name}:{number}: {what} (column {error.colno})")
+        except (ValueError, RecursionError) as error:
+            problems.append(f"{name}:{number}: is not usable JSON: {error}")
+        else:
+            if isinstance(value, dict):
+                lines.append(Line(number, value))
+            else:
+                problems.append(f"{name}:{number}: is a JSON {type(value).__name__}, not an object")
+    return lines, problems

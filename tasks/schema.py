@@ -1,0 +1,163 @@
+"""Task, Example, TaskProtocol: what every benchmark provides, and nothing about how it is run.
+
+A *task* is a data set with a question form (LongBench's `hotpotqa`). A *protocol* is a way of
+asking and scoring it: the benchmark authors' own (`official`) or that of the AHN evaluation
+(`ahn`). A score means nothing without the protocol that made it, so every method here takes
+the protocol's name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Truncation = Literal["middle", "left", "none"]
+
+
+class InputError(ValueError):
+    """Something the user gave cannot be used; the text says what and where.
+
+    Takes one message per problem, so that all of them are reported at once; `problems` holds
+    them, and `str()` is one line for each.
+    """
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("\n".join(problems))
+        self.problems: tuple[str, ...] = problems
+
+    def __reduce__(self) -> tuple[type[InputError], tuple[str, ...]]:
+        return type(self), self.problems  # keeps `problems` across process borders
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row of a benchmark, as it was published."""
+
+    example_id: str
+    """The row's `_id`, else `<task>:<line>`."""
+    row: Mapping[str, Any]
+    """The raw row, untouched: `context`, `input`, `answers`, `all_classes`, `length`, ..."""
+    answers: list[str]
+    """The gold answers; a prediction is scored against the best of them."""
+    document_id: str
+    """`document_id_of(context)`: rows of one document form one cluster."""
+    where: str
+    """`file:line`, or `generated`."""
+    attributes: dict[str, Any] = field(default_factory=dict)
+    """What a generator knows of its row (facts, distance of the evidence); empty for real rows."""
+
+
+def document_id_of(context: str) -> str:
+    """The first 16 hex digits of the SHA-1 of a context's UTF-8 bytes."""
+    return hashlib.sha1(context.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class TextCut:
+    """One step of cleaning a prediction: first strip, then keep the text before a separator."""
+
+    strip_left: str = ""
+    """Characters removed from the left end before the cut; empty: none."""
+    keep_before: str | None = None
+    """The text from the first occurrence of this on is dropped; None: no cut."""
+    strip: bool = False
+    """Whether white space is removed from both ends afterwards."""
+
+    def __call__(self, text: str) -> str:
+        """The cleaned text."""
+        if self.strip_left:
+            text = text.lstrip(self.strip_left)
+        if self.keep_before is not None:
+            text = text.split(self.keep_before, 1)[0]
+        return text.strip() if self.strip else text
+
+
+@dataclass(frozen=True)
+class TaskProtocol:
+    """One task under one protocol: every constant that decides what its score means."""
+
+    template: str
+    """`str.format` template over the fields of a row; an exact constant, typing errors included."""
+    max_new_tokens: int
+    chat_template: bool
+    """Whether the prompt is wrapped in the tokenizer's chat template (if it has one)."""
+    truncation: Truncation
+    """Which part of a too long prompt is dropped: its middle, its left end, or never any."""
+    reserve_generation: bool
+    """When a prompt is too long, whether `max_new_tokens` of the limit are kept free."""
+    metric: str
+    """Key of `tasks.metrics.METRICS`."""
+    generation: Mapping[str, Any]
+    """Arguments of `generate`; plus `newline_eos` (the last id of an encoded newline ends the
+    text too) and `min_new_tokens`."""
+    seed: int
+    default_max_length: int | None
+    """Longest prompt in tokens; None: the model's context less 500, as the LongBench authors."""
+    postprocess: tuple[TextCut, ...] = ()
+    """Cuts made to a prediction, in order, before the metric sees it."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task of a benchmark under each of its protocols."""
+
+    name: str
+    benchmark: str
+    language: str
+    """`en` or `zh`."""
+    category: str
+    citation: str
+    source: str
+    """Where the constants come from, with revision."""
+    protocols: Mapping[str, TaskProtocol]
+
+    def protocol(self, name: str) -> TaskProtocol:
+        """The constants under protocol `name`; InputError when the task does not have it."""
+        try:
+            return self.protocols[name]
+        except KeyError:
+            known = ", ".join(self.protocols)
+            raise InputError(
+                f"unknown protocol {name!r} for {self.benchmark}/{self.name} (known: {known})"
+            ) from None
+
+    def render(self, example: Example, protocol: str) -> str:
+        """The prompt of an example before truncation and chat template."""
+        template = self.protocol(protocol).template
+        try:
+            return template.format_map(example.row)
+        except KeyError as error:
+            raise InputError(
+                f"{example.where}: field {error.args[0]!r}, which the prompt of {self.name} "
+                "needs, is missing"
+            ) from None
+
+    def postprocess(self, prediction: str, protocol: str) -> str:
+        """The part of a prediction that the protocol scores."""
+        for cut in self.protocol(protocol).postprocess:
+            prediction = cut(prediction)
+        return prediction
+
+    def score(self, prediction: str, example: Example, protocol: str) -> float:
+        """The score of a raw prediction in [0, 1]: cleaned, then the best over all answers.
+
+        Without answers it is 0, as in the authors' scripts.
+        """
+        from tasks.metrics import METRICS
+
+        text = self.postprocess(prediction, protocol)
+        return METRICS[self.protocol(protocol).metric](text, example)
+
+    def template_sha256(self, protocol: str) -> str:
+        """SHA-256 (hex) of the template's UTF-8 bytes."""
+        return hashlib.sha256(self.protocol(protocol).template.encode()).hexdigest()
+
+
+def scored_example(
+    answers: Sequence[str], all_classes: Sequence[str] | None = None, where: str = "given"
+) -> Example:
+    """An example that holds only what a metric needs, for scoring without the original row."""
+    row = {"answers": list(answers), "all_classes": all_classes}
+    return Example(where, row, list(answers), "", where)
