@@ -1,0 +1,266 @@
+"""`run_eval`: parses, calls, prints. What takes long to import is imported by its command.
+
+Exit codes: 0 done; 1 some examples failed; 2 bad input, one line per problem on stderr; 130
+interrupted (the run folder is whole; the same command continues); 143 terminated, likewise.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from evaluation import pocket_data
+
+app = typer.Typer(
+    name="run_eval",
+    help="What does a model still know when most of its cache is compressed, and what is saved?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+BAD_INPUT, INTERRUPTED, TERMINATED = 2, 130, 143
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM: ends a run as tidily as Ctrl-C does."""
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise _Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+
+@contextmanager
+def _tidy_interrupts() -> Iterator[None]:
+    """Turn SIGINT and SIGTERM into exceptions, also where the shell had SIGINT ignored."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, _interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _input_errors() -> Iterator[None]:
+    """End with exit code 2 and one line per problem when the input was bad."""
+    from evaluation.problems import input_error_types, messages
+
+    try:
+        yield
+    except ValueError as error:
+        if not isinstance(error, input_error_types()):
+            raise
+        for message in messages(error):
+            typer.echo(f"error: {message}", err=True)
+        raise typer.Exit(BAD_INPUT) from None
+
+
+@app.command()
+def longbench(
+    model: Annotated[
+        str | None, typer.Option(help="Base model: folder, hub id, or 'pocket'.")
+    ] = None,
+    ahn: Annotated[
+        str | None, typer.Option(help="AHN weights: folder, hub id, or 'pocket'.")
+    ] = None,
+    variant: Annotated[
+        list[str] | None, typer.Option(help="full, window, ahn, no-write; repeatable.")
+    ] = None,
+    window: Annotated[int | None, typer.Option(help="Sliding window, in tokens.")] = None,
+    sinks: Annotated[int | None, typer.Option(help="Attention sinks, in tokens.")] = None,
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option(help="Tasks or groups, joined by commas or repeated. See run_eval tasks."),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Folder with <task>.jsonl, or 'pocket'. Default: the hub.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Examples per task.")] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="official (the authors') or ahn. Default: official.")
+    ] = None,
+    max_length: Annotated[
+        int | None,
+        typer.Option(
+            help="Longest prompt, in tokens. Default: official, the model's context - 500; "
+            "ahn, 32000."
+        ),
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16, float16, or auto (the default).")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, or auto.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Default: the protocol's.")] = None,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", help="Run folder; continued if it is there.")
+    ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(help="YAML file with the same keys as the flags, or a preset; flags win."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan; load no weights, write nothing.")
+    ] = False,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Tokenizer: folder or hub id. Default: the model's.")
+    ] = None,
+    overwrite: Annotated[
+        bool | None,
+        typer.Option("--overwrite", help="Delete the records of an earlier run in --output."),
+    ] = None,
+    allow_overlong: Annotated[
+        bool | None,
+        typer.Option("--allow-overlong", help="Accept prompts beyond the model's positions."),
+    ] = None,
+    max_errors: Annotated[
+        int | None, typer.Option(help="Failed examples per variant before the run stops (20).")
+    ] = None,
+    reuse_prefixes: Annotated[
+        bool | None,
+        typer.Option(
+            "--reuse-prefixes/--no-reuse-prefixes",
+            help="Read a document once for all its questions (default).",
+        ),
+    ] = None,
+    report: Annotated[
+        bool | None,
+        typer.Option("--report/--no-report", help="Write <output>/report.html (default)."),
+    ] = None,
+) -> None:
+    """Run LongBench tasks on one or more variants of a model, record and score every answer."""
+    flags: dict[str, Any] = {
+        "model": model,
+        "ahn": ahn,
+        "variants": variant,
+        "window": window,
+        "sinks": sinks,
+        "tasks": tasks,
+        "data": data,
+        "limit": limit,
+        "protocol": protocol,
+        "max_length": max_length,
+        "dtype": dtype,
+        "device": device,
+        "seed": seed,
+        "output": output,
+        "tokenizer": tokenizer,
+        "overwrite": overwrite,
+        "allow_overlong": allow_overlong,
+        "max_errors": max_errors,
+        "reuse_prefixes": reuse_prefixes,
+        "report": report,
+    }
+    with _tidy_interrupts(), _input_errors():
+        try:
+            from evaluation.session import run
+
+            code = run("longbench", flags, config, dry_run)
+        except KeyboardInterrupt as interrupt:
+            typer.echo("interrupted: the same command continues where it stopped", err=True)
+            stopped_by = TERMINATED if isinstance(interrupt, _Terminated) else INTERRUPTED
+            raise typer.Exit(stopped_by) from None
+    raise typer.Exit(code)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="The HTML file to write.")
+    ],
+) -> None:
+    """Build one self-contained HTML page from run folders. Needs no model and no torch."""
+    with _input_errors():
+        from reports.page import build_report
+
+        written = build_report(runs, output)
+    typer.echo(f"report: {written}")
+
+
+@app.command()
+def score(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Predictions, one JSON object per line.")
+    ],
+    benchmark: Annotated[str, typer.Option(help="Benchmark that the predictions are of.")],
+    task: Annotated[str, typer.Option(help="Task that the predictions are of.")],
+    protocol: Annotated[str, typer.Option(help="official or ahn.")] = "official",
+    per_example: Annotated[
+        Path | None,
+        typer.Option(metavar="OUT", help='Write {"score": ...} per line of FILE, in order.'),
+    ] = None,
+) -> None:
+    """Score a prediction file as the benchmark's authors do. Needs no model and no torch."""
+    import json
+
+    with _input_errors():
+        from evaluation.files import write_atomically
+        from tasks.scoring import score_file
+
+        scores = score_file(file, benchmark, task, protocol)
+        if per_example is not None:
+            lines = "".join(json.dumps({"score": value}) + "\n" for value in scores)
+            write_atomically(per_example, lines)
+    mean = round(100 * sum(scores) / len(scores), 2) if scores else float("nan")
+    typer.echo(f"{task} ({protocol}, {len(scores)} predictions): {mean}")
+
+
+@app.command()
+def cost(
+    model: Annotated[str, typer.Option(help="Name in the model zoo, folder, hub id or 'pocket'.")],
+    length: Annotated[int, typer.Option(help="Prompt, in tokens.")] = 128_000,
+    generate: Annotated[int, typer.Option(help="Generated tokens.")] = 0,
+    window: Annotated[int, typer.Option(help="Sliding window, in tokens.")] = 32_640,
+    sinks: Annotated[int, typer.Option(help="Attention sinks, in tokens.")] = 128,
+    cell: Annotated[str, typer.Option(help="Memory cell.")] = "GatedDeltaNet",
+    dtype: Annotated[str, typer.Option(help="Type of keys and values.")] = "bfloat16",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, exact numbers.")] = False,
+) -> None:
+    """FLOPs and cache bytes of every variant, from the model's shape alone."""
+    import json
+
+    with _input_errors():
+        from evaluation.cost_table import cost_table, render
+
+        costs = cost_table(model, length, generate, window, sinks, cell, dtype)
+    if as_json:
+        typer.echo(json.dumps(costs, indent=1))
+    else:
+        from evaluation.tables import console
+
+        console().print(render(costs))
+
+
+@app.command()
+def tasks(
+    benchmark: Annotated[str, typer.Argument(metavar="[BENCHMARK]")] = "longbench",
+) -> None:
+    """List the tasks that can be asked for."""
+    with _input_errors():
+        from evaluation.tables import console, task_table
+
+        console().print(task_table(benchmark))
+
+
+app.command("pocket-data")(pocket_data.app_command)
+
+
+def main() -> None:
+    """Entry point of the `run_eval` command."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

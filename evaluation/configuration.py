@@ -1,0 +1,234 @@
+"""What a run is asked to do: a YAML file, flags that win over it, and defaults.
+
+Every key of the file has a flag of the same name (``max_length`` is ``--max-length``), and an
+unknown key is an error. Relative paths count from the working directory, in the file as in
+flags. Resolving the names in it (tasks, models, data) is `evaluation.plan`'s job.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    ValidationError,
+    field_validator,
+)
+
+from evaluation.problems import InputError
+
+Protocol = Literal["official", "ahn"]
+DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+class RunConfiguration(BaseModel):
+    """One evaluation run, as asked for. None means: the documented default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    benchmark: Literal["longbench"] = Field(
+        default="longbench", description="Benchmark; set by the command."
+    )
+    model: str | None = Field(
+        default=None, description="Base model: folder, hub id, or 'pocket' for the embedded one."
+    )
+    tokenizer: str | None = Field(
+        default=None, description="Tokenizer: folder or hub id. Default: the model's own."
+    )
+    ahn: str | None = Field(
+        default=None, description="AHN weights: folder, hub id, or 'pocket' for the embedded ones."
+    )
+    variants: list[str] = Field(
+        default_factory=list,
+        description="full, window, ahn, no-write. Default: full; with a window also window; "
+        "with AHN weights also window and ahn.",
+    )
+    window: StrictInt | None = Field(
+        default=None, description="Sliding window, in tokens. Default: that of the AHN weights."
+    )
+    sinks: StrictInt | None = Field(
+        default=None,
+        description="Attention sinks, in tokens. Default: that of the AHN weights, else 128.",
+    )
+    tasks: list[str] = Field(
+        default_factory=list, description="Task names or groups. Default: all of the benchmark."
+    )
+    data: str | None = Field(
+        default=None, description="Folder with rows, or 'pocket'. Default: the benchmark's hub."
+    )
+    limit: StrictInt | None = Field(
+        default=None, gt=0, description="Examples per task. Default: all."
+    )
+    protocol: Protocol = Field(default="official", description="Whose procedure is followed.")
+    max_length: StrictInt | None = Field(
+        default=None,
+        description="Longest prompt before the chat template, in tokens. Default: official, the "
+        "model's context - 500; ahn, 32000.",
+    )
+    allow_overlong: StrictBool = Field(
+        default=False,
+        description="Accept prompts beyond the model's max_position_embeddings.",
+    )
+    dtype: DTypeName = Field(
+        default="auto", description="Weights' type. auto: bfloat16 on cuda, float32 elsewhere."
+    )
+    device: str = Field(default="auto", description="auto: cuda where there is one, else cpu.")
+    seed: StrictInt | None = Field(
+        default=None,
+        ge=0,
+        lt=2**32,
+        description="Seed of sampling and of generated data. Default: the protocol's.",
+    )
+    output: str | None = Field(
+        default=None, description="Run folder. Default: runs/<benchmark>-<start of identity>."
+    )
+    overwrite: StrictBool = Field(
+        default=False, description="Delete the records of an earlier run in the folder first."
+    )
+    max_errors: StrictInt = Field(
+        default=20, ge=0, description="Failed examples per variant after which the run stops."
+    )
+    reuse_prefixes: StrictBool = Field(
+        default=True, description="Prefill a document once for all examples that share it."
+    )
+    report: StrictBool = Field(default=True, description="Write <output>/report.html at the end.")
+
+    @field_validator("variants", "tasks", mode="before")
+    @classmethod
+    def _split_commas(cls, value: object) -> object:
+        """Accept one name, names joined by commas, or a list of either; order kept, no doubles."""
+        if isinstance(value, str):
+            value = [value]
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            return value
+        names = [name.strip() for item in value for name in item.split(",")]
+        return list(dict.fromkeys(name for name in names if name))
+
+
+_ALIASES = {"variant": "variants", "task": "tasks"}
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice, where PyYAML silently keeps the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                line = key_node.start_mark.line + 1
+                raise yaml.YAMLError(f"line {line}: key {key!r} is given twice")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that ship with the package (``configs/eval/<name>.yaml``)."""
+    folder = resources.files("configs").joinpath("eval")
+    return sorted(
+        entry.name.removesuffix(".yaml")
+        for entry in folder.iterdir()
+        if entry.name.endswith(".yaml")
+    )
+
+
+def _read_config_text(file: str) -> str:
+    """Content of `file`: a path or, where there is no such path, a shipped preset.
+
+    A preset is named ``demo`` or as in a checkout, ``configs/eval/demo.yaml``.
+    """
+    path = Path(file)
+    try:
+        if path.exists():
+            return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--config: {file} cannot be read ({error})") from error
+    in_checkout = path.parent.as_posix() == "configs/eval" and path.suffix == ".yaml"
+    if in_checkout or file == path.stem:
+        preset = resources.files("configs").joinpath("eval", f"{path.stem}.yaml")
+        if preset.is_file():
+            return preset.read_text(encoding="utf-8")
+    raise InputError(
+        f"--config: no such file: {file} (presets that ship: {', '.join(preset_names())})"
+    )
+
+
+def read_config_file(file: str) -> dict[str, Any]:
+    """Keys and values of a YAML configuration file; `InputError` when it is not a mapping."""
+    text = _read_config_text(file)
+    try:
+        content = yaml.load(text, Loader=_UniqueKeyLoader)
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"--config: {file} is not valid YAML ({reason})") from error
+    if content is None:
+        return {}
+    if not isinstance(content, Mapping):
+        raise InputError(f"--config: {file} must hold 'key: value' lines")
+    values: dict[str, Any] = {}
+    problems = []
+    for raw_key, value in content.items():
+        key = str(raw_key).replace("-", "_")
+        key = _ALIASES.get(key, key)
+        if key in values:
+            problems.append(f"--config: {file}: {raw_key!r} is given twice under two spellings")
+        values[key] = value
+    if problems:
+        raise InputError(problems)
+    return values
+
+
+def _describe(error: Mapping[str, Any], from_file: set[str], file: str | None) -> str:
+    """One message for one pydantic error, naming where the value was written."""
+    key = str(error["loc"][0]) if error["loc"] else ""
+    if error["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(key, RunConfiguration.model_fields, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        return f"--config: {file}: unknown key {key!r}{hint}"
+    flag = {"variants": "variant"}.get(key, key).replace("_", "-")
+    source = f"--config: {file}: {key}" if key in from_file else f"--{flag}"
+    return f"{source}: {error['msg']} (got {error['input']!r})"
+
+
+def resolve_configuration(
+    flags: Mapping[str, Any], file: str | None = None
+) -> tuple[RunConfiguration, list[str]]:
+    """Merge `file` (YAML) and `flags` (which win; None means not given).
+
+    Returns the configuration and all problems found. A value with a problem is replaced by its
+    default, so that the caller can go on and list what else is wrong; it must not run then.
+    """
+    problems: list[str] = []
+    values: dict[str, Any] = {}
+    if file is not None:
+        try:
+            values = read_config_file(file)
+        except InputError as error:
+            problems += error.problems
+    given = {key: value for key, value in flags.items() if value is not None and value != []}
+    from_file = set(values) - set(given)
+    values |= given
+    # A null in the file is "not said", so that a preset can list a key without choosing.
+    values = {
+        key: value
+        for key, value in values.items()
+        if value is not None or key not in RunConfiguration.model_fields
+    }
+    try:
+        return RunConfiguration.model_validate(values), problems
+    except ValidationError as error:
+        bad = set()
+        for entry in error.errors():
+            problems.append(_describe(entry, from_file, file))
+            bad.add(entry["loc"][0] if entry["loc"] else "")
+        usable = {key: value for key, value in values.items() if key not in bad}
+        return RunConfiguration.model_validate(usable), problems

@@ -1,0 +1,175 @@
+"""What makes two runs the same run: only such records may share a folder.
+
+The identity is a SHA-256 over `identity_parts`. In it is all that can change a prediction or a
+score: weights, variants, prompts (their token ids, so tokenizer, template, truncation and row
+selection too), decoding settings, dtype, seed. Not in it: paths, versions, hardware.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from evaluation.environment import git_state, hardware, package_versions
+from evaluation.generate import settings_as_dict
+from evaluation.plan import Plan, PlannedTask
+from evaluation.variants import ModelSpec
+from reports.records import RunInfo
+
+# Beside the weights, the files that decide how they are used. Tokenizer and generation settings
+# enter through the prompts' ids and the effective settings.
+_BLOCK_BYTES = 1 << 20
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def digest_of(parts: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of `parts` as canonical JSON."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _prompts_sha256(planned: PlannedTask) -> str:
+    """Digest of which examples are asked, with which tokens, and what is the right answer."""
+    digest = hashlib.sha256()
+    for example, prompt in zip(planned.examples, planned.prompts, strict=True):
+        row = [example.example_id, example.answers, example.row.get("all_classes")]
+        digest.update(json.dumps(row).encode())
+        digest.update(prompt.ids.tobytes())
+    return digest.hexdigest()
+
+
+def _task_parts(planned: PlannedTask) -> dict[str, Any]:
+    rules = planned.rules
+    return {
+        "template_sha256": planned.task.template_sha256(planned.protocol),
+        "prompts_sha256": _prompts_sha256(planned),
+        "data_sha256": sorted(str(file.get("sha256")) for file in planned.files),
+        "examples": len(planned.examples),
+        "truncation": rules.truncation,
+        "reserve_generation": rules.reserve_generation,
+        "max_length": planned.max_length,
+        "chat_template": rules.chat_template,
+        "metric": rules.metric,
+        "decoding": settings_as_dict(planned.settings),
+    }
+
+
+def _model_parts(spec: ModelSpec, hashes: dict[Path, str]) -> dict[str, Any]:
+    """Weights by content, and the settings that they are used with."""
+    for path in spec.weight_files():
+        if path not in hashes:
+            hashes[path] = file_sha256(path)
+    return {
+        "weights_sha256": sorted({hashes[path] for path in spec.weight_files()}),
+        "window": spec.window,
+        "sinks": spec.sinks,
+        "cell": spec.cell,
+        "dtype": spec.dtype,
+        "device": spec.device.split(":")[0],
+    }
+
+
+def identity_parts(plan: Plan) -> dict[str, Any]:
+    """What the identity of `plan` is made of. Reads all weight files once."""
+    hashes: dict[Path, str] = {}
+    config = {k: v for k, v in plan.model_config.items() if not k.startswith("_name")}
+    return {
+        "benchmark": plan.configuration.benchmark,
+        "protocol": plan.configuration.protocol,
+        "seed": plan.seed,
+        "model_config_sha256": digest_of(config),
+        "variants": {name: _model_parts(spec, hashes) for name, spec in plan.models.items()},
+        "tasks": {planned.task.name: _task_parts(planned) for planned in plan.tasks},
+    }
+
+
+def _differences(mine: Any, theirs: Any, path: str, found: list[str]) -> None:
+    if isinstance(mine, Mapping) and isinstance(theirs, Mapping):
+        for key in dict.fromkeys([*theirs, *mine]):
+            where = f"{path}.{key}" if path else str(key)
+            if key not in mine:
+                found.append(f"{where} only in the folder")
+            elif key not in theirs:
+                found.append(f"{where} only in this run")
+            else:
+                _differences(mine[key], theirs[key], where, found)
+    elif mine != theirs:
+        shown = [str(value) if len(str(value)) <= 24 else "…" for value in (theirs, mine)]
+        found.append(path if shown == ["…", "…"] else f"{path} {shown[0]} there, {shown[1]} here")
+
+
+def differences(mine: Mapping[str, Any], theirs: Mapping[str, Any], most: int = 6) -> list[str]:
+    """Where two sets of identity parts differ, in words; at most `most` and how many more."""
+    found: list[str] = []
+    # Through JSON, as `theirs` went, so that a tuple equals a list.
+    _differences(json.loads(json.dumps(mine)), theirs, "", found)
+    return found[:most] + ([f"and {len(found) - most} more"] if len(found) > most else [])
+
+
+def now() -> str:
+    """The time, ISO 8601 with time zone."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def run_info(plan: Plan) -> RunInfo:
+    """``run.json`` of a run that starts now. Reads all weight files once, for the identity."""
+    parts = identity_parts(plan)
+    device = next(iter(plan.models.values())).device
+    per_task = {planned.task.name: settings_as_dict(planned.settings) for planned in plan.tasks}
+    common = {
+        key: value
+        for key, value in next(iter(per_task.values())).items()
+        if all(settings.get(key) == value for settings in per_task.values())
+    }
+    own = {
+        name: {key: value for key, value in settings.items() if key not in common}
+        for name, settings in per_task.items()
+    }
+    files = [file for planned in plan.tasks for file in planned.files]
+    started = now()
+    return RunInfo(
+        identity=digest_of(parts),
+        identity_parts=parts,
+        created=started,
+        updated=started,
+        command=list(sys.argv),
+        configuration=plan.configuration.model_dump(mode="json"),
+        generation={variant: common | {"per_task": own} for variant in plan.models},
+        git=git_state(),
+        packages=package_versions(),
+        hardware=hardware(device),
+        models={name: spec.as_dict() for name, spec in plan.models.items()},
+        tasks={planned.task.name: _task_description(planned) for planned in plan.tasks},
+        data_files=[dict(entry) for i, entry in enumerate(files) if entry not in files[:i]],
+        status="running",
+    )
+
+
+def _task_description(planned: PlannedTask) -> dict[str, Any]:
+    task, rules = planned.task, planned.rules
+    return {
+        "protocol": planned.protocol,
+        "template_sha256": task.template_sha256(planned.protocol),
+        "max_new_tokens": rules.max_new_tokens,
+        "max_length": planned.max_length,
+        "truncation": rules.truncation,
+        "chat_template": rules.chat_template,
+        "metric": rules.metric,
+        "examples": len(planned.examples),
+        "language": task.language,
+        "category": task.category,
+        "source": task.source,
+    }

@@ -1,0 +1,123 @@
+"""What a person sees while a run goes on: a bar with the time left, and a line per variant."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from evaluation.plan import Plan
+from evaluation.runner import pending_groups
+from evaluation.store import RunStore
+from reports.records import ExampleRecord
+
+_WATCH_DELAY_SECONDS = 2.0  # preparations that take less are not worth a bar
+
+
+class PreparationBar:
+    """Shows the preparation of the prompts, if it takes long enough to be waited for."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self._task: TaskID | None = None
+        self._started = time.monotonic()
+
+    def __enter__(self) -> PreparationBar:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def watch(self, what: str, done: int, total: int) -> None:
+        """For `evaluation.plan.make_plan`."""
+        if self._task is None:
+            if time.monotonic() - self._started < _WATCH_DELAY_SECONDS:
+                return
+            self._progress.start()
+            self._task = self._progress.add_task(what, total=total)
+        self._progress.update(self._task, completed=done, total=total)
+
+
+class RunProgress:
+    """A `Listener` that draws. The bar counts prompt tokens, which time goes with, not examples."""
+
+    def __init__(self, console: Console, plan: Plan, store: RunStore) -> None:
+        self._console = console
+        self._errors = 0
+        self._examples = 0
+        self._pending = 0
+        tokens = 0
+        for variant in plan.models:
+            for group, left in pending_groups(plan, variant, store):
+                tokens += sum(group.planned.prompts[i].tokens for i in left)
+                self._pending += len(left)
+        self._progress = Progress(
+            TextColumn("{task.description:<9}"),
+            BarColumn(),
+            TextColumn("{task.fields[examples]}/{task.fields[total_examples]}"),
+            TextColumn("{task.fields[failed]}", style="red"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self._task = self._progress.add_task(
+            "", total=tokens, examples=0, total_examples=self._pending, failed=""
+        )
+
+    def __enter__(self) -> RunProgress:
+        if self._pending:
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def variant_started(self, variant: str, examples: int) -> None:
+        """See `evaluation.runner.Listener`."""
+        self._progress.update(self._task, description=variant)
+        self._before = self._examples
+
+    def example_done(self, record: ExampleRecord, tokens: int) -> None:
+        """See `evaluation.runner.Listener`."""
+        self._examples += 1
+        self._errors += record.error is not None
+        self._progress.update(
+            self._task,
+            advance=tokens,
+            examples=self._examples,
+            failed=f"{self._errors} failed" if self._errors else "",
+        )
+
+    def variant_finished(self, variant: str, seconds: float) -> None:
+        """See `evaluation.runner.Listener`."""
+        answered = self._examples - self._before
+        self._console.print(f"{variant}: {answered} examples in {seconds:.1f} s", highlight=False)

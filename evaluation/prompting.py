@@ -1,0 +1,127 @@
+"""From a row to the token ids that a model reads, by the benchmark's own procedure.
+
+The order is the same in the authors' script and in AHN's: fill the template, tokenise it whole,
+cut if it is too long, decode what is left to a *string*, wrap that in the chat template, tokenise
+again. So the cut is measured on the prompt without chat template, the template's tokens come on
+top, and the length is not checked a second time. (LongBench ``pred.py:57-62``, AHN
+``eval/longbench/pred.py:141-147``.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tasks.schema import Example, Task, TaskProtocol
+
+TAIL_CHARACTERS = 400
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What truncation left of a prompt."""
+
+    text: str
+    tokens_before: int
+    tokens_cut: int
+    side: str  # "none" where nothing was cut, else "middle" or "left"
+
+
+@dataclass(frozen=True)
+class PreparedPrompt:
+    """One example's prompt, ready for the model, and what was done to it."""
+
+    ids: npt.NDArray[np.int32]  # [T]
+    tokens_untruncated: int  # of the rendered template, before truncation and chat template
+    tokens_cut: int
+    truncation: str
+    chat_template: bool
+    answer_in_prompt: bool | None  # None: there is no reference answer to look for
+    tail: str  # last characters of the text that was tokenised
+
+    @property
+    def tokens(self) -> int:
+        """Tokens the model reads."""
+        return len(self.ids)
+
+
+def smallest_max_length(protocol: TaskProtocol) -> int:
+    """Smallest ``max_length`` for which `truncate` keeps at least one token on each side."""
+    if protocol.truncation == "middle":
+        return 2
+    if protocol.truncation == "left" and protocol.reserve_generation:
+        return protocol.max_new_tokens + 1
+    return 1
+
+
+def truncate(text: str, protocol: TaskProtocol, max_length: int, tokenizer: Any) -> Cut:
+    """Cut `text` to about `max_length` tokens if it is longer.
+
+    ``middle``: the first and the last ``int(max_length / 2)`` ids, decoded separately and
+    concatenated with nothing in between. ``left``: the last ``max_length`` ids, less the room
+    for the answer where the protocol reserves it; a prompt of exactly `max_length` stays whole.
+    Special tokens are dropped when decoding, so they do not reappear as text.
+    """
+    ids = tokenizer(text, truncation=False).input_ids
+    if protocol.truncation == "none" or len(ids) <= max_length:
+        return Cut(text, len(ids), 0, "none")
+    if protocol.truncation == "middle":
+        half = int(max_length / 2)
+        head = tokenizer.decode(ids[:half], skip_special_tokens=True)
+        tail = tokenizer.decode(ids[-half:], skip_special_tokens=True)
+        return Cut(head + tail, len(ids), len(ids) - 2 * half, "middle")
+    keep = max_length - (protocol.max_new_tokens if protocol.reserve_generation else 0)
+    kept = tokenizer.decode(ids[-keep:], skip_special_tokens=True)
+    return Cut(kept, len(ids), len(ids) - keep, "left")
+
+
+def apply_chat_template(text: str, tokenizer: Any, model_type: str | None) -> str:
+    """`text` as the only user message, followed by the opening of the assistant's turn.
+
+    No system message is added here; Qwen2.5's template adds its own. Qwen3 is asked not to
+    think. Whether the model is a Qwen3 is read from its configuration, not from its name.
+    """
+    options = {"enable_thinking": False} if model_type == "qwen3" else {}
+    return tokenizer.apply_chat_template(
+        [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True, **options
+    )
+
+
+def contains_answer(text: str, answers: list[str]) -> bool | None:
+    """Whether one of `answers` stands in `text`, letter by letter; None if there is none."""
+    wanted = [answer.strip() for answer in answers if answer.strip()]
+    return any(answer in text for answer in wanted) if wanted else None
+
+
+def prepare(
+    task: Task,
+    example: Example,
+    protocol: str,
+    tokenizer: Any,
+    max_length: int,
+    model_type: str | None = None,
+) -> PreparedPrompt:
+    """Render, truncate, wrap and tokenise one example under `protocol` ("official" or "ahn")."""
+    rules = task.protocols[protocol]
+    cut = truncate(task.render(example, protocol), rules, max_length, tokenizer)
+    wrapped = rules.chat_template and bool(getattr(tokenizer, "chat_template", None))
+    text = apply_chat_template(cut.text, tokenizer, model_type) if wrapped else cut.text
+    return PreparedPrompt(
+        ids=np.asarray(tokenizer(text, truncation=False).input_ids, dtype=np.int32),
+        tokens_untruncated=cut.tokens_before,
+        tokens_cut=cut.tokens_cut,
+        truncation=cut.side,
+        chat_template=wrapped,
+        answer_in_prompt=contains_answer(cut.text, example.answers),
+        tail=text[-TAIL_CHARACTERS:],
+    )
+
+
+def common_prefix(first: npt.NDArray[np.int32], second: npt.NDArray[np.int32]) -> int:
+    """Number of leading ids that two prompts share."""
+    length = min(len(first), len(second))
+    different = np.flatnonzero(first[:length] != second[:length])
+    return int(different[0]) if len(different) else length

@@ -1,0 +1,265 @@
+"""One variant over its examples: load once, answer, score, record.
+
+Examples about one document follow one another, so that its beginning is read once, and the
+longest groups go first, so that what does not fit the memory fails early and the time left is
+not underestimated. An example that fails is recorded with its error and the run goes on.
+"""
+
+from __future__ import annotations
+
+import gc
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from evaluation.costs import example_cache_bytes, example_flops
+from evaluation.generate import Generation, Generator, is_out_of_memory
+from evaluation.plan import Plan, PlannedTask, sampling_seed
+from evaluation.prompting import common_prefix
+from evaluation.store import RunStore
+from evaluation.variants import ModelSpec
+from reports.records import ExampleRecord
+
+SMALLEST_SHARED_TOKENS = 32  # a shorter shared beginning is not worth a copy of the cache
+
+
+class TooManyErrors(RuntimeError):
+    """More examples failed than `max_errors` allows; the folder is whole and can be continued."""
+
+
+class Listener(Protocol):
+    """Is told how a run goes on."""
+
+    def variant_started(self, variant: str, examples: int) -> None:
+        """`variant` is being loaded; so many examples are to be answered."""
+
+    def example_done(self, record: ExampleRecord, tokens: int) -> None:
+        """`record` is on disk; its prompt had `tokens` tokens."""
+
+    def variant_finished(self, variant: str, seconds: float) -> None:
+        """`variant` has answered all its examples."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Examples of one task about one document, and how many leading ids they share."""
+
+    planned: PlannedTask
+    indices: list[int]
+    shared_tokens: int
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt."""
+        return max(self.planned.prompts[i].tokens for i in self.indices)
+
+
+def groups_in_order(plan: Plan) -> list[Group]:
+    """All examples of `plan` in the order they are run, whether or not they are done already.
+
+    The shared beginning is taken over the whole group, so that an interrupted run is continued
+    with the same numerics.
+    """
+    groups = []
+    for planned in plan.tasks:
+        by_document: dict[str, list[int]] = {}
+        for index, example in enumerate(planned.examples):
+            by_document.setdefault(example.document_id, []).append(index)
+        for indices in by_document.values():
+            shared = _shared_tokens(planned, indices) if plan.configuration.reuse_prefixes else 0
+            groups.append(Group(planned, indices, shared))
+    return sorted(groups, key=lambda group: -group.longest)  # stable: ties stay in plan order
+
+
+def _shared_tokens(planned: PlannedTask, indices: list[int]) -> int:
+    """Leading ids that all prompts of the group have in common, at least one left to read."""
+    if len(indices) < 2:
+        return 0
+    first = planned.prompts[indices[0]].ids
+    shared = min(common_prefix(first, planned.prompts[i].ids) for i in indices)
+    shared = min(shared, min(planned.prompts[i].tokens for i in indices) - 1)
+    return shared if shared >= SMALLEST_SHARED_TOKENS else 0
+
+
+def seed_everything(seed: int) -> None:
+    """Seed all generators and ask for repeatable kernels, as the authors' scripts do."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+
+
+def pending_groups(plan: Plan, variant: str, store: RunStore) -> list[tuple[Group, list[int]]]:
+    """The groups with something left to do, each with the indices that are left."""
+    done = {p.task.name: store.done(variant, p.task.name) for p in plan.tasks}
+    pending = []
+    for group in groups_in_order(plan):
+        finished = done[group.planned.task.name]
+        left = [i for i in group.indices if group.planned.examples[i].example_id not in finished]
+        if left:
+            pending.append((group, left))
+    return pending
+
+
+def run_variant(plan: Plan, variant: str, store: RunStore, listener: Listener) -> int:
+    """Answer what `variant` has not answered yet; returns how many examples failed.
+
+    Raises `TooManyErrors` as soon as more than ``max_errors`` have.
+    """
+    pending = pending_groups(plan, variant, store)
+    if not pending:
+        return 0
+    listener.variant_started(variant, sum(len(left) for _, left in pending))
+    started = time.perf_counter()
+    seed_everything(plan.seed)
+    spec = plan.models[variant]
+    model = spec.load()
+    spec = _as_built(spec, model)
+    store.describe_model(
+        variant,
+        {
+            "cell": spec.cell,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "layout": [_layer_as_dict(layer) for layer in model.layout],
+        },
+    )
+    errors = 0
+    answerer = Answerer(plan, spec, model)
+    for group, left in pending:
+        for record in answerer.answer(group, left):
+            store.append(record)
+            listener.example_done(record, record.prompt_tokens or 0)
+            errors += record.error is not None
+            if errors > plan.configuration.max_errors:
+                raise TooManyErrors(
+                    f"{variant}: {errors} examples failed, more than --max-errors "
+                    f"{plan.configuration.max_errors} allows; the last: {record.error}"
+                )
+    listener.variant_finished(variant, time.perf_counter() - started)
+    return errors
+
+
+def _as_built(spec: ModelSpec, model: Any) -> ModelSpec:
+    """`spec` with what only the built model knows: its cell and its full-attention layers."""
+    if spec.window is None:
+        return spec
+    layout = list(model.layout)
+    cells = [layer.cell for layer in layout if layer.cell is not None]
+    return replace(
+        spec,
+        cell=cells[0] if cells else None,
+        full_attention_layers=tuple(i for i, layer in enumerate(layout) if layer.window is None),
+    )
+
+
+def _layer_as_dict(layer: Any) -> dict[str, Any]:
+    return {"window": layer.window, "sinks": layer.sinks, "cell": layer.cell}
+
+
+class Answerer:
+    """Turns examples into records, with one loaded model."""
+
+    def __init__(self, plan: Plan, spec: ModelSpec, model: Any) -> None:
+        self._plan = plan
+        self._spec = spec
+        self._generator = Generator(model, plan.tokenizer)
+
+    def answer(self, group: Group, indices: list[int]) -> Iterator[ExampleRecord]:
+        """One record per index, in order."""
+        for position, index in enumerate(indices):
+            last = position == len(indices) - 1
+            yield self._record(group.planned, index, group.shared_tokens, keep=not last)
+        self._generator.forget()
+
+    def _record(self, planned: PlannedTask, index: int, shared: int, keep: bool) -> ExampleRecord:
+        """Answer and score one example; whatever goes wrong ends up in the record."""
+        prediction, score, error = "", None, None
+        generation: Generation | None = None
+        try:
+            generation = self._generate(planned, index, shared, keep)
+            prediction = generation.text
+            score = planned.task.score(prediction, planned.examples[index], planned.protocol)
+        except Exception as reason:  # the boundary of one example: recorded, and the run goes on
+            self._free_memory()
+            first_line = (str(reason).splitlines() or [""])[0]
+            error = f"{type(reason).__name__}: {first_line}"
+        return self._as_record(planned, index, prediction, score, generation, error)
+
+    def _generate(self, planned: PlannedTask, index: int, shared: int, keep: bool) -> Generation:
+        prompt, settings = planned.prompts[index], planned.settings
+        seed = None
+        if settings.do_sample:
+            name, example = planned.task.name, planned.examples[index]
+            seed = sampling_seed(self._plan.seed, name, example.example_id)
+        try:
+            return self._generator.answer(
+                prompt.ids, settings, shared_tokens=shared, keep_shared=keep, seed=seed
+            )
+        except Exception as reason:
+            if not (is_out_of_memory(reason) and keep):
+                raise
+        self._free_memory()  # the copy that was kept may be what did not fit
+        return self._generator.answer(prompt.ids, settings, shared_tokens=shared, seed=seed)
+
+    def _free_memory(self) -> None:
+        self._generator.forget()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _as_record(
+        self,
+        planned: PlannedTask,
+        index: int,
+        prediction: str,
+        score: float | None,
+        generation: Generation | None,
+        error: str | None,
+    ) -> ExampleRecord:
+        example, prompt, plan = planned.examples[index], planned.prompts[index], self._plan
+        measured: dict[str, Any] = {}
+        if generation is not None:
+            generated = len(generation.token_ids)
+            in_cache = prompt.tokens + max(generated - 1, 0)  # the last one is never read
+            measured = {
+                "generated_tokens": generated,
+                "prefill_seconds": generation.prefill_seconds,
+                "decode_seconds": generation.decode_seconds,
+                "flops": example_flops(plan.shape, self._spec, prompt.tokens, generated),
+                "cache_bytes_analytic": example_cache_bytes(plan.shape, self._spec, in_cache),
+                "cache_bytes_measured": generation.cache_bytes,
+                "finish_reason": generation.finish_reason,
+                "reused_prefix_tokens": generation.reused_prefix_tokens,
+            }
+        length = example.row.get("length")
+        return ExampleRecord(
+            benchmark=planned.task.benchmark,
+            task=planned.task.name,
+            protocol=planned.protocol,
+            variant=self._spec.variant,
+            example_id=example.example_id,
+            document_id=example.document_id,
+            prediction=prediction,
+            answers=list(example.answers),
+            score=score,
+            metric=planned.rules.metric,
+            prompt_tokens=prompt.tokens,
+            prompt_tokens_untruncated=prompt.tokens_untruncated,
+            truncated=prompt.tokens_cut > 0,
+            truncation=prompt.truncation,
+            tokens_cut=prompt.tokens_cut,
+            chat_template=prompt.chat_template,
+            answer_in_prompt=prompt.answer_in_prompt,
+            prompt_tail=prompt.tail,
+            length=length if isinstance(length, int) else None,
+            all_classes=example.row.get("all_classes"),
+            attributes=dict(example.attributes),
+            error=error,
+            **measured,
+        )

@@ -1,0 +1,90 @@
+"""One `run_eval <benchmark>`: configuration, plan, run, tables, report."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from evaluation.configuration import resolve_configuration
+from evaluation.engine import Engine, LocalEngine
+from evaluation.identity import run_info
+from evaluation.plan import Plan, make_plan
+from evaluation.progress import PreparationBar, RunProgress
+from evaluation.runner import TooManyErrors
+from evaluation.store import RunStore
+from evaluation.tables import console, plan_tables, result_tables
+from reports.page import build_report
+from reports.records import read_run
+
+DONE, SOME_FAILED = 0, 1
+
+
+def run(
+    benchmark: str,
+    flags: Mapping[str, Any],
+    file: str | None,
+    dry_run: bool,
+    engine: Engine | None = None,
+) -> int:
+    """Do what the flags and the file ask for; returns the exit code.
+
+    Raises `InputError` with every problem before a model is loaded or a file written, and
+    KeyboardInterrupt, with a whole run folder left behind, when interrupted.
+    """
+    _quieten()
+    configuration, problems = resolve_configuration({"benchmark": benchmark, **flags}, file)
+    with PreparationBar(console(stderr=True)) as bar:
+        plan = make_plan(configuration, problems, bar.watch)
+    if dry_run:
+        console().print(plan_tables(plan))
+        return DONE
+    return _run(plan, engine or LocalEngine())
+
+
+def _quieten() -> None:
+    """Keep the libraries' advice to their developers out of the user's terminal."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def _run(plan: Plan, engine: Engine) -> int:
+    configuration = plan.configuration
+    info = run_info(plan)
+    name = f"{configuration.benchmark}-{info.identity[:12]}"
+    folder = Path(configuration.output) if configuration.output else Path("runs") / name
+    ids = {p.task.name: [example.example_id for example in p.examples] for p in plan.tasks}
+    status = console(stderr=True)
+    with RunStore(folder, info, ids, configuration.overwrite) as store:
+        for warning in [*plan.warnings, *store.warnings]:
+            status.print(f"warning: {warning}", markup=False, style="yellow")
+        before = sum(len(store.done(v, task)) for v in plan.models for task in ids)
+        if before:
+            total = len(plan.models) * plan.examples_per_variant
+            status.print(f"continuing: {before} of {total} examples are done")
+        failed, stopped = 0, ""
+        try:
+            with RunProgress(status, plan, store) as progress:
+                failed = engine.run(plan, store, progress)
+        except TooManyErrors as error:
+            stopped = str(error)
+    return _finish(folder, configuration.report, failed, stopped)
+
+
+def _finish(folder: Path, with_report: bool, failed: int, stopped: str) -> int:
+    """Print the results and where they are, write the report."""
+    out = console()
+    run = read_run(folder)
+    out.print(result_tables(run))
+    out.print(f"run folder: {folder}", markup=False, soft_wrap=True)
+    if with_report:
+        report = build_report([folder], folder / "report.html")
+        out.print(f"report: {report}", markup=False, soft_wrap=True)
+    if stopped:
+        print(f"stopped: {stopped}", file=sys.stderr)
+    elif failed:
+        print(f"{failed} examples failed; the same command tries them again", file=sys.stderr)
+    return SOME_FAILED if failed or stopped else DONE

@@ -1,0 +1,188 @@
+"""What is printed: the plan before a run, the scores and costs after it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from evaluation.costs import example_cache_bytes, example_flops
+from evaluation.plan import Plan
+from reports import formats
+from reports.compare import answer, standings
+from reports.leaderboard import Column, TaskKey, columns_of, tasks_of
+from reports.records import Run
+from reports.stats import mean_interval
+
+_WIDTH_WITHOUT_TERMINAL = 140
+
+
+def console(stderr: bool = False) -> Console:
+    """A console that is wide enough for the tables also where the output is no terminal."""
+    found = Console(stderr=stderr, highlight=False, soft_wrap=False)
+    if not found.is_terminal:
+        found = Console(stderr=stderr, highlight=False, width=_WIDTH_WITHOUT_TERMINAL)
+    return found
+
+
+def plan_tables(plan: Plan) -> Group:
+    """The plan of ``--dry-run``: tasks with tokens, variants with FLOPs and cache bytes."""
+    configuration = plan.configuration
+    head = Text(
+        f"{configuration.benchmark}, protocol {configuration.protocol}, model "
+        f"{configuration.model}, {len(plan.tasks)} tasks x {len(plan.models)} variants, "
+        f"{plan.examples_per_variant} examples per variant, seed {plan.seed}"
+    )
+    notes = [Text(f"warning: {warning}", style="yellow") for warning in plan.warnings]
+    nothing = Text("Nothing is missing. No weights were loaded.")
+    return Group(head, _task_table(plan), _variant_table(plan), *notes, nothing)
+
+
+def _task_table(plan: Plan) -> Table:
+    table = Table(title="Prompts (tokens, chat template included)", title_justify="left")
+    table.add_column("task", no_wrap=True)
+    for name in ("examples", "documents", "tokens", "mean", "longest", "cut", "answer up to"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for planned in plan.tasks:
+        lengths = [prompt.tokens for prompt in planned.prompts]
+        cut = sum(prompt.tokens_cut > 0 for prompt in planned.prompts)
+        table.add_row(
+            planned.task.name,
+            str(len(lengths)),
+            str(len({example.document_id for example in planned.examples})),
+            f"{sum(lengths):,}",
+            f"{sum(lengths) / len(lengths):,.0f}" if lengths else formats.MISSING,
+            f"{max(lengths, default=0):,}",
+            f"{cut} {planned.rules.truncation}" if cut else "0",
+            str(planned.rules.max_new_tokens),
+        )
+    table.add_section()
+    table.add_row(
+        "all",
+        str(plan.examples_per_variant),
+        "",
+        f"{sum(prompt.tokens for planned in plan.tasks for prompt in planned.prompts):,}",
+    )
+    return table
+
+
+def _variant_table(plan: Plan) -> Table:
+    table = Table(
+        title="Cost (analytic; answers of full length, nothing reused between examples)",
+        title_justify="left",
+    )
+    for name in ("variant", "window", "sinks", "memory", "type", "device"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("FLOPs, whole run", justify="right", no_wrap=True)
+    table.add_column("cache at the longest example", justify="right", no_wrap=True)
+    for name, spec in plan.models.items():
+        operations = held = 0
+        for planned in plan.tasks:
+            new = planned.rules.max_new_tokens
+            for prompt in planned.prompts:
+                operations += example_flops(plan.shape, spec, prompt.tokens, new)
+            longest = max((prompt.tokens for prompt in planned.prompts), default=0) + new - 1
+            held = max(held, example_cache_bytes(plan.shape, spec, longest))
+        table.add_row(
+            name,
+            f"{spec.window:,}" if spec.window is not None else "all",
+            str(spec.sinks) if spec.sinks is not None else "",
+            spec.cell or "",
+            spec.dtype,
+            spec.device,
+            formats.operations(operations),
+            formats.size(held),
+        )
+    return table
+
+
+def result_tables(run: Run) -> Group:
+    """Scores (tasks x variants, 95 % intervals) and costs (one row per variant) of a run."""
+    columns = columns_of([run])
+    sentence = Text("".join(piece for piece, _ in answer(standings(columns))))
+    return Group(_score_table(columns), _cost_table(columns), sentence)
+
+
+def _score(column: Column, task: TaskKey) -> str:
+    sample = column.sample(task)
+    if not sample.values:
+        return formats.MISSING
+    interval = mean_interval(sample.values, sample.clusters)
+    return f"{formats.points(interval.mean)} {formats.between(interval)}"
+
+
+def _examples(columns: Iterable[Column], task: TaskKey) -> str:
+    counts = [len(column.scored(task)) for column in columns]
+    return str(counts[0]) if len(set(counts)) == 1 else f"{min(counts)}-{max(counts)}"
+
+
+def _score_table(columns: list[Column]) -> Table:
+    table = Table(title="Score, points of 100 [95 % interval]", title_justify="left")
+    table.add_column("task", no_wrap=True)
+    table.add_column("examples", justify="right", no_wrap=True)
+    for column in columns:
+        table.add_column(column.label, justify="right", no_wrap=True)
+    tasks = tasks_of(columns)
+    for task in tasks:
+        scores = [_score(column, task) for column in columns]
+        table.add_row(task.task, _examples(columns, task), *scores)
+    if len(tasks) > 1:
+        table.add_section()
+        means = []
+        for row in standings(columns):
+            score = row.score
+            text = formats.points(score.mean if score else None)
+            means.append(f"{text} {formats.between(score)}".rstrip())
+        table.add_row("mean of tasks", "", *means, style="bold")
+    return table
+
+
+def _cost_table(columns: list[Column]) -> Table:
+    table = Table(
+        title="Cost, mean per example (FLOPs: analytic; cache, seconds: measured)",
+        title_justify="left",
+    )
+    table.add_column("variant", no_wrap=True)
+    for name in ("score", "FLOPs", "of full", "cache", "of full", "prefill", "decode", "failed"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in standings(columns):
+        cost, share = row.cost, row.share_of_full
+        table.add_row(
+            row.column.label,
+            f"{formats.points(row.score.mean if row.score else None)} {formats.between(row.score)}",
+            formats.operations(cost["flops"]),
+            formats.percent(share["flops"]),
+            formats.size(cost["cache_bytes_measured"]),
+            formats.percent(share["cache_bytes_measured"]),
+            formats.seconds(cost["prefill_seconds"]),
+            formats.seconds(cost["decode_seconds"]),
+            str(row.errors),
+        )
+    return table
+
+
+def task_table(benchmark: str) -> Table:
+    """The tasks of a benchmark that can be asked for by name."""
+    from tasks import pocket
+    from tasks.registry import find_task, task_names
+
+    table = Table(title=f"Tasks of {benchmark}", title_justify="left")
+    for name in ("task", "language", "category", "metric", "answer up to", "rows"):
+        table.add_column(name, no_wrap=True)
+    generated = pocket.task_names() if benchmark == "longbench" else []
+    for name in [*task_names(benchmark), *generated]:
+        task = find_task(benchmark, name)
+        rules = task.protocols["official"]
+        other = task.protocols.get("ahn", rules)
+        lengths = dict.fromkeys((rules.max_new_tokens, other.max_new_tokens))
+        table.add_row(
+            name,
+            task.language,
+            task.category,
+            rules.metric,
+            " / ahn ".join(str(length) for length in lengths),
+            "generated (--data pocket)" if name in generated else "published",
+        )
+    return table

@@ -1,0 +1,99 @@
+"""The ways of seeing the past that can be compared, and how each model is built.
+
+A new variant is a new entry in `VARIANTS` beside its implementation in `ahn`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import ahn
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What a variant needs in order to be built."""
+
+    name: str
+    summary: str
+    needs_window: bool
+    needs_memory: bool
+
+
+VARIANTS: dict[str, Variant] = {
+    variant.name: variant
+    for variant in (
+        Variant("full", "every token sees every earlier token", False, False),
+        Variant("window", "sinks and a sliding window, nothing else", True, False),
+        Variant("ahn", "sinks, window, and a memory of what left the window", True, True),
+        Variant("no-write", "as ahn, but nothing is written into the memory", True, True),
+    )
+}
+
+
+def unknown_variant(name: str) -> str:
+    """The message for a variant that does not exist, with the nearest one that does."""
+    close = difflib.get_close_matches(name, VARIANTS, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"--variant: unknown variant {name!r} (known: {', '.join(VARIANTS)}){hint}"
+
+
+def default_variants(has_window: bool, has_memory: bool) -> list[str]:
+    """What is compared when no variant is named."""
+    if has_memory:
+        return ["full", "window", "ahn"]
+    return ["full", "window"] if has_window else ["full"]
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One variant of one model, with everything that decides what is loaded."""
+
+    variant: str
+    path: str
+    ahn: str | None
+    window: int | None  # tokens, None for full attention
+    sinks: int | None
+    cell: str | None
+    dtype: str
+    device: str
+    full_attention_layers: tuple[int, ...] = ()  # layers that keep full attention nevertheless
+
+    def check(self) -> list[str]:
+        """Problems that can be read without loading weights; empty when it fits."""
+        return list(ahn.check_model(self.path, self.variant, self.ahn, self.window, self.sinks))
+
+    def load(self) -> Any:
+        """The model, in evaluation mode."""
+        return ahn.load_model(
+            self.path,
+            variant=self.variant,
+            ahn=self.ahn,
+            window=self.window,
+            sinks=self.sinks,
+            dtype=self.dtype,
+            device=self.device,
+        )
+
+    def weight_files(self) -> Sequence[Path]:
+        """The safetensors files that it is loaded from."""
+        files = list(ahn.weight_files(self.path))
+        return files + (list(ahn.weight_files(self.ahn)) if self.ahn else [])
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``run.json``."""
+        return asdict(self)
+
+
+def model_path(name: str | None) -> str | None:
+    """`name`, with ``pocket`` standing for the embedded model."""
+    return str(ahn.POCKET_PATH) if name == "pocket" else name
+
+
+def ahn_path(name: str | None) -> str | None:
+    """`name`, with ``pocket`` standing for the embedded memory (GatedDeltaNet)."""
+    return str(ahn.POCKET_PATH / "gdn") if name == "pocket" else name
