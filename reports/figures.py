@@ -1,0 +1,305 @@
+"""Charts as inline SVG, drawn by own small code: no script, no network, no image files.
+
+Every function takes plain numbers and labels and returns `Markup`; labels are escaped on the
+way in (`Markup.format`). Colours are the classes ``c0 ... c7`` of the page's style sheet, one
+per column and the same in all charts; shapes repeat the distinction for those who cannot
+tell the colours apart. A chart is 520 units wide, so that its letters stay readable on a phone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from reports import formats
+from reports.stats import Interval
+
+COLOURS = 8
+WIDTH = 520
+_LINE = 17  # least distance between the baselines of two labels
+
+
+@dataclass(frozen=True)
+class Point:
+    """One column in `score_against_cache`: its colour number, cache bytes and score."""
+
+    label: str
+    colour: int
+    cache_bytes: float
+    score: Interval
+
+
+def score_against_cache(points: Sequence[Point]) -> Markup:
+    """Score (0 to 100, upright) against mean cache bytes (from 0), with intervals."""
+    height, left, right, top, bottom = 330, 46, 16, 14, 46
+    most = max((p.cache_bytes for p in points), default=0) or 1.0
+    ticks, unit = _byte_ticks(most)
+    end = max(ticks[-1], most * 1.04)
+
+    def x(value: float) -> float:
+        return left + (WIDTH - left - right) * value / end
+
+    def y(share: float) -> float:
+        return top + (height - top - bottom) * (1 - share)
+
+    parts = [_score_axis(y, left, WIDTH - right)]
+    for tick in ticks:
+        parts.append(_text(x(tick), height - bottom + 18, f"{tick / unit[0]:g}", "tick", "middle"))
+    parts.append(
+        _text(
+            (left + WIDTH - right) / 2,
+            height - 6,
+            f"cache per example, {unit[1]}",
+            "axis",
+            "middle",
+        )
+    )
+    # Labels stand beside their point, on the side with room; those of one side are spread out.
+    sides: dict[bool, list[tuple[float, Point]]] = {True: [], False: []}
+    for point in points:
+        sides[x(point.cache_bytes) < WIDTH * 0.62].append((y(point.score.mean), point))
+    marks: list[Markup] = []
+    for to_the_right, placed in sides.items():
+        heights = _spread([height_ for height_, _ in placed], top + 8, height - bottom - 6)
+        for (_, point), at in zip(placed, heights, strict=True):
+            px, py = x(point.cache_bytes), y(point.score.mean)
+            away = 1 if to_the_right else -1
+            marks.append(_whisker(px, y(point.score.low), y(point.score.high), point.colour))
+            marks.append(_marker(px, py, point.colour))
+            if abs(at - py) > 3:
+                marks.append(_stroke(px + 7 * away, py, px + 15 * away, at, "leader"))
+            marks.append(
+                _text(
+                    px + 18 * away,
+                    at + 4,
+                    f"{point.label}  {formats.points(point.score.mean)}",
+                    f"name t{point.colour % COLOURS}",
+                    "start" if to_the_right else "end",
+                )
+            )
+    described = "; ".join(
+        f"{p.label}: score {formats.points(p.score.mean)} {formats.between(p.score)}, "
+        f"cache {formats.size(p.cache_bytes)}"
+        for p in points
+    )
+    return _svg(height, f"Score against cache size. {described}", [*parts, *marks])
+
+
+def score_by_facts(labels: Sequence[str], table: dict[int, list[Interval | None]]) -> Markup:
+    """Score against the number of stored facts: one line per column, with intervals."""
+    height, left, top, bottom = 330, 46, 14, 46
+    right = min(190, 30 + 7 * max((len(label) for label in labels), default=0))
+    counts = sorted(table)
+    step = (WIDTH - left - right) / max(1, len(counts))
+
+    def y(share: float) -> float:
+        return top + (height - top - bottom) * (1 - share)
+
+    parts = [_score_axis(y, left, WIDTH - right)]
+    for i, facts in enumerate(counts):
+        parts.append(
+            _text(left + (i + 0.5) * step, height - bottom + 18, str(facts), "tick", "middle")
+        )
+    parts.append(
+        _text(
+            left + (WIDTH - left - right) / 2,
+            height - 6,
+            "facts stored in the text",
+            "axis",
+            "middle",
+        )
+    )
+    ends: list[tuple[float, float, int]] = []
+    marks: list[Markup] = []
+    for column in range(len(labels)):
+        dodge = (column - (len(labels) - 1) / 2) * min(9.0, 0.5 * step / max(1, len(labels)))
+        line: list[tuple[float, float]] = []
+        for i, facts in enumerate(counts):
+            interval = table[facts][column]
+            if interval is None:
+                continue
+            px = left + (i + 0.5) * step + dodge
+            line.append((px, y(interval.mean)))
+            marks.append(_whisker(px, y(interval.low), y(interval.high), column))
+            marks.append(_marker(px, y(interval.mean), column))
+        if line:
+            path = " ".join(f"{a:.1f},{b:.1f}" for a, b in line)
+            parts.append(
+                Markup('<polyline class="line c{}" points="{}"/>').format(column % COLOURS, path)
+            )
+            ends.append((*line[-1], column))
+    for (px, py, column), at in zip(
+        ends, _spread([e[1] for e in ends], top + 8, height - bottom - 6), strict=True
+    ):
+        parts.append(_stroke(px + 7, py, WIDTH - right + 4, at, "leader"))
+        parts.append(
+            _text(WIDTH - right + 8, at + 4, labels[column], f"name t{column % COLOURS}", "start")
+        )
+    described = "; ".join(
+        f"{facts} facts: "
+        + ", ".join(
+            f"{label} {formats.points(interval.mean)}"
+            for label, interval in zip(labels, table[facts], strict=True)
+            if interval is not None
+        )
+        for facts in counts
+    )
+    return _svg(height, f"Score by number of stored facts. {described}", [*parts, *marks])
+
+
+def bars(
+    title: str, rows: Sequence[tuple[str, int, float | None]], write: Callable[[float | None], str]
+) -> Markup:
+    """Horizontal bars from 0: `rows` are (label, colour number, value); `write` gives the text."""
+    left = min(200, 16 + int(7.4 * max((len(label) for label, _, _ in rows), default=0)))
+    room = WIDTH - left - 92
+    most = max((value for _, _, value in rows if value is not None), default=0) or 1.0
+    parts = [_text(0, 15, title, "panel", "start")]
+    for i, (label, colour, value) in enumerate(rows):
+        at = 28 + 26 * i
+        length = 0.0 if value is None else room * value / most
+        parts.append(_text(left - 8, at + 13, label, "tick", "end"))
+        parts.append(
+            Markup(
+                '<rect class="bar c{}" x="{}" y="{}" width="{:.1f}" height="18" rx="2"/>'
+            ).format(colour % COLOURS, left, at, length)
+        )
+        parts.append(_text(left + length + 6, at + 13, write(value), "value", "start"))
+    described = "; ".join(f"{label} {write(value)}" for label, _, value in rows)
+    return _svg(32 + 26 * len(rows), f"{title}. {described}", parts)
+
+
+def differences(title: str, rows: Sequence[tuple[str, Interval]], colour: int) -> Markup:
+    """Paired differences as dots with intervals around 0; the first row stands apart (average)."""
+    left = min(210, 16 + int(7.2 * max((len(label) for label, _ in rows), default=0)))
+    right, top = 14, 14
+    height = top + 22 * len(rows) + 52
+    least = min([0.0, *(i.low for _, i in rows)])
+    most = max([0.0, *(i.high for _, i in rows)])
+    ticks = [t for t in _score_ticks(least, most)]
+    least, most = min(least, ticks[0]), max(most, ticks[-1])
+
+    def x(value: float) -> float:
+        return left + (WIDTH - left - right) * (value - least) / ((most - least) or 1)
+
+    foot = height - 46
+    parts = []
+    for tick in ticks:
+        parts.append(_stroke(x(tick), top, x(tick), foot, "zero" if tick == 0 else "grid"))
+        parts.append(
+            _text(
+                x(tick), foot + 18, formats.signed_points(tick).removesuffix(".0"), "tick", "middle"
+            )
+        )
+    parts.append(_text((left + WIDTH - right) / 2, height - 6, title, "axis", "middle"))
+    for i, (label, interval) in enumerate(rows):
+        at = top + 11 + 22 * i + (6 if i else 0)
+        parts.append(_text(left - 10, at + 4, label, "tick strong" if i == 0 else "tick", "end"))
+        parts.append(
+            Markup('<path class="whisker c{}" d="M{:.1f} {}H{:.1f}"/>').format(
+                colour % COLOURS, x(interval.low), at, x(interval.high)
+            )
+        )
+        parts.append(_marker(x(interval.mean), at, colour))
+    described = "; ".join(
+        f"{label} {formats.signed_points(i.mean)} {formats.between(i, signed=True)}"
+        for label, i in rows
+    )
+    return _svg(height, f"{title}. {described}", parts)
+
+
+def swatch(colour: int) -> Markup:
+    """The column's marker, for tables and legends."""
+    return Markup(
+        '<svg class="swatch" viewBox="0 0 16 16" width="16" height="16" aria-hidden="true">{}</svg>'
+    ).format(_marker(8, 8, colour))
+
+
+def _svg(height: float, description: str, parts: Iterable[Markup]) -> Markup:
+    return Markup(
+        '<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>'
+    ).format(WIDTH, round(height), description, Markup("").join(parts))
+
+
+def _text(x: float, y: float, text: str, style: str, anchor: str) -> Markup:
+    return Markup('<text class="{}" x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>').format(
+        style, x, y, anchor, text
+    )
+
+
+def _stroke(x1: float, y1: float, x2: float, y2: float, style: str) -> Markup:
+    return Markup('<path class="{}" d="M{:.1f} {:.1f}L{:.1f} {:.1f}"/>').format(
+        style, x1, y1, x2, y2
+    )
+
+
+def _score_axis(y: Callable[[float], float], left: float, right: float) -> Markup:
+    """Grid lines and numbers for scores 0, 20 ... 100."""
+    parts = []
+    for share in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0):
+        parts.append(_stroke(left, y(share), right, y(share), "zero" if share == 0 else "grid"))
+        parts.append(_text(left - 8, y(share) + 4, f"{100 * share:.0f}", "tick", "end"))
+    return Markup("").join(parts)
+
+
+def _whisker(x: float, low: float, high: float, colour: int) -> Markup:
+    return Markup(
+        '<path class="whisker c{}" d="M{:.1f} {:.1f}V{:.1f}M{:.1f} {:.1f}h8M{:.1f} {:.1f}h8"/>'
+    ).format(colour % COLOURS, x, low, high, x - 4, low, x - 4, high)
+
+
+def _marker(x: float, y: float, colour: int) -> Markup:
+    """Circle, square, diamond, triangle, and these four hollow, by colour number."""
+    shapes = (
+        "M{x} {y}m-5 0a5 5 0 1 0 10 0a5 5 0 1 0 -10 0Z",
+        "M{x} {y}m-4.5 -4.5h9v9h-9Z",
+        "M{x} {y}m0 -6.2l6.2 6.2l-6.2 6.2l-6.2 -6.2Z",
+        "M{x} {y}m0 -5.8l5.8 10.2h-11.6Z",
+    )
+    path = shapes[colour % len(shapes)].format(x=f"{x:.1f}", y=f"{y:.1f}")
+    hollow = " hollow" if colour % COLOURS >= len(shapes) else ""
+    return Markup('<path class="mark{} c{}" d="{}"/>').format(hollow, colour % COLOURS, path)
+
+
+def _spread(heights: Sequence[float], least: float, most: float) -> list[float]:
+    """Move labels apart to `_LINE` units, in their order, within [least, most] where they fit."""
+    order = sorted(range(len(heights)), key=lambda i: heights[i])
+    placed = [0.0] * len(heights)
+    floor = least
+    for i in order:
+        placed[i] = max(heights[i], floor)
+        floor = placed[i] + _LINE
+    ceiling = most
+    for i in reversed(order):
+        placed[i] = min(placed[i], ceiling)
+        ceiling = placed[i] - _LINE
+    return placed
+
+
+def _byte_ticks(most: float) -> tuple[list[float], tuple[float, str]]:
+    """Round tick values from 0 to about `most` bytes, and the unit to write them in."""
+    unit = (1.0, "bytes")
+    for factor, name in ((2.0**10, "KiB"), (2.0**20, "MiB"), (2.0**30, "GiB")):
+        if most >= factor:
+            unit = (factor, name)
+    step = _round_step(most / unit[0] / 5)
+    count = math.floor(most / unit[0] / step + 1e-9)
+    return [i * step * unit[0] for i in range(count + 1)] or [0.0], unit
+
+
+def _score_ticks(least: float, most: float) -> list[float]:
+    """Round ticks around [least, most], 0 among them, at most about eight."""
+    step = max(0.01, _round_step((most - least) / 7))
+    first, last = math.floor(least / step + 1e-9), math.ceil(most / step - 1e-9)
+    return [i * step for i in range(first, max(last, first + 1) + 1)]
+
+
+def _round_step(raw: float) -> float:
+    """The next of 1, 2, 5 times a power of ten that is not below `raw`."""
+    if raw <= 0:
+        return 1.0
+    power = 10.0 ** math.floor(math.log10(raw))
+    return next(m * power for m in (1, 2, 5, 10) if m * power >= raw * (1 - 1e-9))

@@ -1,0 +1,88 @@
+"""How numbers are written on a page: points, signed points, bytes, operations, seconds, shares."""
+
+from __future__ import annotations
+
+from reports.stats import Interval
+
+MISSING = "–"
+_MINUS = "\N{MINUS SIGN}"
+
+
+def points(share: float | None) -> str:
+    """A score in [0, 1] as points of 100 with one decimal: 0.7134 -> '71.3'."""
+    return MISSING if share is None else f"{100 * share:.1f}"
+
+
+def signed_points(share: float | None) -> str:
+    """A difference of scores as signed points: -0.0312 -> '−3.1'; what rounds to 0 is '0.0'."""
+    if share is None:
+        return MISSING
+    text = f"{100 * share:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", _MINUS)
+
+
+def between(interval: Interval | None, signed: bool = False) -> str:
+    """The interval alone: '[66.2, 75.8]' or '[+64.8, +74.1]'."""
+    if interval is None:
+        return ""
+    write = signed_points if signed else points
+    return f"[{write(interval.low)}, {write(interval.high)}]"
+
+
+def size(count: float | None) -> str:
+    """Bytes with a binary unit and three digits: 1536 -> '1.50 KiB'."""
+    if count is None:
+        return MISSING
+    return _scaled(count, 1024, ("B", "KiB", "MiB", "GiB", "TiB", "PiB"))
+
+
+def operations(count: float | None) -> str:
+    """Floating-point operations with a decimal unit and three digits: 2.5e9 -> '2.50 GFLOP'."""
+    if count is None:
+        return MISSING
+    return _scaled(count, 1000, ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP"))
+
+
+def seconds(value: float | None) -> str:
+    """Seconds with three digits, as ms below one second: 0.0123 -> '12.3 ms'."""
+    if value is None:
+        return MISSING
+    return f"{_three(1000 * value)} ms" if value < 0.9995 else f"{_three(value)} s"
+
+
+def percent(share: float | None) -> str:
+    """A share as a percentage with one decimal: 0.26 -> '26.0 %'."""
+    return MISSING if share is None else f"{100 * share:.1f} %"
+
+
+def whole(count: float | None) -> str:
+    """A count, or the mean of counts, rounded, with thousands separated: 12345.4 -> '12,345'."""
+    return MISSING if count is None else f"{count:,.0f}"
+
+
+def clipped(text: str, most: int, keep: str = "head") -> str:
+    """`text` cut to `most` characters, at its end (keep='head') or its start (keep='tail')."""
+    if len(text) <= most:
+        return text
+    left_out = f"{len(text) - most:,} more characters"
+    if keep == "tail":
+        return f"[… {left_out}] {text[-most:]}"
+    return f"{text[:most]} [… {left_out}]"
+
+
+def _scaled(count: float, step: int, units: tuple[str, ...]) -> str:
+    value, unit = float(count), 0
+    while value >= 0.9995 * step and unit < len(units) - 1:
+        value, unit = value / step, unit + 1
+    if unit == 0:
+        return f"{value:,.0f} {units[0]}"
+    return f"{_three(value)} {units[unit]}"
+
+
+def _three(value: float) -> str:
+    """Three significant digits without an exponent."""
+    if value == 0:
+        return "0"
+    if value >= 99.95:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"

@@ -1,0 +1,166 @@
+"""Variants beside tasks: which columns a page has, and the figures of every cell.
+
+A *column* is one variant of one run. Its label is the variant's name, followed by the run's
+name where several runs have a variant of that name. A *task* is named by benchmark, task and
+protocol together: a score under another protocol is another figure.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from reports.records import ExampleRecord, Run
+from reports.stats import Sample, mean_interval
+
+
+class TaskKey(NamedTuple):
+    """One task under one protocol."""
+
+    benchmark: str
+    task: str
+    protocol: str
+
+
+@dataclass(frozen=True)
+class Column:
+    """One variant of one run and its records, task by task."""
+
+    label: str
+    variant: str
+    run_name: str
+    run: Run
+    cells: dict[TaskKey, list[ExampleRecord]]
+
+    @property
+    def records(self) -> list[ExampleRecord]:
+        """All records of the column, failed ones among them."""
+        return [record for records in self.cells.values() for record in records]
+
+    @property
+    def errors(self) -> int:
+        """How many examples failed."""
+        return sum(record.error is not None for record in self.records)
+
+    def scored(self, task: TaskKey) -> list[ExampleRecord]:
+        """The task's records that have a score; failed examples have none and are left out."""
+        return [record for record in self.cells.get(task, ()) if record.score is not None]
+
+    def sample(self, task: TaskKey) -> Sample:
+        """The task's scores with the documents they belong to."""
+        records = self.scored(task)
+        return Sample(
+            values=tuple(float(r.score) for r in records if r.score is not None),
+            clusters=tuple(r.document_id for r in records),
+        )
+
+    def planned(self, task: str) -> int | None:
+        """How many examples of the task named `task` the run planned, if ``run.json`` says."""
+        count = self.run.info.tasks.get(task, {}).get("examples")
+        return count if isinstance(count, int) and not isinstance(count, bool) else None
+
+
+def columns_of(runs: Sequence[Run]) -> list[Column]:
+    """The columns of a page: per run its variants in the order of ``run.json``."""
+    names = run_names([run.path for run in runs])
+    found: list[tuple[str, str, Run, dict[TaskKey, list[ExampleRecord]]]] = []
+    for name, run in zip(names, runs, strict=True):
+        cells: dict[str, dict[TaskKey, list[ExampleRecord]]] = {}
+        for record in run.records:
+            task = TaskKey(record.benchmark, record.task, record.protocol)
+            cells.setdefault(record.variant, {}).setdefault(task, []).append(record)
+        found += [(name, variant, run, tasks) for variant, tasks in cells.items()]
+    times = Counter(variant for _, variant, _, _ in found)
+    return [
+        Column(
+            label=variant if times[variant] == 1 else f"{variant} · {name}",
+            variant=variant,
+            run_name=name,
+            run=run,
+            cells=tasks,
+        )
+        for name, variant, run, tasks in found
+    ]
+
+
+def run_names(paths: Sequence[Path]) -> list[str]:
+    """A short name per run folder: as many trailing path parts as it takes to tell them apart."""
+    parts = [path.resolve().parts for path in paths]
+    for length in range(1, max(map(len, parts), default=0) + 1):
+        names = ["/".join(p[-length:]) for p in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{'/'.join(p[-1:])} #{i}" for i, p in enumerate(parts, start=1)]
+
+
+def tasks_of(columns: Iterable[Column]) -> list[TaskKey]:
+    """Every task that any column has, in order of first appearance."""
+    return list(dict.fromkeys(task for column in columns for task in column.cells))
+
+
+def compared_tasks(columns: Sequence[Column]) -> list[TaskKey]:
+    """The tasks in which every column has a score: only over these are averages comparable."""
+    return [t for t in tasks_of(columns) if all(column.scored(t) for column in columns)]
+
+
+def average(records: Iterable[ExampleRecord], name: str) -> float | None:
+    """Mean of the field `name` over the records that did not fail and have it; else None."""
+    values = [
+        value
+        for record in records
+        if record.error is None and (value := getattr(record, name)) is not None
+    ]
+    return sum(values) / len(values) if values else None
+
+
+def leaderboard(runs: Sequence[Run]) -> pd.DataFrame:
+    """The long table: one row per column and task.
+
+    Scores and interval ends are shares in [0, 1]; `n` counts the scored examples, `errors` the
+    failed ones, `planned` what the run meant to do; FLOPs, bytes, tokens and seconds are means
+    over the examples that did not fail.
+    """
+    rows = []
+    for column in columns_of(runs):
+        for task, records in column.cells.items():
+            sample = column.sample(task)
+            interval = mean_interval(sample.values, sample.clusters) if sample.values else None
+            rows.append(
+                {
+                    "run": column.run_name,
+                    "column": column.label,
+                    "variant": column.variant,
+                    **task._asdict(),
+                    "metric": records[0].metric,
+                    "mean": interval and interval.mean,
+                    "low": interval and interval.low,
+                    "high": interval and interval.high,
+                    "method": interval and interval.method,
+                    "n": len(sample.values),
+                    "documents": len(set(sample.clusters)),
+                    "errors": sum(r.error is not None for r in records),
+                    "planned": column.planned(task.task),
+                    "truncated": sum(r.truncated for r in records),
+                    "prompt_tokens": average(records, "prompt_tokens"),
+                    "generated_tokens": average(records, "generated_tokens"),
+                    "flops": average(records, "flops"),
+                    "cache_bytes_analytic": average(records, "cache_bytes_analytic"),
+                    "cache_bytes_measured": average(records, "cache_bytes_measured"),
+                    "prefill_seconds": average(records, "prefill_seconds"),
+                    "decode_seconds": average(records, "decode_seconds"),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def wide(table: pd.DataFrame, value: str = "mean") -> pd.DataFrame:
+    """`leaderboard`'s table with tasks as rows and columns as columns, in their first order."""
+    index = ["benchmark", "task", "protocol"]
+    pivoted = table.pivot(index=index, columns="column", values=value)
+    rows = pd.MultiIndex.from_frame(table[index].drop_duplicates())
+    return pivoted.reindex(index=rows, columns=list(dict.fromkeys(table["column"])))

@@ -1,0 +1,113 @@
+"""What a reader must know before believing a page: unfinished runs, errors, unlike conditions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from reports.leaderboard import Column, compared_tasks, tasks_of
+from reports.records import Run
+
+_MOST_WARNINGS = 10
+
+
+def notices(runs: Sequence[Run], columns: Sequence[Column]) -> list[str]:
+    """Plain sentences, the gravest first; empty when there is nothing to warn of."""
+    found: list[str] = []
+    for run in runs:
+        found += _of_run(run, [column for column in columns if column.run is run])
+    found += _unlike(columns)
+    found += _cache_disagrees(columns)
+    warnings = [warning for run in runs for warning in run.warnings]
+    found += warnings[:_MOST_WARNINGS]
+    if len(warnings) > _MOST_WARNINGS:
+        found.append(f"… and {len(warnings) - _MOST_WARNINGS} more warnings about the files.")
+    return found
+
+
+def _of_run(run: Run, columns: Sequence[Column]) -> list[str]:
+    """Unfinished, incomplete or failed parts of one run."""
+    found: list[str] = []
+    name = columns[0].run_name if columns else str(run.path)
+    per_variant = sum(columns[0].planned(task) or 0 for task in run.info.tasks) if columns else 0
+    planned = per_variant * max(len(run.info.models), len(columns))
+    have = len(run.records)
+    progress = f": {have:,} of {planned:,} planned examples have a record" if planned else ""
+    if run.info.status != "finished":
+        found.append(
+            f"Run {name} is not finished (status: {run.info.status}){progress}. Every figure "
+            "below is preliminary."
+        )
+    elif planned and have < planned:
+        found.append(f"Run {name} calls itself finished, but is incomplete{progress}.")
+    absent = [variant for variant in run.info.models if variant not in {c.variant for c in columns}]
+    if absent:
+        found.append(f"Run {name} has no record of the variant{_plural(absent)}.")
+    failed = {c.label: c.errors for c in columns if c.errors}
+    if failed:
+        total = sum(failed.values())
+        each = ", ".join(f"{label}: {count:,}" for label, count in failed.items())
+        found.append(
+            f"{total:,} of {have:,} examples of run {name} ended with an error ({each}). They have "
+            "no score and are left out of means and differences; if they were hard ones, these "
+            "flatter."
+        )
+    return found
+
+
+def _unlike(columns: Sequence[Column]) -> list[str]:
+    """Where columns were not asked the same questions in the same way."""
+    found: list[str] = []
+    shared, every = compared_tasks(columns), tasks_of(columns)
+    if len(columns) > 1 and not shared:
+        found.append(
+            "No task was answered by every variant: each average covers the tasks of its own "
+            "variant, and averages must not be compared."
+        )
+    elif len(shared) < len(every):
+        found.append(
+            f"{len(every) - len(shared)} of {len(every)} tasks lack a score of some variant: "
+            f"averages and cost cover the {len(shared)} tasks that all have."
+        )
+    for task in every:
+        described = [
+            c.run.info.tasks.get(task.task, {}).get("template_sha256")
+            for c in columns
+            if task in c.cells
+        ]
+        metrics = {r.metric for c in columns for r in c.cells.get(task, ())}
+        if len({d for d in described if d}) > 1 or len(metrics) > 1:
+            found.append(
+                f"Task {task.task}: the runs used different prompts or metrics; its scores are "
+                "not comparable between them."
+            )
+        ids = [
+            frozenset((r.example_id, r.document_id) for r in c.cells[task])
+            for c in columns
+            if task in c.cells
+        ]
+        if len(set(ids)) > 1 and Counter(map(len, ids)).most_common(1)[0][1] == len(ids):
+            found.append(f"Task {task.task}: the variants answered different examples.")
+    return found
+
+
+def _cache_disagrees(columns: Sequence[Column]) -> list[str]:
+    """Columns whose measured cache is not the analytic one: one of the two is wrong."""
+    found = []
+    for column in columns:
+        pairs = [
+            (r.cache_bytes_measured, r.cache_bytes_analytic)
+            for r in column.records
+            if r.cache_bytes_measured is not None and r.cache_bytes_analytic is not None
+        ]
+        unequal = sum(measured != analytic for measured, analytic in pairs)
+        if unequal:
+            found.append(
+                f"{column.label}: measured and analytic cache bytes differ in {unequal:,} of "
+                f"{len(pairs):,} examples."
+            )
+    return found
+
+
+def _plural(names: Sequence[str]) -> str:
+    return f"s {', '.join(names)}" if len(names) > 1 else f" {names[0]}"

@@ -1,0 +1,268 @@
+"""One self-contained HTML page from one or several run folders.
+
+The page loads nothing: styles and the small filter script stand inside it, and its content
+security policy allows these two texts (by hash) and nothing else. All text from models, data
+and configuration goes through jinja2's autoescape. Nothing on the page depends on when or
+where it is built, so the same folders give the same bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from reports import compare, examples, figures, formats
+from reports.leaderboard import (
+    Column,
+    TaskKey,
+    columns_of,
+    compared_tasks,
+    leaderboard,
+    run_names,
+    tasks_of,
+)
+from reports.notices import notices
+from reports.records import InputError, Run, read_run
+from reports.run_details import details
+from reports.stats import Interval, mean_interval
+
+MOST_BYTES = 2_000_000
+"""A page is always smaller than this: 2 MB."""
+
+_EXAMPLE_BYTES = 1_000_000
+
+
+def build_report(run_dirs: Sequence[str | Path], output: str | Path) -> Path:
+    """Write the report on `run_dirs` to `output` and return its path.
+
+    The file appears whole or not at all, and is smaller than `MOST_BYTES` whatever the number
+    of examples. Raises `reports.records.InputError` when a folder is no readable run, is given
+    twice, or the output cannot be written.
+    """
+    output = Path(output)
+    if not run_dirs:
+        raise InputError("no run folder given: a report needs at least one")
+    paths = [Path(path) for path in run_dirs]
+    twice = [
+        path for i, path in enumerate(paths) if path.resolve() in {p.resolve() for p in paths[:i]}
+    ]
+    if twice:
+        raise InputError("\n".join(f"{path}: given twice" for path in twice))
+    runs: list[Run] = []
+    problems: list[str] = []
+    for path in paths:
+        try:
+            runs.append(read_run(path))
+        except InputError as error:
+            problems.append(str(error))
+    if problems:
+        raise InputError("\n".join(problems))
+    if output.is_dir():
+        raise InputError(f"{output}: is a folder; give the name of the HTML file to write")
+    _write_atomically(output, _page_within_limit(runs))
+    return output
+
+
+def _page_within_limit(runs: Sequence[Run]) -> bytes:
+    """The page's bytes; examples are halved until it is small enough."""
+    most, most_bytes = examples.MOST_EXAMPLES, _EXAMPLE_BYTES
+    while True:
+        page = render(runs, most, most_bytes).encode("utf-8", "replace")
+        if len(page) < MOST_BYTES:
+            return page
+        if most == 0:
+            raise InputError(
+                f"the tables alone take {len(page):,} bytes, over the limit of {MOST_BYTES:,}: "
+                "report fewer runs on one page"
+            )
+        most, most_bytes = most // 2, most_bytes // 2
+
+
+def render(
+    runs: Sequence[Run],
+    most_examples: int = examples.MOST_EXAMPLES,
+    most_example_bytes: int = _EXAMPLE_BYTES,
+) -> str:
+    """The page as text, with at most `most_examples` single examples."""
+    columns = columns_of(runs)
+    rows = compare.standings(columns)
+    subject = compare.subject_of(rows)
+    subject_number = 0 if subject is None else columns.index(subject.column)
+    joined = examples.join(columns)
+    shown = examples.choose(joined, subject_number, most_examples, most_example_bytes)
+    environment = _environment()
+    style = _source(environment, "report.css")
+    script = _source(environment, "report.js")
+    return environment.get_template("report.html.j2").render(
+        style=style,
+        script=script,
+        style_hash=_csp_hash(style),
+        script_hash=_csp_hash(script),
+        names=run_names([run.path for run in runs]),
+        runs=runs,
+        columns=columns,
+        answer=compare.answer(rows),
+        notices=notices(runs, columns),
+        rows=rows,
+        shared_tasks=compared_tasks(columns),
+        tasks=_task_rows(columns),
+        several_protocols=len({t.protocol for t in tasks_of(columns)}) > 1,
+        several_benchmarks=len({t.benchmark for t in tasks_of(columns)}) > 1,
+        facts=compare.by_facts(columns),
+        figures=_figures(columns, rows, subject),
+        joined=joined,
+        shown=shown,
+        outcomes=examples.OUTCOMES,
+        subject=subject,
+        details=details(runs),
+        numbers=_numbers(runs),
+        prediction_characters=examples.PREDICTION_CHARACTERS,
+    )
+
+
+def _environment() -> Environment:
+    """Jinja with autoescape on for everything, and missing names as errors."""
+    environment = Environment(
+        loader=PackageLoader("reports", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        points=formats.points,
+        signed=formats.signed_points,
+        between=formats.between,
+        size=formats.size,
+        operations=formats.operations,
+        seconds=formats.seconds,
+        percent=formats.percent,
+        whole=formats.whole,
+        clipped=formats.clipped,
+    )
+    environment.globals["swatch"] = figures.swatch
+    return environment
+
+
+def _source(environment: Environment, name: str) -> Markup:
+    """One of this package's own files (never a run's text), to stand in the page as it is."""
+    assert environment.loader is not None
+    return Markup(environment.loader.get_source(environment, name)[0])
+
+
+def _csp_hash(text: str) -> str:
+    """The source expression by which a content security policy allows exactly `text`."""
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return f"'sha256-{digest}'"
+
+
+def _task_rows(columns: Sequence[Column]) -> list[dict[str, Any]]:
+    """Per task and column: score with interval, counts, and the paired difference."""
+    rows = []
+    for task in tasks_of(columns):
+        cells = []
+        for column in columns:
+            sample = column.sample(task)
+            records = column.cells.get(task, [])
+            baseline = compare.baseline_of(column, columns)
+            cells.append(
+                {
+                    "score": mean_interval(sample.values, sample.clusters)
+                    if sample.values
+                    else None,
+                    "difference": None
+                    if baseline is None
+                    else compare.task_difference(column, baseline, task),
+                    "errors": sum(r.error is not None for r in records),
+                    "truncated": sum(r.truncated for r in records),
+                    "records": len(records),
+                }
+            )
+        metrics = dict.fromkeys(r.metric for c in columns for r in c.cells.get(task, ()))
+        rows.append({"task": task, "metric": ", ".join(metrics), "cells": cells})
+    return rows
+
+
+def _figures(
+    columns: Sequence[Column], rows: Sequence[compare.Standing], subject: compare.Standing | None
+) -> dict[str, Any]:
+    """The page's charts; one that has nothing to show is None."""
+    labels = [column.label for column in columns]
+    points, how = [], "measured"
+    for field, name in (("cache_bytes_measured", "measured"), ("cache_bytes_analytic", "analytic")):
+        points = [
+            figures.Point(row.column.label, i, value, row.score)
+            for i, row in enumerate(rows)
+            if row.score is not None and (value := row.cost[field]) is not None
+        ]
+        how = name
+        if points:
+            break
+    facts = compare.by_facts(columns)
+    return {
+        "cache": figures.score_against_cache(points) if points else None,
+        "cache_how": how,
+        "facts": figures.score_by_facts(labels, facts) if len(facts) > 1 else None,
+        "costs": [
+            figures.bars(
+                title, [(r.column.label, i, r.cost[field]) for i, r in enumerate(rows)], write
+            )
+            for title, field, write in (
+                ("FLOPs (analytic)", "flops", formats.operations),
+                ("Prefill time (measured)", "prefill_seconds", formats.seconds),
+                ("Decode time (measured)", "decode_seconds", formats.seconds),
+            )
+            if any(row.cost[field] is not None for row in rows)
+        ],
+        "differences": _differences_figure(columns, subject),
+    }
+
+
+def _differences_figure(
+    columns: Sequence[Column], subject: compare.Standing | None
+) -> Markup | None:
+    if subject is None or subject.baseline is None or subject.difference is None:
+        return None
+    found: list[tuple[str, Interval]] = []
+    if len(subject.tasks) > 1:
+        found.append(("Average", subject.difference))
+    for task in subject.tasks:
+        interval = compare.task_difference(subject.column, subject.baseline, task)
+        if interval is not None:
+            found.append((_short(task, subject.tasks), interval))
+    title = f"{subject.column.label} − {subject.baseline.label}, points"
+    return figures.differences(title, found, columns.index(subject.column))
+
+
+def _short(task: TaskKey, among: Sequence[TaskKey]) -> str:
+    """The task's name, with its protocol where another has the same name; cut to 28 letters."""
+    same = [t for t in among if t.task == task.task]
+    name = task.task if len(same) == 1 else f"{task.task} ({task.protocol})"
+    return name if len(name) <= 28 else f"{name[:27]}…"
+
+
+def _numbers(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """The leaderboard as plain data, for the page's own machine-readable copy."""
+    table = leaderboard(runs).astype(object)
+    return [
+        {str(k): v for k, v in row.items()}
+        for row in table.where(table.notna(), None).to_dict("records")
+    ]
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
