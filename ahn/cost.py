@@ -104,7 +104,7 @@ def flops(
     Args:
         shape: the base model.
         variant: one of `ahn.config.VARIANTS`; `full` ignores window, sinks and cell, `window`
-            ignores the cell. `no-write` has every gate and read-out of `ahn`, and no writes.
+            ignores the cell. `no-write` costs what `ahn` costs: it writes with strength 0.
         prompt_tokens: length of the prompt, at least 1.
         generated_tokens: tokens that came out.
         window: W, the current token included.
@@ -133,7 +133,6 @@ def flops(
             memory_layers=memory_layers,
             lossless=None if variant == "full" else sinks + (window or 0),
             cell=cell if variant in ("ahn", "no-write") else None,
-            writes=variant == "ahn",
             head_positions=heads if accounting == "exact" else end - start,
             accounting=accounting,
         )
@@ -156,7 +155,6 @@ def _span_flops(
     memory_layers: int,
     lossless: int | None,
     cell: str | None,
-    writes: bool,
     head_positions: int,
     accounting: str,
 ) -> dict[str, int]:
@@ -188,7 +186,7 @@ def _span_flops(
             write = 2 * d * d if cell == "Mamba2" else 4 * d * d
             memory = tokens * gates * 2 * D * H + reading * (
                 2 * D * H  # output gate
-                + H * (2 * d * d + (write if writes else 0))  # read, write
+                + H * (2 * d * d + write)
                 + H * 2 * d * d  # read-out projection, per head
             )
     parts = {

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from ahn.cost import ModelShape, flops
+from ahn.config import CELLS
+from ahn.cost import ModelShape, added_parameters, cache_bytes, flops
+from ahn.modeling import (
+    Qwen2AHNConfig,
+    Qwen2AHNForCausalLM,
+    Qwen3AHNConfig,
+    Qwen3AHNForCausalLM,
+)
 
 SIZES = {
     "num_hidden_layers": 3,
@@ -27,23 +37,38 @@ def qwen2() -> Qwen2ForCausalLM:
     return Qwen2ForCausalLM(Qwen2Config(**SIZES, attn_implementation="eager")).eval()
 
 
-def measured(model, tokens: int, **inputs) -> tuple[dict[str, int], object]:
-    """FLOPs of one forward pass by module name, and its output."""
+def measured(model: Any, tokens: int, **inputs: Any) -> tuple[dict[str, int], Any]:
+    """FLOPs of one forward pass by module name, and its output.
+
+    Attention runs in its plain form: the counter does not know torch's fused kernel for CPUs.
+    """
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
         output = model(torch.arange(tokens)[None] % 200, logits_to_keep=1, **inputs)
     return {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}, output
 
 
 def by_part(counts: dict[str, int]) -> dict[str, int]:
+    """The same by the names of `FlopCount.parts`; what the memory's scan multiplies is `scan`."""
+
     def of(*names: str) -> int:
         return sum(count for module, count in counts.items() if module.rsplit(".", 1)[-1] in names)
 
-    projections = of("q_proj", "k_proj", "v_proj", "o_proj")
+    def in_cell(module: str) -> bool:
+        return ".ahn.fn." in module
+
+    layers = {name: count for name, count in counts.items() if not in_cell(name)}
+    cell = sum(count for name, count in counts.items() if in_cell(name))
+    projections = sum(
+        count
+        for name, count in layers.items()
+        if name.rsplit(".", 1)[-1] in ("q_proj", "k_proj", "v_proj", "o_proj")
+    )
     return {
         "projections": projections,
         "mlp": of("mlp"),
-        "attention": of("self_attn") - projections,
+        "attention_and_scan": of("self_attn") - projections - cell,
+        "cell_projections": cell,
         "lm_head": of("lm_head"),
         "rope": of("rotary_emb"),
         "total": counts["Global"],
@@ -59,7 +84,7 @@ def test_transformers_qwen2_executes_the_analytic_count(qwen2, tokens):
     for name in ("projections", "mlp", "lm_head"):
         assert parts[name] == expected.parts[name]
     dense = 3 * 4 * 4 * 16 * tokens**2
-    assert parts["attention"] == dense
+    assert parts["attention_and_scan"] == dense
     # Visible pairs are (L^2 + L) / 2 of the L^2 that eager attention multiplies.
     assert expected.parts["attention"] * 2 * tokens == dense * (tokens + 1)
     # RoPE's table of angles is a product to the counter, an element-wise one to us.
@@ -75,3 +100,111 @@ def test_a_decode_step_executes_the_analytic_count(qwen2):
     counts, _ = measured(qwen2, 1, use_cache=True, past_key_values=output.past_key_values)
     parts = by_part(counts)
     assert parts["total"] - parts["rope"] == flops(shape, "full", 33, 2).decode
+
+
+FAMILIES = {
+    "qwen2": (Qwen2AHNConfig, Qwen2AHNForCausalLM),
+    "qwen3": (Qwen3AHNConfig, Qwen3AHNForCausalLM),
+}
+
+
+def ours(family: str = "qwen2", **ahn: Any) -> tuple[Any, ModelShape, dict[str, Any]]:
+    """A tiny streaming model, its shape, and its settings as the cost functions take them."""
+    torch.manual_seed(0)
+    config_class, model_class = FAMILIES[family]
+    settings = {"window": 24, "sinks": 4, "cell": "GatedDeltaNet"} | ahn
+    model = model_class(config_class(**SIZES, ahn=settings)).eval()
+    shape = ModelShape.from_config(SIZES | {"model_type": family})
+    return model, shape, {key: value for key, value in settings.items() if key != "variant"}
+
+
+VARIANT_CELLS = [("full", "GatedDeltaNet"), ("window", "GatedDeltaNet")] + [
+    (variant, cell) for variant in ("ahn", "no-write") for cell in CELLS
+]
+
+
+@pytest.mark.parametrize(("variant", "cell"), VARIANT_CELLS)
+def test_token_by_token_our_model_executes_the_analytic_count(variant, cell):
+    """One token at a time nothing is masked and the memory is in its recurrent form: to the FLOP.
+
+    The rank-1 update is an element-wise product to the counter and is added by hand; the head is
+    computed once, for the last token, as in `flops`.
+    """
+    tokens = 61
+    model, shape, settings = ours(variant=variant, cell=cell)
+    model.prefill_chunk_size = 1
+    counts, _ = measured(model, tokens, use_cache=True)
+    parts = by_part(counts)
+    expected = flops(shape, variant, tokens, **settings)
+    updates = 0 if variant in ("full", "window") else 3 * (tokens - 28) * 4 * 2 * 16 * 16
+    assert parts["total"] - parts["rope"] + updates == expected.prefill
+    for name in ("projections", "mlp", "lm_head"):
+        assert parts[name] == expected.parts[name]
+
+
+@pytest.mark.parametrize("chunk", [16, 50, 200])
+@pytest.mark.parametrize(("variant", "cell"), VARIANT_CELLS)
+def test_in_chunks_our_model_multiplies_more_only_in_attention_and_memory(variant, cell, chunk):
+    """A chunk's queries meet every cached slot and the whole chunk: `4 H d T (C + T)`, masked.
+
+    The memory's chunked form multiplies more than the recurrence, too: `6 d^2 + 6 C d` for `6 d^2`
+    per head and token, C its block of at most 64 tokens; 5 times with d = 16 (1.5 with 128), and
+    blocks are padded.
+    """
+    tokens = 200
+    model, shape, settings = ours(variant=variant, cell=cell)
+    model.prefill_chunk_size = chunk
+    counts, _ = measured(model, tokens, use_cache=True)
+    parts = by_part(counts)
+    expected = flops(shape, variant, tokens, **settings)
+    for name in ("projections", "mlp", "lm_head"):
+        assert parts[name] == expected.parts[name]
+    limit = tokens if variant == "full" else 28
+    pairs = sum(
+        len(range(start, min(start + chunk, tokens)))
+        * (min(start, limit) + len(range(start, min(start + chunk, tokens))))
+        for start in range(0, tokens, chunk)
+    )
+    scan = parts["attention_and_scan"] - 3 * 4 * 4 * 16 * pairs
+    recurrence = expected.parts["memory"] - parts["cell_projections"]
+    if variant in ("full", "window"):
+        assert scan == recurrence == 0
+    else:
+        assert 0 < scan < 8 * recurrence
+
+
+@pytest.mark.parametrize("tokens", [1, 27, 28, 29, 255, 256, 257, 600])
+@pytest.mark.parametrize(("variant", "cell"), VARIANT_CELLS)
+def test_cache_bytes_are_those_of_the_real_cache(variant, cell, tokens):
+    model, shape, settings = ours(variant=variant, cell=cell)
+    cache = model.new_cache()
+    assert cache.nbytes == 0
+    measured(model, tokens, past_key_values=cache)
+    expected = cache_bytes(shape, variant, tokens, dtype_bytes=4, **settings)
+    assert cache.nbytes == expected.total
+    measured(model, 1, past_key_values=cache)
+    expected = cache_bytes(shape, variant, tokens + 1, dtype_bytes=4, **settings)
+    assert cache.nbytes == expected.total
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("chunk", [1, 100, 1024])
+def test_cache_bytes_hold_for_any_chunk_batch_type_and_layer_mix(family, chunk):
+    model, shape, settings = ours(family, variant="ahn", window=300, full_attention_layers=(1,))
+    model = model.to(torch.bfloat16)
+    model.prefill_chunk_size = chunk
+    cache = model.new_cache()
+    with torch.no_grad():
+        model(torch.zeros(3, 520, dtype=torch.long), past_key_values=cache, logits_to_keep=1)
+    expected = cache_bytes(shape, "ahn", 520, dtype_bytes=2, batch_size=3, **settings)
+    assert expected.gates and expected.state
+    assert cache.nbytes == expected.total
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_parameters_are_those_of_the_real_model(family):
+    for cell in CELLS:
+        model, shape, _ = ours(family, cell=cell, full_attention_layers=(2,))
+        memory = sum(p.numel() for name, p in model.named_parameters() if ".ahn." in name)
+        assert memory == added_parameters(shape, cell, full_attention_layers=[2])
+        assert sum(p.numel() for p in model.parameters()) == shape.parameters + memory
