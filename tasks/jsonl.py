@@ -40,27 +40,44 @@ def read_bytes(path: Path) -> bytes:
         raise InputError(f"{path}: is not a whole gzip file: {error}") from None
 
 
-def parse_objects(content: bytes, name: str) -> tuple[list[Line], list[str]]:
-    """The JSON objects in `content`, one a line, and a message for each line that is none.
+Problem = tuple[int, str]
+"""The number of a line, and what is wrong with it."""
+
+_SHOWN = 50
+
+
+def located(name: str, problems: list[Problem]) -> InputError:
+    """The error that tells the problems of a file, in the order of its lines.
+
+    A file can be wrong in every line: the first 50 are told, the rest counted.
+    """
+    ordered = [f"{name}:{number}: {text}" for number, text in sorted(problems, key=lambda p: p[0])]
+    if len(ordered) > _SHOWN:
+        ordered[_SHOWN:] = [f"{name}: {len(ordered) - _SHOWN} further problems"]
+    return InputError(*ordered)
+
+
+def parse_objects(content: bytes) -> tuple[list[Line], list[Problem]]:
+    """The JSON objects in `content`, one a line, and what is wrong with each line that is none.
 
     Empty lines after the last object are no lines; an empty one before it is a problem.
     """
     lines: list[Line] = []
-    problems: list[str] = []
+    problems: list[Problem] = []
     content = content.removeprefix(b"\xef\xbb\xbf").rstrip(b" \t\r\n")
     for number, raw in enumerate(content.split(b"\n") if content else [], 1):
         try:
             value = json.loads(raw.decode("utf-8"))
         except UnicodeDecodeError as error:
-            problems.append(f"{name}:{number}: is not UTF-8 (byte {error.start + 1} of the line)")
+            problems.append((number, f"is not UTF-8 (byte {error.start + 1} of the line)"))
         except json.JSONDecodeError as error:
-            what = "is empty" if not raw.strip() else f"is not JSON: {error.msg}"
-            problems.append(f"{name}:{number}: {what} (column {error.colno})")
+            what = f"is not JSON: {error.msg} (column {error.colno})" if raw.strip() else "is empty"
+            problems.append((number, what))
         except (ValueError, RecursionError) as error:
-            problems.append(f"{name}:{number}: is not usable JSON: {error}")
+            problems.append((number, f"is not usable JSON: {error}"))
         else:
             if isinstance(value, dict):
                 lines.append(Line(number, value))
             else:
-                problems.append(f"{name}:{number}: is a JSON {type(value).__name__}, not an object")
+                problems.append((number, f"is a JSON {type(value).__name__}, not an object"))
     return lines, problems

@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from tasks.jsonl import Line, parse_objects
+from tasks.jsonl import Line, Problem, located, parse_objects
 from tasks.registry import POCKET, benchmark_definition, is_pocket
 from tasks.rows import check_row
 from tasks.schema import Example, InputError, Task, document_id_of
@@ -64,7 +64,7 @@ class _Found:
     sha256: str
     revision: str | None
     rows: list[Line]
-    problems: list[str]
+    problems: list[Problem]
 
 
 def _examples(task: Task, found: _Found) -> list[Example]:
@@ -72,15 +72,15 @@ def _examples(task: Task, found: _Found) -> list[Example]:
     examples = []
     seen: dict[str, int] = {}
     for line in found.rows:
-        where = f"{found.name}:{line.number}"
         wrong = check_row(line.value, task)
         if wrong:
-            problems += [f"{where}: {problem}" for problem in wrong]
+            problems += [(line.number, problem) for problem in wrong]
             continue
         row = line.value
         example_id = str(row.get("_id") or f"{task.name}:{line.number}")
         if example_id in seen:
-            problems.append(f"{where}: '_id' {example_id!r} is that of line {seen[example_id]} too")
+            earlier = seen[example_id]
+            problems.append((line.number, f"'_id' {example_id!r} is that of line {earlier} too"))
             continue
         seen[example_id] = line.number
         examples.append(
@@ -89,13 +89,13 @@ def _examples(task: Task, found: _Found) -> list[Example]:
                 row=row,
                 answers=list(row["answers"]),
                 document_id=document_id_of(row["context"]),
-                where=where,
+                where=f"{found.name}:{line.number}",
             )
         )
-    if not problems and not examples:
-        problems.append(f"{found.name}: has no rows")
     if problems:
-        raise InputError(*problems)
+        raise located(found.name, problems)
+    if not examples:
+        raise InputError(f"{found.name}: is empty: there are no rows")
     return examples
 
 
@@ -143,7 +143,7 @@ def _read(task: Task, path: Path, revision: str | None) -> _Found:
 
 
 def _from_jsonl(name: str, content: bytes, revision: str | None) -> _Found:
-    rows, problems = parse_objects(content, name)
+    rows, problems = parse_objects(content)
     return _Found(name, hashlib.sha256(content).hexdigest(), revision, rows, problems)
 
 

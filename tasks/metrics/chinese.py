@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from functools import lru_cache
 from typing import Any
@@ -14,10 +13,11 @@ def _tokenizer() -> Any:
         # jieba 0.42.1 imports pkg_resources and has unescaped regular expressions.
         warnings.simplefilter("ignore")
         import jieba
-
-        jieba.setLogLevel(logging.WARNING)
-        tokenizer = jieba.Tokenizer()  # not the shared one, to which others may add words
-        tokenizer.initialize()
+    tokenizer = jieba.Tokenizer()  # not the shared one, to which others may add words
+    # Read from the dictionary: as fast as jieba's cache in the temporary folder, which any user of
+    # the machine or another version of jieba may have written.
+    tokenizer.FREQ, tokenizer.total = tokenizer.gen_pfdict(tokenizer.get_dict_file())
+    tokenizer.initialized = True
     return tokenizer
 
 
