@@ -33,7 +33,7 @@ class Point:
 
 
 def score_against_cache(points: Sequence[Point]) -> Markup:
-    """Score (0 to 100, upright) against mean cache bytes (from 0), with intervals."""
+    """Score (points of 100, upright) against mean cache bytes (from 0), with intervals."""
     height, left, right, top, bottom = 330, 46, 16, 14, 46
     most = max((p.cache_bytes for p in points), default=0) or 1.0
     ticks, unit = _byte_ticks(most)
@@ -42,10 +42,12 @@ def score_against_cache(points: Sequence[Point]) -> Markup:
     def x(value: float) -> float:
         return left + (WIDTH - left - right) * value / end
 
-    def y(share: float) -> float:
-        return top + (height - top - bottom) * (1 - share)
+    highest = _highest(p.score for p in points)
 
-    parts = [_score_axis(y, left, WIDTH - right)]
+    def y(share: float) -> float:
+        return top + (height - top - bottom) * (1 - share / highest)
+
+    parts = [_score_axis(y, highest, left, WIDTH - right)]
     for tick in ticks:
         parts.append(_text(x(tick), height - bottom + 18, f"{tick / unit[0]:g}", "tick", "middle"))
     parts.append(
@@ -95,10 +97,12 @@ def score_by_facts(labels: Sequence[str], table: dict[int, list[Interval | None]
     counts = sorted(table)
     step = (WIDTH - left - right) / max(1, len(counts))
 
-    def y(share: float) -> float:
-        return top + (height - top - bottom) * (1 - share)
+    highest = _highest(i for cells in table.values() for i in cells if i is not None)
 
-    parts = [_score_axis(y, left, WIDTH - right)]
+    def y(share: float) -> float:
+        return top + (height - top - bottom) * (1 - share / highest)
+
+    parts = [_score_axis(y, highest, left, WIDTH - right)]
     for i, facts in enumerate(counts):
         parts.append(
             _text(left + (i + 0.5) * step, height - bottom + 18, str(facts), "tick", "middle")
@@ -175,7 +179,7 @@ def bars(
 def differences(title: str, rows: Sequence[tuple[str, Interval]], colour: int) -> Markup:
     """Paired differences as dots with intervals around 0; the first row stands apart (average)."""
     left = min(210, 16 + int(7.2 * max((len(label) for label, _ in rows), default=0)))
-    right, top = 14, 14
+    right, top = 26, 14
     height = top + 22 * len(rows) + 52
     least = min([0.0, *(i.low for _, i in rows)])
     most = max([0.0, *(i.high for _, i in rows)])
@@ -236,11 +240,18 @@ def _stroke(x1: float, y1: float, x2: float, y2: float, style: str) -> Markup:
     )
 
 
-def _score_axis(y: Callable[[float], float], left: float, right: float) -> Markup:
-    """Grid lines and numbers for scores 0, 20 ... 100."""
+def _highest(intervals: Iterable[Interval]) -> float:
+    """Where a score axis ends: a fifth (20, 40 ... 100 points) at or above every interval."""
+    return max(1, math.ceil(5 * max((i.high for i in intervals), default=1.0) - 1e-9)) / 5
+
+
+def _score_axis(y: Callable[[float], float], highest: float, left: float, right: float) -> Markup:
+    """Grid lines and numbers from 0 to `highest`, in steps of 20 points, or finer when low."""
+    step = 0.2 if highest > 0.4 else 0.1 if highest > 0.2 else 0.05
     parts = []
-    for share in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0):
-        parts.append(_stroke(left, y(share), right, y(share), "zero" if share == 0 else "grid"))
+    for i in range(round(highest / step) + 1):
+        share = i * step
+        parts.append(_stroke(left, y(share), right, y(share), "zero" if i == 0 else "grid"))
         parts.append(_text(left - 8, y(share) + 4, f"{100 * share:.0f}", "tick", "end"))
     return Markup("").join(parts)
 
