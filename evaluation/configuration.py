@@ -152,9 +152,11 @@ def _read_config_text(file: str) -> str:
             return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--config: {file} cannot be read ({error})") from error
-    in_checkout = path.parent.as_posix() == "configs/eval" and path.suffix == ".yaml"
-    if in_checkout or file == path.stem:
-        preset = resources.files("configs").joinpath("eval", f"{path.stem}.yaml")
+    name = file if "/" not in file else None
+    if path.parent.as_posix() == "configs/eval":
+        name = path.name
+    if name is not None:
+        preset = resources.files("configs").joinpath("eval", f"{name.removesuffix('.yaml')}.yaml")
         if preset.is_file():
             return preset.read_text(encoding="utf-8")
     raise InputError(

@@ -74,7 +74,7 @@ def generation_settings(
         raise InputError(f"unknown generation settings of a task: {', '.join(unknown)}")
     settings = copy.deepcopy(checkpoint)
     chosen: dict[str, Any] = {"do_sample": False, "num_beams": 1, **protocol_settings}
-    if protocol_name == "ahn" and model_type == "qwen3":
+    if protocol_name == "ahn" and (model_type or "").startswith("qwen3"):
         chosen |= _AHN_QWEN3
     newline_eos = chosen.pop("newline_eos", False)
     if not chosen["do_sample"]:

@@ -84,15 +84,19 @@ def apply_chat_template(text: str, tokenizer: Any, model_type: str | None) -> st
     No system message is added here; Qwen2.5's template adds its own. Qwen3 is asked not to
     think. Whether the model is a Qwen3 is read from its configuration, not from its name.
     """
-    options = {"enable_thinking": False} if model_type == "qwen3" else {}
+    options = {"enable_thinking": False} if (model_type or "").startswith("qwen3") else {}
     return tokenizer.apply_chat_template(
         [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True, **options
     )
 
 
 def contains_answer(text: str, answers: list[str]) -> bool | None:
-    """Whether one of `answers` stands in `text`, letter by letter; None if there is none."""
-    wanted = [answer.strip() for answer in answers if answer.strip()]
+    """Whether one of `answers` stands in `text`, letter by letter; None if there is none.
+
+    Space around an answer and a full stop at its end are not looked for.
+    """
+    wanted = [answer.strip().rstrip(".。") for answer in answers]
+    wanted = [answer for answer in wanted if answer]
     return any(answer in text for answer in wanted) if wanted else None
 
 
