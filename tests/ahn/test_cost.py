@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -22,7 +23,7 @@ from ahn.cost import (
 )
 
 TINY = ModelShape(3, 64, 4, 2, 16, 96, 200, tie_word_embeddings=True)
-PAPER = {"window": 32_640, "sinks": 128}
+PAPER: dict[str, Any] = {"window": 32_640, "sinks": 128}
 
 
 def seen_keys(position: int, window: int | None, sinks: int) -> int:
@@ -58,7 +59,7 @@ def test_layers_that_keep_full_attention_add_no_parameters():
 
 def test_published_reductions_at_128k():
     shape = zoo.find("qwen2.5-3b").shape
-    ahn = {"cell": "GatedDeltaNet", **PAPER}
+    ahn: dict[str, Any] = {"cell": "GatedDeltaNet", **PAPER}
 
     def left(accounting: str) -> float:
         part = flops(shape, "ahn", 128_000, accounting=accounting, **ahn).total
@@ -101,7 +102,7 @@ def test_parts_add_up_and_a_reused_prefix_is_what_the_rest_leaves(
     prompt, generated, variant, cell, accounting, data
 ):
     reused = data.draw(st.integers(1, prompt - 1))
-    kind = {"window": 30, "sinks": 4, "cell": cell, "accounting": accounting}
+    kind: dict[str, Any] = {"window": 30, "sinks": 4, "cell": cell, "accounting": accounting}
     whole = flops(TINY, variant, prompt, generated, **kind)
     rest = flops(TINY, variant, prompt, generated, reused_tokens=reused, **kind)
     prefix = flops(TINY, variant, reused, **kind)
@@ -130,13 +131,18 @@ def test_variants_cost_the_same_until_something_leaves_the_window():
 
 def test_with_every_layer_full_a_variant_costs_what_full_costs():
     layers = range(TINY.num_hidden_layers)
-    settings = {"window": 32, "sinks": 4, "cell": "Mamba2", "full_attention_layers": layers}
+    settings: dict[str, Any] = {
+        "window": 32,
+        "sinks": 4,
+        "cell": "Mamba2",
+        "full_attention_layers": layers,
+    }
     assert flops(TINY, "ahn", 300, 5, **settings) == flops(TINY, "full", 300, 5)
     assert cache_bytes(TINY, "ahn", 300, **settings) == cache_bytes(TINY, "full", 300)
 
 
 def test_decode_steps_beyond_the_window_cost_a_constant():
-    settings = {"window": 32, "sinks": 4, "cell": "DeltaNet"}
+    settings: dict[str, Any] = {"window": 32, "sinks": 4, "cell": "DeltaNet"}
     step = {
         prompt: flops(TINY, "ahn", prompt, 2, **settings).decode for prompt in (36, 500, 100_000)
     }
@@ -163,7 +169,7 @@ def test_slots_grow_by_blocks_and_stop_at_the_window(tokens, window, slots):
 
 
 def test_cache_bytes_by_tensor():
-    settings = {"window": 128, "sinks": 4, "dtype_bytes": 2, "batch_size": 2}
+    settings: dict[str, Any] = {"window": 128, "sinks": 4, "dtype_bytes": 2, "batch_size": 2}
     keys_values = 2 * 3 * 2 * 2 * 132 * 16 * 2
     for cell, gate_bytes in (("GatedDeltaNet", 2 + 4), ("Mamba2", 2 + 4), ("DeltaNet", 2)):
         for variant in ("ahn", "no-write"):
@@ -206,7 +212,7 @@ def test_impossible_lengths_are_refused(prompt, generated, reused):
 
 
 def test_shape_reads_configurations_of_both_families():
-    config = {
+    config: dict[str, Any] = {
         "model_type": "qwen2",
         "num_hidden_layers": 2,
         "hidden_size": 64,

@@ -19,7 +19,7 @@ from ahn.modeling import (
     Qwen3AHNForCausalLM,
 )
 
-SIZES = {
+SIZES: dict[str, Any] = {
     "num_hidden_layers": 3,
     "hidden_size": 64,
     "num_attention_heads": 4,
@@ -102,7 +102,7 @@ def test_a_decode_step_executes_the_analytic_count(qwen2):
     assert parts["total"] - parts["rope"] == flops(shape, "full", 33, 2).decode
 
 
-FAMILIES = {
+FAMILIES: dict[str, tuple[Any, Any]] = {
     "qwen2": (Qwen2AHNConfig, Qwen2AHNForCausalLM),
     "qwen3": (Qwen3AHNConfig, Qwen3AHNForCausalLM),
 }
@@ -112,7 +112,7 @@ def ours(family: str = "qwen2", **ahn: Any) -> tuple[Any, ModelShape, dict[str, 
     """A tiny streaming model, its shape, and its settings as the cost functions take them."""
     torch.manual_seed(0)
     config_class, model_class = FAMILIES[family]
-    settings = {"window": 24, "sinks": 4, "cell": "GatedDeltaNet"} | ahn
+    settings: dict[str, Any] = {"window": 24, "sinks": 4, "cell": "GatedDeltaNet"} | ahn
     model = model_class(config_class(**SIZES, ahn=settings)).eval()
     shape = ModelShape.from_config(SIZES | {"model_type": family})
     return model, shape, {key: value for key, value in settings.items() if key != "variant"}
