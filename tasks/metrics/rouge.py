@@ -91,14 +91,15 @@ def trace_common(x: Sequence[str], y: Sequence[str], max_calls: int | None) -> s
     """
     if max_calls is not None and min(len(x), len(y)) >= max_calls:
         return None  # no trace is shorter than the shorter sentence
-    places: dict[str, int] = {}
+    places = dict.fromkeys(x, 0)
     for j, word in enumerate(y):
-        places[word] = places.get(word, 0) | 1 << j
+        if word in places:
+            places[word] |= 1 << j
     full = (1 << len(y)) - 1
     row = full
     rows = [row]
     for word in x:
-        match = places.get(word, 0)
+        match = places[word]
         if match:
             kept = row & match
             row = ((row + kept) | (row - kept)) & full

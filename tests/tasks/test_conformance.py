@@ -1,0 +1,135 @@
+"""Scores equal those of the LongBench and AHN authors' own code, prediction for prediction."""
+
+import gzip
+import json
+from collections import defaultdict
+
+import pytest
+
+from tasks.metrics.rouge import rouge_l_f
+from tasks.registry import expand, find_task, task_names
+from tasks.schema import scored_example
+from tasks.scoring import benchmark_score, score_file
+
+pytestmark = pytest.mark.shared
+
+FILES = {
+    "longbench_official": 9975,
+    "longbench_ahn": 2680,
+    "longbench_constructed": 2874,
+    "longbench_e": 1725,
+}
+
+
+def records(shared, name):
+    with gzip.open(shared / "conformance" / f"{name}.jsonl.gz") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def our_score(record):
+    protocol = record["protocol"].removesuffix("_e")  # LongBench-E: the official rules
+    example = scored_example(record["answers"], record["all_classes"])
+    return find_task("longbench", record["task"]).score(record["prediction"], example, protocol)
+
+
+@pytest.mark.parametrize(("name", "size"), FILES.items())
+def test_every_score_equals_the_authors_exactly(shared, name, size):
+    rows = records(shared, name)
+    assert len(rows) == size
+    different = [
+        (row["protocol"], row["task"], row["id"], row["expected_score"], score)
+        for row, score in ((row, our_score(row)) for row in rows)
+        if row["expected_score"] is not None and score != row["expected_score"]
+    ]
+    assert different == []
+
+
+def test_the_files_cover_every_task_under_both_protocols(shared):
+    covered = {(row["protocol"], row["task"]) for name in FILES for row in records(shared, name)}
+    wanted = {(p, task) for p in ("official", "ahn") for task in task_names("longbench")}
+    assert wanted <= covered
+
+
+def test_where_the_authors_code_raises_the_score_is_0(shared):
+    raising = [r for r in records(shared, "longbench_constructed") if r["expected_score"] is None]
+    assert len(raising) == 6
+    assert [our_score(record) for record in raising] == [0.0] * 6
+
+
+def test_cleaned_predictions_equal_the_authors(shared):
+    cleaned = [r for name in FILES for r in records(shared, name)]
+    cleaned = [r for r in cleaned if "scored_text" in r["expected_extra"]]
+    assert len(cleaned) > 2000
+    for record in cleaned:
+        task = find_task("longbench", record["task"])
+        text = task.postprocess(record["prediction"], record["protocol"].removesuffix("_e"))
+        assert text == record["expected_extra"]["scored_text"], record["id"]
+
+
+def test_the_recursion_limit_is_all_that_makes_long_summaries_score_0(shared):
+    raised = [
+        record
+        for record in records(shared, "longbench_constructed")
+        if "RecursionError" in str(record["expected_extra"].get("rouge_raised"))
+    ]
+    english = [record for record in raised if record["task"] == "gov_report"]
+    assert english and len(raised) == 4
+    for record in english:
+        unlimited = rouge_l_f(record["prediction"], record["answers"][0], max_trace_calls=None)
+        expected = record["expected_extra"]["score_without_recursion_limit"]
+        assert unlimited == pytest.approx(expected, abs=1e-9)
+
+
+def test_files_in_the_authors_format_give_the_authors_scores_and_figures(shared, tmp_path):
+    files = defaultdict(list)
+    for name in ("longbench_official", "longbench_ahn", "longbench_constructed"):
+        for record in records(shared, name):
+            # The hand-made TREC rows have different classes; a file has those of its last row.
+            if record["expected_score"] is not None and (
+                name != "longbench_constructed" or record["task"] != "trec"
+            ):
+                files[name, record["protocol"], record["task"], record.get("model")].append(record)
+    published = {
+        ("longbench_constructed", entry["protocol"], entry["task"], None): entry["expected"]
+        for entry in json.loads((shared / "conformance" / "aggregates.json").read_text())
+        if entry["benchmark"] == "longbench" and entry["scope"] == "records_here"
+    }
+    assert len(published) == 40
+    path = tmp_path / "predictions.jsonl"
+    for (name, protocol, task, model), rows in files.items():
+        lines = [
+            {"pred": r["prediction"], **{k: r[k] for k in ("answers", "all_classes", "length")}}
+            for r in rows
+        ]
+        with path.open("w", encoding="utf-8", newline="\n") as file:
+            file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        scores = score_file(path, "longbench", task, protocol)
+        assert scores == [row["expected_score"] for row in rows]
+        if (name, protocol, task, model) in published:
+            assert benchmark_score(scores) == published.pop((name, protocol, task, model))
+    assert not published
+
+
+def test_the_constants_equal_the_protocol_tables(shared):
+    table = json.loads((shared / "protocol" / "longbench.json").read_text(encoding="utf-8"))
+    assert sorted(entry["task"] for entry in table["tasks"]) == task_names("longbench")
+    for entry in table["tasks"]:
+        task = find_task("longbench", entry["task"])
+        assert (task.language, task.category) == (entry["language"], entry["category"])
+        for name in ("official", "ahn"):
+            protocol = task.protocol(name)
+            assert protocol.template == entry["prompt"][name]
+            assert protocol.max_new_tokens == entry["max_new_tokens"][name]
+            assert protocol.chat_template == entry["chat_template"][name]
+            assert protocol.seed == table["protocols"][name]["seed"]
+            steps = protocol.postprocess
+            expected = entry["post_process"][name]["eval"]
+            cuts = [step.keep_before for step in steps if step.keep_before is not None]
+            assert cuts == [op["sep"] for op in expected if op["op"] == "split_keep_head"]
+            strips = [op for op in expected if op["op"] == "strip" or op.get("then") == "strip"]
+            assert sum(step.strip for step in steps) == len(strips)
+    six = {entry["task"] for entry in table["tasks"] if entry["in_ahn_paper_subset"]}
+    assert {task.name for task in expand("longbench", ["longbench_paper"], None)} == six
+    for language, group in (("English", "longbench_en"), ("Chinese", "longbench_zh")):
+        counted = {e["task"] for e in table["tasks"] if language in e["counted_in_leaderboard"]}
+        assert {task.name for task in expand("longbench", [group], None)} == counted

@@ -1,0 +1,183 @@
+"""Finding tasks by name, and what a benchmark's YAML files may say."""
+
+import dataclasses
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import tasks
+from tasks.definitions import read_benchmark
+from tasks.registry import expand, find_task, task_names
+from tasks.schema import InputError
+from tasks.sources import load_examples
+
+LONGBENCH = Path(tasks.__file__).parent / "longbench"
+
+
+def names(*given, data="folder"):
+    return [task.name for task in expand("longbench", given, data)]
+
+
+def test_a_task_is_found_with_and_without_its_benchmark():
+    task = find_task("longbench", "multifieldqa_zh")
+    assert find_task("longbench", "longbench/multifieldqa_zh") is task
+    assert (task.name, task.benchmark, task.language) == ("multifieldqa_zh", "longbench", "zh")
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"), [("hotpot_qa", "hotpotqa"), ("TREC", "trec"), ("lc", "lcc")]
+)
+def test_an_unknown_task_is_told_with_the_nearest_names(name, nearest):
+    with pytest.raises(InputError, match=f"unknown task '{name}'.*did you mean.*'{nearest}'"):
+        find_task("longbench", name)
+
+
+def test_a_name_like_no_other_is_told_with_all_names():
+    with pytest.raises(InputError, match=r"known: 2wikimqa, .*, vcsum"):
+        find_task("longbench", "???")
+
+
+def test_an_unknown_benchmark_and_an_unknown_protocol_are_errors():
+    with pytest.raises(InputError, match="unknown benchmark 'longbnch'; did you mean 'longbench'"):
+        find_task("longbnch", "trec")
+    with pytest.raises(InputError, match="unknown protocol 'ours' for longbench/trec"):
+        find_task("longbench", "trec").protocol("ours")
+
+
+def test_names_may_be_joined_repeated_and_grouped():
+    assert names("trec,lcc", " trec ", "hotpotqa") == ["trec", "lcc", "hotpotqa"]
+    assert len(names("longbench_paper")) == 6
+    assert names("longbench") == names() == task_names("longbench")
+    assert names("longbench_paper,trec,musique")[-1] == "trec"
+
+
+def test_all_unknown_names_are_told_at_once():
+    with pytest.raises(InputError) as caught:
+        names("hotpot,trec", "lccc")
+    assert len(caught.value.problems) == 2
+    assert "'hotpot'" in str(caught.value) and "'lccc'" in str(caught.value)
+
+
+@pytest.fixture
+def pocket(monkeypatch):
+    """A generator of two tasks in place of the real one."""
+    from tasks import pocket
+
+    known = {
+        name: dataclasses.replace(find_task("longbench", "hotpotqa"), name=name)
+        for name in ("pocket_qa@1", "pocket_qa@4")
+    }
+
+    def load_examples(task, limit, seed):
+        return [f"{task.name} {seed} {number}" for number in range(limit)]
+
+    monkeypatch.setattr(pocket, "task_names", lambda: list(known), raising=False)
+    monkeypatch.setattr(pocket, "find_task", known.__getitem__, raising=False)
+    monkeypatch.setattr(pocket, "load_examples", load_examples, raising=False)
+    return known
+
+
+def test_pocket_tasks_come_from_their_generator(pocket):
+    assert find_task("longbench", "pocket_qa@4") is pocket["pocket_qa@4"]
+    assert names(data="pocket") == names("pocket") == list(pocket)
+    assert names("pocket_qa@4,trec", data="folder") == ["pocket_qa@4", "trec"]
+    assert "pocket_qa@4" not in names(data="folder")
+
+
+def test_pocket_rows_are_generated_whatever_data_says(pocket):
+    for data in ("pocket", "folder", None):
+        found = load_examples(pocket["pocket_qa@4"], data, 2, 7)
+        assert found.examples == ["pocket_qa@4 7 0", "pocket_qa@4 7 1"]
+        assert found.files == [
+            {"path": "generated:pocket_qa@4?seed=7", "sha256": None, "revision": None}
+        ]
+
+
+def test_published_tasks_have_no_pocket_rows(pocket):
+    with pytest.raises(InputError, match=r"'trec' has no pocket rows.*pocket_qa@1, pocket_qa@4"):
+        names("trec", data="pocket")
+    with pytest.raises(InputError, match="'trec' has no pocket rows"):
+        load_examples(find_task("longbench", "trec"), "pocket", None, 0)
+
+
+def test_tasks_and_errors_cross_process_borders():
+    task = find_task("longbench", "samsum")
+    assert pickle.loads(pickle.dumps(task)) == task
+    error = pickle.loads(pickle.dumps(InputError("first", "second")))
+    assert error.problems == ("first", "second") and str(error) == "first\nsecond"
+
+
+def test_importing_the_wing_loads_no_heavy_package():
+    code = (
+        "import sys, tasks.registry, tasks.scoring, tasks.sources\n"
+        "tasks.registry.task_names('longbench')\n"
+        "heavy = {'torch', 'transformers', 'jieba', 'pandas', 'pyarrow', 'numpy',"
+        " 'huggingface_hub', 'ahn', 'reports', 'evaluation'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+# -- the YAML files -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A benchmark of one task."""
+    for name in ("_benchmark", "trec"):
+        shutil.copy(LONGBENCH / f"{name}.yaml", tmp_path)
+    change(tmp_path / "_benchmark.yaml", lambda benchmark: benchmark.update(groups={}))
+    return tmp_path
+
+
+def change(path, edit):
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    edit(content)
+    path.write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8")
+
+
+def test_a_new_task_is_one_more_file(folder):
+    shutil.copy(folder / "trec.yaml", folder / "trek.yaml")
+    change(folder / "trek.yaml", lambda task: task.update(task="trek"))
+    assert list(read_benchmark(folder)[1]) == ["trec", "trek"]
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda t: t.update(max_new_token=3), r"trec\.yaml: max_new_token: Extra inputs"),
+        (
+            lambda t: t["protocols"]["ahn"].update(strip=True),
+            r"trec\.yaml: protocols\.ahn\.strip: Extra inputs",
+        ),
+        (lambda t: t["protocols"]["ahn"].update(metric="f1"), "unknown metric 'f1'"),
+        (lambda t: t["protocols"]["ahn"].update(max_new_tokens=0), "greater than 0"),
+        (lambda t: t["protocols"].pop("ahn"), "must be exactly"),
+        (lambda t: t.pop("citation"), r"citation: Field required"),
+        (lambda t: t.update(prompt="{context} {question}"), "'question'"),
+        (lambda t: t.update(task="other"), "file's name says otherwise"),
+        (lambda t: t.update(benchmark="other"), "is not 'longbench'"),
+    ],
+)
+def test_a_mistake_in_a_task_file_is_told_with_file_and_key(folder, edit, message):
+    change(folder / "trec.yaml", edit)
+    with pytest.raises(InputError, match=message):
+        read_benchmark(folder)
+
+
+def test_a_mistake_in_the_benchmarks_file_is_told(folder):
+    change(folder / "_benchmark.yaml", lambda b: b.update(groups={"few": ["trec", "trek"]}))
+    with pytest.raises(InputError, match=r"_benchmark\.yaml: groups\.few: no task 'trek'"):
+        read_benchmark(folder)
+
+
+def test_a_file_that_is_no_yaml_is_told(folder):
+    (folder / "trek.yaml").write_text("task: [", encoding="utf-8")
+    with pytest.raises(InputError, match=r"trek\.yaml: cannot be read as YAML"):
+        read_benchmark(folder)

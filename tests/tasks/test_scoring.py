@@ -1,0 +1,190 @@
+"""Files of predictions: what is understood, what is refused, and how it is told."""
+
+import gzip
+import json
+import random
+import time
+
+import pytest
+
+from tasks.schema import InputError
+from tasks.scoring import benchmark_score, score_file
+
+GOOD = {"pred": "Paris", "answers": ["Paris", "paris"], "all_classes": None, "length": 3}
+
+
+def write(path, *rows):
+    lines = [row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows]
+    path.write_bytes("".join(f"{line}\n" for line in lines).encode("utf-8"))
+    return path
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "predictions.jsonl"
+
+
+def score(path, task="hotpotqa", protocol="official"):
+    return score_file(path, "longbench", task, protocol)
+
+
+def problems(path, task="hotpotqa", protocol="official"):
+    with pytest.raises(InputError) as caught:
+        score(path, task, protocol)
+    return [problem.removeprefix(str(path)) for problem in caught.value.problems]
+
+
+# -- understood ---------------------------------------------------------------------------------
+
+
+def test_the_authors_lines_and_ours_may_stand_in_one_file(path):
+    ours = {"prediction": "London", "answers": ["Paris"], "task": "hotpotqa", "score": 0.5}
+    assert score(write(path, GOOD, ours, GOOD | {"pred": "Paris London"})) == [1.0, 0.0, 2 / 3]
+
+
+def test_a_gzipped_file_is_known_by_its_content(path):
+    path.write_bytes(gzip.compress(json.dumps(GOOD).encode()))
+    assert score(path) == [1.0]
+
+
+def test_lines_end_at_newlines_only(path):
+    texts = ["Paris\u2028", "\u2028Paris", "Pa\u0085ris", "\u0085Paris\u2029"]
+    rows = [GOOD | {"pred": text} for text in texts]
+    assert score(write(path, *rows)) == [1.0, 1.0, 0.0, 1.0]
+
+
+def test_a_byte_order_mark_windows_newlines_and_no_last_newline_are_fine(path):
+    line = json.dumps(GOOD).encode()
+    path.write_bytes(b"\xef\xbb\xbf" + line + b"\r\n" + line)
+    assert score(path) == [1.0, 1.0]
+
+
+def test_the_protocol_decides_what_is_scored(path):
+    write(path, GOOD | {"pred": "Paris (Document 1) says so"})
+    assert score(path, protocol="ahn") == [1.0]
+    assert score(path)[0] < 1
+
+
+def test_the_last_lines_classes_are_those_of_the_file(path):
+    row = {"pred": "City", "answers": ["City"], "length": 1}
+    write(path, row | {"all_classes": ["Food"]}, row | {"all_classes": ["City", "Cit"]})
+    assert score(path, "trec") == [1.0, 1.0]
+    write(path, row | {"all_classes": ["City"]}, row | {"all_classes": ["Food"]})
+    assert score(path, "trec") == [0.0, 0.0]
+
+
+def test_without_classes_in_the_last_line_each_line_has_its_own(path):
+    row = {"pred": "City", "answers": ["City"], "length": 1}
+    write(path, row | {"all_classes": ["City"]}, row | {"all_classes": None})
+    assert score(path, "trec") == [1.0, 0.0]
+
+
+def test_classes_may_be_left_out_where_they_are_not_needed(path):
+    write(path, {"pred": "Paris", "answers": ["Paris"]})
+    assert score(path) == [1.0]
+    assert problems(path, "trec") == [":1: field 'all_classes' is missing"]
+
+
+def test_no_answers_score_0(path):
+    assert score(write(path, GOOD | {"answers": []})) == [0.0]
+
+
+def test_a_record_of_an_error_counts_as_an_empty_prediction(path):
+    record = {"prediction": None, "error": "CUDA out of memory", "answers": ["Paris"]}
+    assert score(write(path, GOOD, record)) == [1.0, 0.0]
+    assert problems(write(path, record | {"error": None})) == [
+        ":1: 'prediction': should be text, is a JSON NoneType"
+    ]
+
+
+def test_the_printed_figure_is_a_percentage_with_two_decimals():
+    assert benchmark_score([1.0, 0.0, 0.0]) == 33.33
+    with pytest.raises(InputError):
+        benchmark_score([])
+
+
+def test_ten_thousand_answers_are_scored_in_under_ten_seconds(path):
+    draw = random.Random(0)
+    words = ["北京", "厦门大学", "在", "第十八届", "年会", "举办", "，", "2019年", "the", "cat"]
+    rows = [
+        GOOD | {"pred": "".join(draw.choices(words, k=30)), "answers": [words[n % 10] * 2]}
+        for n in range(10_000)
+    ]
+    write(path, *rows)
+    started = time.perf_counter()
+    assert len(score(path, "multifieldqa_zh")) == 10_000
+    assert time.perf_counter() - started < 10
+
+
+# -- refused ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "is not JSON: Expecting property name enclosed in double quotes (column 2)"),
+        ("", "is empty"),
+        ("[1]", "is a JSON list, not an object"),
+        ("[" * 100_000, "is not usable JSON"),
+        ('{"answers": ["a"]}', "field 'pred' (or 'prediction') is missing"),
+        ('{"pred": "a"}', "field 'answers' is missing"),
+        ('{"pred": 1, "answers": ["a"]}', "'pred': should be text, is a JSON int"),
+        ('{"pred": "a", "answers": "a"}', "'answers': input should be a valid list"),
+        ('{"pred": "a", "answers": [1]}', "'answers.0': input should be a valid string"),
+        ('{"pred": "a", "prediction": "b", "answers": ["a"]}', "both given and differ"),
+        (
+            '{"pred": "a", "answers": ["a"], "task": "trec"}',
+            "'task' is 'trec', but 'hotpotqa' is being scored",
+        ),
+        (
+            '{"pred": "a", "answers": ["a"], "dataset": "musique"}',
+            "'dataset' is 'musique', but 'hotpotqa' is being scored",
+        ),
+        (
+            '{"pred": "a", "answers": ["a"], "benchmark": "lveval"}',
+            "'benchmark' is 'lveval', but 'longbench' is being scored",
+        ),
+    ],
+)
+def test_a_bad_line_is_named(path, line, message):
+    found = problems(write(path, GOOD, line, GOOD))
+    assert len(found) == 1 and found[0].startswith(":2: ") and message in found[0]
+
+
+def test_every_bad_line_is_told_in_the_order_of_the_file(path):
+    write(path, {"pred": "a"}, "{", GOOD, {"answers": [], "dataset": "trec"}, "7")
+    assert [problem.split(": ")[0] for problem in problems(path)] == [":1", ":2", ":4", ":4", ":5"]
+
+
+def test_a_file_wrong_in_every_line_is_told_in_brief(path):
+    found = problems(write(path, *[{"pred": "a"}] * 1000))
+    assert len(found) == 51 and found[-1] == ": 950 further problems"
+
+
+def test_bytes_that_are_not_utf8_are_named(path):
+    path.write_bytes(json.dumps(GOOD).encode() + b'\n{"pred": "\xff"}\n')
+    assert problems(path) == [":2: is not UTF-8 (byte 11 of the line)"]
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b" \n\n", gzip.compress(b"")])
+def test_an_empty_file_is_an_error(path, content):
+    path.write_bytes(content)
+    assert problems(path) == [": is empty: there are no predictions to score"]
+
+
+@pytest.mark.parametrize("cut", [12, -6])
+def test_a_torn_gzip_file_is_an_error(path, cut):
+    path.write_bytes(gzip.compress(json.dumps(GOOD).encode() * 50)[:cut])
+    assert "is not a whole gzip file" in problems(path)[0]
+
+
+def test_a_file_that_is_not_there_and_a_folder_are_errors(path, tmp_path):
+    assert problems(path) == [": no such file"]
+    assert "cannot be read: Is a directory" in problems(tmp_path)[0]
+
+
+def test_an_unknown_task_or_protocol_is_told_before_the_file_is_read(path):
+    with pytest.raises(InputError, match="did you mean 'hotpotqa'"):
+        score(path, "hotpotQA")
+    with pytest.raises(InputError, match="unknown protocol 'paper'"):
+        score(path, protocol="paper")

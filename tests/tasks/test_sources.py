@@ -1,0 +1,267 @@
+"""Rows: from a folder in each layout, from the hub's file, and what is refused."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from typing import Any
+
+import pytest
+
+from tasks import sources
+from tasks.registry import find_task
+from tasks.schema import InputError
+from tasks.sources import load_examples
+
+ROW: dict[str, Any] = {
+    "input": "",
+    "context": "Some news.\u2028More news.",
+    "answers": ["A summary."],
+    "length": 5,
+    "dataset": "multi_news",
+    "language": "en",
+    "all_classes": None,
+    "_id": "a",
+}
+ROWS = [ROW, ROW | {"_id": "b"}, ROW | {"_id": "c", "context": "Other news."}]
+
+
+def lines(*rows):
+    texts = (row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows)
+    return "".join(f"{text}\n" for text in texts).encode()
+
+
+def write(folder, name, content):
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def load(folder, limit=None, task="multi_news"):
+    return load_examples(find_task("longbench", task), str(folder), limit, 0)
+
+
+def problems(folder, task="multi_news"):
+    with pytest.raises(InputError) as caught:
+        load(folder, task=task)
+    return list(caught.value.problems)
+
+
+# -- layouts ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["multi_news.jsonl", "data/multi_news.jsonl"])
+def test_json_lines_are_read_in_both_layouts(tmp_path, name):
+    path = write(tmp_path, name, lines(*ROWS))
+    found = load(tmp_path)
+    assert [example.example_id for example in found.examples] == ["a", "b", "c"]
+    first, second, third = found.examples
+    assert first.row == ROW and first.answers == ["A summary."] and first.attributes == {}
+    assert second.where == f"{path}:2"
+    assert first.document_id == second.document_id != third.document_id
+    assert first.document_id == hashlib.sha1(ROW["context"].encode()).hexdigest()[:16]
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert found.files == [{"path": str(path), "sha256": digest, "revision": None}]
+
+
+@pytest.mark.parametrize(
+    "name", ["multi_news.parquet", "data/multi_news.parquet", "multi_news/test-00000.parquet"]
+)
+def test_parquet_rows_equal_those_of_json_lines(tmp_path, name):
+    import pyarrow
+    from pyarrow import parquet
+
+    path = write(tmp_path, name, b"")
+    parquet.write_table(pyarrow.Table.from_pylist(ROWS), path)
+    found = load(tmp_path)
+    assert [example.row for example in found.examples] == ROWS
+    assert found.examples[2].where == f"{path}:3"
+
+
+def test_the_hubs_zip_is_read_where_it_lies(tmp_path):
+    with zipfile.ZipFile(tmp_path / "data.zip", "w") as archive:
+        archive.writestr("data/multi_news.jsonl", lines(*ROWS))
+        archive.writestr("data/multi_news_e.jsonl", lines(ROW))
+    found = load(tmp_path)
+    assert [example.row for example in found.examples] == ROWS
+    assert found.files[0]["path"] == f"{tmp_path}/data.zip/data/multi_news.jsonl"
+    assert problems(tmp_path, "trec") == [
+        f"{tmp_path}/data.zip: has 0 members named trec.jsonl, not one"
+    ]
+
+
+def test_a_limit_takes_the_first_rows(tmp_path):
+    write(tmp_path, "multi_news.jsonl", lines(*ROWS))
+    assert [example.example_id for example in load(tmp_path, 2).examples] == ["a", "b"]
+    assert len(load(tmp_path, 99).examples) == 3
+    for limit in (0, -1):
+        with pytest.raises(InputError, match="limit must be at least 1"):
+            load(tmp_path, limit)
+
+
+def test_rows_without_id_are_named_by_their_line(tmp_path):
+    anonymous = {key: value for key, value in ROW.items() if key != "_id"}
+    write(tmp_path, "multi_news.jsonl", lines(ROW, anonymous))
+    assert load(tmp_path).examples[1].example_id == "multi_news:2"
+
+
+def test_further_fields_are_kept(tmp_path):
+    write(tmp_path, "multi_news.jsonl", lines(ROW | {"topic": "news"}))
+    assert load(tmp_path).examples[0].row["topic"] == "news"
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("task", "documents"),
+    [("multi_news", 200), ("multifieldqa_zh", 142), ("passage_retrieval_zh", 200)],
+)
+def test_the_published_rows_load_and_their_own_answers_score_1(shared, task, documents):
+    found = load(shared / "data" / "longbench", task=task)
+    assert len(found.examples) == 200
+    assert len({example.document_id for example in found.examples}) == documents
+    for example in found.examples:
+        prompt = find_task("longbench", task).render(example, "official")
+        assert example.row["context"] in prompt and example.row["input"] in prompt
+        score = find_task("longbench", task).score(example.answers[0], example, "official")
+        assert score == pytest.approx(1, abs=1e-6)
+
+
+# -- refused ------------------------------------------------------------------------------------
+
+
+def without(field):
+    return {key: value for key, value in ROW.items() if key != field}
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (without("context"), "field 'context' is missing"),
+        (without("input"), "field 'input' is missing"),
+        (without("answers"), "field 'answers' is missing"),
+        (ROW | {"context": " \n"}, "'context' is empty"),
+        (ROW | {"context": None}, "'context': input should be a valid string"),
+        (ROW | {"answers": []}, "'answers': list should have at least 1 item"),
+        (ROW | {"answers": "one"}, "'answers': input should be a valid list"),
+        (ROW | {"answers": ["one", 2]}, "'answers.1': input should be a valid string"),
+        (ROW | {"dataset": "trec"}, "'dataset' is 'trec': a row of another task"),
+        (ROW | {"length": "long"}, "'length': input should be a valid integer"),
+        (ROW | {"_id": "a"}, "'_id' 'a' is that of line 1 too"),
+        ('{"context": "half \\ud800", "input": "", "answers": ["a"]}', "half a surrogate pair"),
+        ("{", "is not JSON"),
+        ("", "is empty"),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_an_error_and_never_skipped(tmp_path, row, message):
+    path = write(tmp_path, "multi_news.jsonl", lines(ROW, row, ROW | {"_id": "z"}))
+    found = problems(tmp_path)
+    assert len(found) == 1 and found[0].startswith(f"{path}:2: ") and message in found[0]
+
+
+def test_all_bad_rows_are_told_even_beyond_the_limit(tmp_path):
+    bad = without("context") | {"answers": 3}
+    path = write(tmp_path, "multi_news.jsonl", lines(ROW, bad, "x", ROW))
+    with pytest.raises(InputError) as caught:
+        load(tmp_path, limit=1)
+    places = [problem.split(": ")[0] for problem in caught.value.problems]
+    assert places == [f"{path}:2", f"{path}:2", f"{path}:3", f"{path}:4"]
+
+
+def test_a_classification_row_needs_its_classes(tmp_path):
+    row = ROW | {"dataset": "trec", "answers": ["City"]}
+    write(tmp_path, "trec.jsonl", lines(row, row | {"_id": "b", "all_classes": ["City"]}))
+    found = problems(tmp_path, "trec")
+    assert len(found) == 1 and "trec.jsonl:1: 'all_classes'" in found[0]
+
+
+def test_a_wrong_folder_is_told_with_what_was_looked_for(tmp_path):
+    write(tmp_path, "other.jsonl", lines(ROW))
+    assert problems(tmp_path) == [
+        f"task 'multi_news': no rows in {tmp_path}; looked for multi_news.jsonl, "
+        "data/multi_news.jsonl, multi_news.parquet, data/multi_news.parquet, "
+        "multi_news/test*.parquet, data.zip"
+    ]
+    assert problems(tmp_path / "none") == [f"data folder {tmp_path}/none does not exist"]
+    assert problems(tmp_path / "other.jsonl") == [
+        f"data folder {tmp_path}/other.jsonl is not a folder"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("multi_news.parquet", "is not a Parquet file"),
+        ("data.zip", "is not a whole zip file"),
+        ("multi_news.jsonl", "is empty: there are no rows"),
+    ],
+)
+def test_an_empty_file_is_an_error(tmp_path, name, message):
+    write(tmp_path, name, b"")
+    assert message in problems(tmp_path)[0]
+
+
+# -- the hub ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A hub cache that holds the file, and the calls made for it."""
+    import huggingface_hub
+
+    path = tmp_path / "datasets--THUDM--LongBench" / "snapshots" / "0123abc" / "data.zip"
+    path.parent.mkdir(parents=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("data/multi_news.jsonl", lines(*ROWS))
+    calls = []
+
+    def hf_hub_download(repository, file, **options):
+        calls.append((repository, file, options))
+        return str(path)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", hf_hub_download)
+    sources._download.cache_clear()
+    yield calls
+    sources._download.cache_clear()
+
+
+def from_hub():
+    return load_examples(find_task("longbench", "multi_news"), None, None, 0)
+
+
+def test_the_commit_that_the_hub_gave_is_recorded(hub):
+    found = from_hub()
+    assert [example.row for example in found.examples] == ROWS
+    assert found.files[0]["revision"] == "0123abc"
+    assert hub == [("THUDM/LongBench", "data.zip", {"repo_type": "dataset", "revision": "main"})]
+
+
+def test_the_revision_can_be_pinned(hub, monkeypatch):
+    monkeypatch.setenv(sources.REVISION_VARIABLE, "0123abc")
+    from_hub()
+    assert hub[0][2]["revision"] == "0123abc"
+
+
+def test_offline_without_the_file_tells_what_to_place_where(tmp_path):
+    code = (
+        "from tasks.registry import find_task\n"
+        "from tasks.sources import load_examples\n"
+        "for name in ('trec', 'lcc'):\n"
+        "    try:\n"
+        "        load_examples(find_task('longbench', name), None, None, 0)\n"
+        "    except ValueError as error:\n"
+        "        print(error)\n"
+    )
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    messages = done.stdout.splitlines()
+    assert len(messages) == 2
+    for name, message in zip(("trec", "lcc"), messages, strict=True):
+        assert message.startswith(f"task '{name}': data.zip of the data set THUDM/LongBench")
+        assert "HF_HUB_OFFLINE is set and it is not in the local cache" in message
+        assert f"FOLDER/data.zip (or unpack it to FOLDER/data/{name}.jsonl)" in message
+        assert "--data FOLDER" in message
