@@ -59,9 +59,10 @@ class ModelShape:
         Raises:
             InputError: another architecture than Qwen2 or Qwen3, or a missing or wrong size.
         """
-        model_type = config.get("model_type")
+        given = config.get("model_type")
+        model_type = str(given).removesuffix("_ahn")  # ours: the base and its memory
         if model_type not in ("qwen2", "qwen3"):
-            raise InputError(f"model_type {model_type!r} is not supported; qwen2 and qwen3 are")
+            raise InputError(f"model_type {given!r} is not supported; qwen2 and qwen3 are")
         required = (
             "num_hidden_layers",
             "hidden_size",

@@ -225,6 +225,7 @@ def test_shape_reads_configurations_of_both_families():
     assert (qwen2.attention_bias, qwen2.qk_norm) == (True, False)
     qwen3 = ModelShape.from_config(config | {"model_type": "qwen3"})
     assert (qwen3.head_dim, qwen3.attention_bias, qwen3.qk_norm) == (128, False, True)
+    assert ModelShape.from_config(config | {"model_type": "qwen3_ahn"}) == qwen3
     with pytest.raises(InputError, match="model_type 'llama' is not supported"):
         ModelShape.from_config(config | {"model_type": "llama"})
     with pytest.raises(InputError, match="lacks vocab_size"):
