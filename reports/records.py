@@ -15,6 +15,7 @@ means computed from the model's shape and the token counts.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 SCHEMA_VERSION = 1
 
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
 
 class InputError(ValueError):
     """The given folder, file or line cannot be read as a run; the message says which and why."""
@@ -31,7 +34,7 @@ class InputError(ValueError):
 
 def _without_lone_surrogates(value: object) -> object:
     """Replace lone UTF-16 surrogates by U+FFFD: they are legal in JSON but not in UTF-8 files."""
-    if isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value):
+    if isinstance(value, str) and _LONE_SURROGATE.search(value):
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return value
 
@@ -228,24 +231,30 @@ class Run:
 def read_jsonl(path: str | Path) -> tuple[list[ExampleRecord], list[str]]:
     """Read one record file.
 
-    Returns the records in file order and a list of warnings. A torn last line (no newline at
-    its end, and not a whole JSON object: the writer was stopped in the middle) is dropped with
-    a warning. A later record of an example whose earlier record failed replaces it: that is a
-    retry. Every other irregular line is an `InputError` that names ``file:line``; all of the
-    file's bad lines are listed at once.
+    Returns the records in file order and a list of warnings. A torn last line (one that is not
+    whole JSON: the writer was stopped in the middle) is dropped with a warning. A later record
+    of an example whose earlier record failed replaces it: that is a retry. Every other
+    irregular line is an `InputError` that names ``file:line``; all of the file's bad lines are
+    listed at once.
     """
     path = Path(path)
     try:
-        content = path.read_bytes()
+        content = path.read_bytes().rstrip(b"\n")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
-    lines = content.split(b"\n")
-    unterminated = lines.pop()  # b"" when the file ends in a newline, as it should
     warnings: list[str] = []
     problems: list[str] = []
     kept: dict[tuple[str, str, str, str], tuple[int, ExampleRecord]] = {}
-
-    def keep(number: int, record: ExampleRecord) -> None:
+    lines = content.split(b"\n") if content else []
+    if lines and not _is_json(lines[-1]):
+        warnings.append(f"{path}:{len(lines)}: torn last line dropped (the run was stopped there)")
+        lines.pop()
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = _parse_record(line)
+        except ValueError as error:
+            problems += [f"{path}:{number}: {reason}" for reason in _reasons(error)]
+            continue
         key = (record.benchmark, record.task, record.variant, record.example_id)
         earlier = kept.pop(key, None)
         if earlier is not None and earlier[1].error is None:
@@ -254,21 +263,6 @@ def read_jsonl(path: str | Path) -> tuple[list[ExampleRecord], list[str]]:
                 f"{earlier[0]}"
             )
         kept[key] = (number, record)
-
-    for number, line in enumerate(lines, start=1):
-        try:
-            keep(number, _parse_record(line))
-        except ValueError as error:
-            problems += [f"{path}:{number}: {reason}" for reason in _reasons(error)]
-    if unterminated:
-        number = len(lines) + 1
-        if not _is_json(unterminated):
-            warnings.append(f"{path}:{number}: torn last line dropped (the run was stopped there)")
-        else:
-            try:
-                keep(number, _parse_record(unterminated))
-            except ValueError as error:
-                problems += [f"{path}:{number}: {reason}" for reason in _reasons(error)]
     if problems:
         raise InputError(_listing(problems))
     return [record for _, record in kept.values()], warnings
