@@ -42,7 +42,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from ahn.config import CELLS, AHNConfig, InputError
-from ahn.shapes import ModelShape, added_parameters
+from ahn.shapes import CELL_SIZES, ModelShape, added_parameters
 
 __all__ = [
     "ACCOUNTINGS",
@@ -182,8 +182,8 @@ def _span_flops(
         attention += memory_layers * pairs_doubled(lossless)
         if cell is not None:
             reading = max(positions.stop - lossless, 0) - max(positions.start - lossless, 0)
-            gates = 2 if cell == "GatedDeltaNet" else 1
-            write = 2 * d * d if cell == "Mamba2" else 4 * d * d
+            gates = len(CELL_SIZES[cell].gate_projections)
+            write = 4 * d * d if CELL_SIZES[cell].delta_rule else 2 * d * d
             memory = tokens * gates * 2 * D * H + reading * (
                 2 * D * H  # output gate
                 + H * (2 * d * d + write)
@@ -285,11 +285,11 @@ def cache_bytes(
     positions = (shape.num_hidden_layers - memory_layers) * slots(None) + memory_layers * bounded
     keys_values = positions * 2 * shape.num_key_value_heads * d * dtype_bytes
     gates = state = 0
-    if variant in ("ahn", "no-write"):
+    if variant in ("ahn", "no-write") and cell is not None:
         state = memory_layers * H * d * d * (_FLOAT32_BYTES if exact else dtype_bytes)
         if exact:
             # beta or dt in the model's type; the log-decay in float32, where the cell has one.
-            decay = 0 if cell == "DeltaNet" else _FLOAT32_BYTES
+            decay = _FLOAT32_BYTES if CELL_SIZES[cell].decays else 0
             gates = memory_layers * bounded * H * (dtype_bytes + decay)
     return CacheBytes(
         keys_values=batch_size * keys_values, gates=batch_size * gates, state=batch_size * state

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 from ahn.config import AHNConfig, InputError
@@ -97,23 +98,88 @@ class ModelShape:
         return self.num_hidden_layers * layer + embeddings + D
 
 
+@dataclass(frozen=True)
+class CellSizes:
+    """What a memory cell adds to a layer, by the names of released checkpoints.
+
+    Attributes:
+        parameters: dimensions of each parameter, as letters: `D` hidden size, `H` query heads,
+            `d` head dimension, `Hd` their product.
+        gate_projections: which of them are applied to every token that enters.
+        delta_rule: a write first takes out what its key already holds.
+    """
+
+    parameters: Mapping[str, tuple[str, ...]]
+    gate_projections: tuple[str, ...]
+    delta_rule: bool
+
+    @property
+    def decays(self) -> bool:
+        """Whether the state decays, with a log-decay kept for each token in the window."""
+        return "A_log" in self.parameters
+
+
+_DELTA_NET = {
+    "b_proj.weight": ("H", "D"),
+    "g_proj.weight": ("H", "D"),
+    "o_norm.weight": ("d",),
+    "o_proj.weight": ("H", "d", "d"),
+}
+_DECAY = {"A_log": ("H",), "dt_bias": ("H",)}
+
+#: Sizes of every cell of `ahn.cells`. GatedDeltaNet's `D` is in every released checkpoint and in
+#: no equation.
+CELL_SIZES: Mapping[str, CellSizes] = {
+    "DeltaNet": CellSizes(_DELTA_NET, ("b_proj",), delta_rule=True),
+    "GatedDeltaNet": CellSizes(
+        _DELTA_NET | _DECAY | {"a_proj.weight": ("H", "D"), "D": ("H",)},
+        ("a_proj", "b_proj"),
+        delta_rule=True,
+    ),
+    "Mamba2": CellSizes(
+        {
+            "dt_proj.weight": ("H", "D"),
+            "dt_proj.bias": ("H",),
+            "g_proj.weight": ("H", "D"),
+            "g_proj.bias": ("H",),
+            "norm.weight": ("Hd",),
+            "o_proj.weight": ("H", "d", "d"),
+        }
+        | _DECAY,
+        ("dt_proj",),
+        delta_rule=False,
+    ),
+}
+
+
+def memory_shapes(shape: ModelShape, cell: str) -> dict[str, tuple[int, ...]]:
+    """Shape of every parameter that `cell` has in one layer, by its name in a checkpoint.
+
+    Raises:
+        InputError: unknown cell.
+    """
+    if cell not in CELL_SIZES:
+        raise InputError(f"cell {cell!r} is unknown; one of {', '.join(CELL_SIZES)}")
+    H, d = shape.num_attention_heads, shape.head_dim
+    sizes = {"D": shape.hidden_size, "H": H, "d": d, "Hd": H * d}
+    return {
+        name: tuple(sizes[letter] for letter in letters)
+        for name, letters in CELL_SIZES[cell].parameters.items()
+    }
+
+
 def added_parameters(
     shape: ModelShape, cell: str, *, full_attention_layers: Collection[int] = ()
 ) -> int:
     """Parameters that a memory cell adds to the base model, in the released layout.
 
-    GatedDeltaNet's `D [H]`, which its checkpoints carry and no equation uses, is counted.
+    Raises:
+        InputError: unknown cell, or a layer that the model does not have.
     """
     problems = AHNConfig.problems(
         "ahn", cell, None, None, tuple(full_attention_layers), shape.num_hidden_layers
     )
     if problems:
         raise InputError("\n".join(problems))
-    D, H, d = shape.hidden_size, shape.num_attention_heads, shape.head_dim
-    readout = H * d * d
-    per_layer = {
-        "DeltaNet": 2 * H * D + d + readout,  # b_proj, g_proj, o_norm
-        "GatedDeltaNet": 3 * H * D + 3 * H + d + readout,  # and a_proj, A_log, dt_bias, D
-        "Mamba2": 2 * (H * D + H) + 2 * H + H * d + readout,  # dt_proj, g_proj, A_log, dt_bias
-    }[cell]
+    per_layer = sum(prod(size) for size in memory_shapes(shape, cell).values())
     return per_layer * (shape.num_hidden_layers - len(set(full_attention_layers)))

@@ -1,0 +1,48 @@
+"""Artificial Hippocampus Networks: models whose past is a window, sinks and a memory.
+
+    import ahn
+    model = ahn.load_model("Qwen/Qwen2.5-3B-Instruct", variant="ahn",
+                           ahn="ByteDance-Seed/AHN-GDN-for-Qwen-2.5-Instruct-3B")
+
+Paper: arXiv 2510.07318.  Importing this registers the model types `qwen2_ahn` and `qwen3_ahn`
+with transformers and changes nothing for `qwen2` and `qwen3`.  torch is imported on first use
+of a name that needs it, so that `ahn.cost` and checks of configurations stay light.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ahn.checkpoints import check_model, describe_model, load_model, weight_files
+from ahn.config import CELLS, VARIANTS, AHNConfig, InputError, LayerLayout
+
+if TYPE_CHECKING:
+    from ahn.cache import AHNCache
+
+__version__ = "0.1.0"
+
+#: The pocket model: a tiny Qwen2 with its tokenizer; `gdn/` holds its GatedDeltaNet memory.
+POCKET_PATH = Path(__file__).parent / "assets" / "pocket"
+
+__all__ = [
+    "CELLS",
+    "POCKET_PATH",
+    "VARIANTS",
+    "AHNCache",
+    "AHNConfig",
+    "InputError",
+    "LayerLayout",
+    "check_model",
+    "describe_model",
+    "load_model",
+    "weight_files",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "AHNCache":
+        from ahn.cache import AHNCache
+
+        return AHNCache
+    raise AttributeError(f"module 'ahn' has no attribute {name!r}")

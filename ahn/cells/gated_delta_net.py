@@ -1,0 +1,34 @@
+"""GatedDeltaNet: the delta rule with a decay that depends on the token.
+
+Yang et al., "Gated Delta Networks", arXiv 2412.06464; as a memory beside attention: AHN,
+arXiv 2510.07318.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ahn.cells.base import Gates, wide
+from ahn.cells.delta_net import DeltaNet
+
+
+class GatedDeltaNet(DeltaNet):
+    """DeltaNet with `S <- exp(g) S` before each write, `g = -exp(A_log) softplus(a + dt_bias)`.
+
+    `D` is in every released checkpoint and enters nothing.
+    """
+
+    decays = True
+
+    def __init__(self, hidden_size: int, num_attention_heads: int, head_dim: int) -> None:
+        super().__init__(hidden_size, num_attention_heads, head_dim)
+        self.a_proj = nn.Linear(hidden_size, num_attention_heads, bias=False)
+        self.A_log = nn.Parameter(torch.zeros(num_attention_heads))
+        self.dt_bias = nn.Parameter(torch.zeros(num_attention_heads))
+        self.D = nn.Parameter(torch.ones(num_attention_heads))
+
+    def gates(self, hidden: Tensor) -> Gates:
+        """Write strength, and log decay in float32."""
+        step = nn.functional.softplus(wide(self.a_proj(hidden)) + wide(self.dt_bias))
+        return Gates(self.b_proj(hidden).sigmoid(), -wide(self.A_log).exp() * step)

@@ -1,0 +1,102 @@
+"""What a model sees of the past: the cell, the window, the sinks, and which layers keep all.
+
+Pure data, no torch: a plan can be checked without loading a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+Cell = Literal["GatedDeltaNet", "DeltaNet", "Mamba2"]
+CELLS: tuple[str, ...] = get_args(Cell)
+
+Variant = Literal["full", "window", "ahn", "no-write"]
+#: `full`: attention over everything; `window`: sinks and sliding window; `ahn`: the same and a
+#: memory of what left the window; `no-write`: the same memory, never written to.
+VARIANTS: tuple[str, ...] = get_args(Variant)
+
+#: Defaults of the paper for LV-Eval and InfiniteBench: 128 + 32,640 = 32,768 positions.
+PAPER_WINDOW, PAPER_SINKS = 32_640, 128
+
+
+class InputError(ValueError):
+    """A mistake in what the user gave (a path, a flag, a file); the message says what to do."""
+
+
+@dataclass(frozen=True)
+class LayerLayout:
+    """What one layer sees of the past.
+
+    Attributes:
+        window: sliding window in tokens, the current one included; None: full attention.
+        sinks: first tokens that stay visible.
+        cell: memory of what left the window; None: no memory.
+        write: whether the memory is written to.
+    """
+
+    window: int | None = None
+    sinks: int = 0
+    cell: str | None = None
+    write: bool = True
+
+
+@dataclass(frozen=True)
+class AHNConfig:
+    """What AHN adds to a base model's configuration.
+
+    Attributes:
+        cell: recurrence that compresses what leaves the window.
+        window: sliding window W in tokens, the current one included, sinks not.
+        sinks: attention sinks S in tokens.
+        full_attention_layers: layers that keep full attention and have no memory
+            (`fa_layer_ids` of released configurations).
+        variant: how the past is seen; see `VARIANTS`.
+    """
+
+    cell: str = "GatedDeltaNet"
+    window: int = PAPER_WINDOW
+    sinks: int = PAPER_SINKS
+    full_attention_layers: tuple[int, ...] = field(default_factory=tuple)
+    variant: str = "ahn"
+
+    def __post_init__(self) -> None:
+        problems = self.problems(
+            self.variant, self.cell, self.window, self.sinks, self.full_attention_layers
+        )
+        if problems:
+            raise InputError("\n".join(problems))
+        object.__setattr__(self, "full_attention_layers", tuple(self.full_attention_layers))
+
+    @staticmethod
+    def problems(
+        variant: str,
+        cell: str | None,
+        window: int | None,
+        sinks: int | None,
+        full_attention_layers: Sequence[int] = (),
+        num_hidden_layers: int | None = None,
+    ) -> list[str]:
+        """Everything that is wrong with these values, a line each; None is not looked at."""
+        found = []
+        if variant not in VARIANTS:
+            found.append(f"variant {variant!r} is unknown; one of {', '.join(VARIANTS)}")
+        if cell is not None and cell not in CELLS:
+            found.append(f"cell {cell!r} is unknown; one of {', '.join(CELLS)}")
+        if window is not None and window <= 0:
+            found.append(f"window must be at least 1 token, not {window}")
+        if sinks is not None and sinks < 0:
+            found.append(f"sinks must be 0 or more tokens, not {sinks}")
+        for layer in full_attention_layers:
+            if layer < 0 or (num_hidden_layers is not None and layer >= num_hidden_layers):
+                found.append(f"full_attention_layers: the model has no layer {layer}")
+        return found
+
+    def layer(self, index: int) -> LayerLayout:
+        """The layout of layer `index`."""
+        if self.variant == "full" or index in self.full_attention_layers:
+            return LayerLayout()
+        if self.variant == "window":
+            return LayerLayout(self.window, self.sinks)
+        return LayerLayout(self.window, self.sinks, self.cell, write=self.variant == "ahn")

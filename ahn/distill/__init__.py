@@ -1,0 +1,1 @@
+"""Training: memories by self-distillation, and small base models from scratch."""

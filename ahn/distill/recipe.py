@@ -1,0 +1,169 @@
+"""Training recipes: everything that decides what weights come out, in one YAML file.
+
+The option names of the paper's own tool are kept (`loss_type`, `ahn_implementation`,
+`sliding_window_type` ...); names of optimisation options are those of
+`transformers.TrainingArguments`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from ahn.config import CELLS, InputError
+
+LossName = Literal["kl", "ce", "distill"]
+
+
+class BaseModelRecipe(BaseModel):
+    """Shape and start of a base model that is trained from scratch (`stage: pretrain`)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    config: dict[str, Any] = Field(description="arguments of transformers' Qwen2Config")
+    tokenizer: str = Field(description="folder of the tokenizer that is saved with the model")
+    structured_start: bool = Field(
+        True,
+        description="first-layer heads look at fixed offsets, later layers match equal keys "
+        "(see ahn.distill.pretrain)",
+    )
+    offset_logit: float = Field(20.0, gt=0, description="attention logit at a head's own offset")
+
+
+class Recipe(BaseModel):
+    """One training run."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    stage: Literal["distill", "pretrain"] = "distill"
+    model_name_or_path: str | None = Field(None, description="base model: folder or hub id")
+    base: BaseModelRecipe | None = Field(None, description="a new base model (stage pretrain)")
+    output_dir: str
+
+    dataset: str = Field(description="chat JSONL: one {'messages': [...]} a line")
+    template: Literal["default"] = Field("default", description="the tokenizer's chat template")
+    filter_len: int = Field(0, ge=0, description="samples of at most so many tokens are left out")
+    cutoff_len: int = Field(24_576, gt=1, description="longer samples are cut at the end")
+    max_samples: int | None = Field(None, gt=0)
+
+    loss_type: str = Field("kl", description="kl, ce, distill, joined with +")
+    ahn_implementation: str = "GatedDeltaNet"
+    ahn_position: Literal["prefix", "random"] = Field(
+        "prefix", description="prefix: no sinks; random: sinks drawn per batch"
+    )
+    sliding_window_type: Literal["fixed", "random", "linear"] = "fixed"
+    sliding_window: int = Field(32, gt=0, description="W_total: lossless positions, sinks included")
+    sliding_window_choices: list[int] = Field(
+        default_factory=lambda: [32, 64, 128, 256, 512, 1024, 2048, 4096, 8192],
+        description="W_total for sliding_window_type random; only L/8 < W_total < L is drawn",
+    )
+    num_attn_sinks_choices: list[int] = Field(
+        default_factory=lambda: [0, 32, 64, 128, 512, 2048, 4096],
+        description="sinks for ahn_position random; only S <= W_total/2 is drawn",
+    )
+    num_attn_sinks: int = Field(
+        0, ge=0, description="sinks for ahn_position prefix, and those that are saved"
+    )
+    use_normalized_l2: bool = True
+    save_ahn_only: bool = True
+    decay_init_max: float = Field(
+        16.0,
+        gt=0,
+        description="exp(A_log) starts uniform in [min(1, max/2), max]; small: slow forgetting",
+    )
+
+    optimizer: Literal["adamw", "muon"] = Field(
+        "adamw", description="muon: Muon for matrices, AdamW for embeddings, norms and biases"
+    )
+    learning_rate: float = Field(1e-4, gt=0)
+    muon_learning_rate: float = Field(0.02, gt=0)
+    lr_scheduler_type: str = "cosine"
+    lr_scheduler_kwargs: dict[str, Any] = Field(default_factory=dict)
+    warmup_steps: float = Field(0.1, ge=0, description="steps, or a share of all when below 1")
+    weight_decay: float = Field(0.1, ge=0)
+    adam_beta2: float = 0.999
+    max_grad_norm: float = 1.0
+    max_steps: int = -1
+    num_train_epochs: float = 1.0
+    per_device_train_batch_size: int = Field(1, gt=0)
+    tokens_per_batch: int | None = Field(
+        None, gt=0, description="batches of about so many tokens, in file order, instead"
+    )
+    gradient_accumulation_steps: int = Field(1, gt=0)
+    gradient_checkpointing: bool = False
+    position_gap: int = Field(
+        0, ge=0, description="random jumps in position_ids, up to about so much in all"
+    )
+    bf16: bool = False
+    seed: int = 0
+    logging_steps: int = Field(20, gt=0)
+    save_steps: int = Field(500, gt=0)
+    threads: int | None = Field(None, gt=0, description="CPU threads; None: torch's choice")
+
+    @field_validator("ahn_implementation")
+    @classmethod
+    def _known_cell(cls, value: str) -> str:
+        if value not in CELLS:
+            raise ValueError(f"unknown cell {value!r}; one of {', '.join(CELLS)}")
+        return value
+
+    @field_validator("loss_type")
+    @classmethod
+    def _known_losses(cls, value: str) -> str:
+        names = value.split("+")
+        unknown = [name for name in names if name not in ("kl", "ce", "distill")]
+        if unknown or len(set(names)) != len(names):
+            raise ValueError(f"{value!r} is not kl, ce and distill joined with +")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        if (self.base is None) == (self.model_name_or_path is None):
+            raise ValueError("give exactly one of model_name_or_path and base")
+        if self.base is not None and self.stage != "pretrain":
+            raise ValueError("base is for stage pretrain; distillation needs model_name_or_path")
+        if self.stage == "distill" and not self.save_ahn_only:
+            raise ValueError("save_ahn_only: false is not supported; use `ahn merge` afterwards")
+        if self.num_attn_sinks >= self.sliding_window:
+            raise ValueError("sliding_window counts the sinks: it must exceed num_attn_sinks")
+        if self.stage == "distill" and self.optimizer == "muon":
+            raise ValueError("optimizer muon is for stage pretrain")
+        return self
+
+    @property
+    def losses(self) -> list[str]:
+        """The names in `loss_type`."""
+        return self.loss_type.split("+")
+
+
+def load_recipe(path: str | Path, overrides: dict[str, Any] | None = None) -> Recipe:
+    """Read a recipe and apply overrides.
+
+    Args:
+        path: YAML file.
+        overrides: values that win over the file's.
+
+    Raises:
+        InputError: no such file, no YAML, or a key or value that a recipe does not have; every
+            problem is named.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such recipe")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a YAML file: {error}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: a recipe is a mapping of options")
+    try:
+        return Recipe(**{**values, **(overrides or {})})
+    except ValidationError as error:
+        problems = [
+            f"{path}: {'.'.join(map(str, item['loc'])) or 'recipe'}: {item['msg']}"
+            for item in error.errors()
+        ]
+        raise InputError("\n".join(problems)) from None

@@ -1,0 +1,497 @@
+"""Qwen2 and Qwen3 with a streaming past, told as their difference to transformers' classes.
+
+What differs: a decoder layer may own a memory cell (`layers.N.ahn.fn`), attention sees sinks,
+window and memory through one path (`ahn.attention`, `ahn.cache`), and a causal model streams a
+long prompt through in chunks.  Training is a prefill of one chunk, a decode step a chunk of one
+token.  `full`, `window`, `ahn` and `no-write` differ in their layout only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    Cache,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen2Model,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3Model,
+)
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.models.qwen2.modeling_qwen2 import (
+    Qwen2Attention,
+    Qwen2DecoderLayer,
+    apply_rotary_pos_emb,
+    repeat_kv,
+)
+from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention, Qwen3DecoderLayer
+
+from ahn.attention import Chunk, LayerPlan, take
+from ahn.cache import AHNCache, LayerCache
+from ahn.cells import CELL_CLASSES, Gates, MemoryCell
+from ahn.config import AHNConfig, LayerLayout
+
+#: Tokens that go through the model at once when a prompt is streamed.
+PREFILL_CHUNK_SIZE = 1024
+
+
+class Qwen2AHNConfig(Qwen2Config):
+    """Qwen2's configuration with `ahn`, the fields of `ahn.config.AHNConfig` as a mapping."""
+
+    model_type = "qwen2_ahn"
+
+    def __init__(self, ahn: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.ahn = dict(ahn or {})
+
+
+class Qwen3AHNConfig(Qwen3Config):
+    """Qwen3's configuration with `ahn`, the fields of `ahn.config.AHNConfig` as a mapping."""
+
+    model_type = "qwen3_ahn"
+
+    def __init__(self, ahn: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.ahn = dict(ahn or {})
+
+
+def ahn_config(config: Any) -> AHNConfig:
+    """The AHN part of a model's configuration."""
+    return AHNConfig(**config.ahn)
+
+
+class StreamingAttention(nn.Module):
+    """Attention over sinks and window, and the memory beside it; mixed into Qwen's attention."""
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        position_embeddings: tuple[Tensor, Tensor],
+        attention_mask: Tensor | None = None,
+        past_key_values: AHNCache | None = None,
+        *,
+        chunk: Chunk,
+        layout: LayerLayout,
+        memory: MemoryCell | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, None]:
+        """One chunk: `hidden_states [B, T, D] -> [B, T, D]` (layer-normed input).
+
+        Args:
+            hidden_states: input of the layer after `input_layernorm`.
+            position_embeddings: RoPE's cos and sin `[b, T, d]`.
+            attention_mask: not used; padding is part of `chunk`.
+            past_key_values: holds the layer's past and is updated; None: there is no past.
+            chunk: positions of this pass.
+            layout: what this layer sees.
+            memory: the layer's cell, used when the layout names one.
+            kwargs: what transformers passes around.
+        """
+        del attention_mask, kwargs
+        q, k, v = self._project(hidden_states)  # [B, H, T, d], [B, K, T, d] twice
+        q, k = apply_rotary_pos_emb(q, k, *position_embeddings)
+        plan = chunk.plan(layout)
+        layer = LayerCache(layout)  # no past
+        if past_key_values is not None:
+            layer = past_key_values.layers[self.layer_idx]  # type: ignore[assignment]
+        gates = None
+        if layout.cell is not None:
+            assert memory is not None
+            gates = memory.gates(hidden_states)
+            if not layout.write:
+                gates = Gates(torch.zeros_like(gates.write), gates.log_decay)
+        stored = past_key_values is not None
+        if stored and plan.in_place:
+            read = self._remember(layer, plan, hidden_states, q, k, v, gates, memory)
+            layer.store(k, v, gates, plan)
+            assert layer.keys is not None and layer.values is not None
+            output = plan.attend(
+                q, layer.keys[:, :, : plan.kept], layer.values[:, :, : plan.kept], self.scaling
+            )
+        else:
+            keys, values = layer.joined("keys", k, plan), layer.joined("values", v, plan)
+            read = self._remember(layer, plan, hidden_states, q, keys, values, gates, memory)
+            output = plan.attend(q, keys, values, self.scaling)
+            if stored:
+                layer.store(k, v, gates, plan)
+        output = output.transpose(1, 2)  # [B, T, H, d]
+        if read is not None:
+            first, readout = read
+            output = torch.cat([output[:, :first], output[:, first:] + readout], 1)
+        return self.o_proj(output.flatten(2)), None
+
+    def _project(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        shape = (*hidden.shape[:-1], -1, self.head_dim)
+        q, k = self.q_proj(hidden).view(shape), self.k_proj(hidden).view(shape)
+        if hasattr(self, "q_norm"):  # Qwen3
+            q, k = self.q_norm(q), self.k_norm(k)
+        v = self.v_proj(hidden).view(shape)
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+
+    def _remember(
+        self,
+        layer: LayerCache,
+        plan: LayerPlan,
+        hidden: Tensor,
+        q: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        gates: Gates | None,
+        memory: MemoryCell | None,
+    ) -> tuple[int, Tensor] | None:
+        """Write what leaves the window, read it in the same step.
+
+        `keys` and `values` are cached slots and chunk `[B, K, N, d]` (when the plan is
+        `in_place` they are not looked at: what leaves lies in the cache).
+
+        Returns:
+            First reading query and the read-outs `[B, n, H, d]`; None when nothing leaves.
+        """
+        if gates is None or memory is None:
+            return None
+        batch = hidden.shape[0]
+        if layer.state is None:
+            layer.state = memory.new_state(batch, hidden.device)
+        step = plan.memory_step()
+        if step is None:
+            return None
+        write, decay = gates.write.transpose(1, 2), gates.log_decay  # [B, H, T]
+        decay = None if decay is None else decay.transpose(1, 2)
+        if plan.in_place:
+            keys, values, write, decay = layer.keys, layer.values, layer.write, layer.log_decay  # type: ignore[assignment]
+        else:
+            write = layer.joined("write", write, plan)
+            decay = None if decay is None else layer.joined("log_decay", decay, plan)
+
+        def leaving(x: Tensor) -> Tensor:  # [B, heads, N, ...] -> [B, n, heads, ...]
+            return take(x, step.columns).transpose(1, 2)
+
+        write = leaving(write)
+        decay = None if decay is None else leaving(decay)
+        if step.writes is not None:
+            write = write * step.writes[..., None]
+            decay = None if decay is None else decay.masked_fill(~step.writes[..., None], 0.0)
+        groups = self.num_key_value_groups
+        read, layer.state = memory.scan(
+            q[:, :, step.first_query :].transpose(1, 2),
+            repeat_kv(take(keys, step.columns), groups).transpose(1, 2),
+            repeat_kv(take(values, step.columns), groups).transpose(1, 2),
+            Gates(write, decay),
+            layer.state,
+        )
+        return step.first_query, memory.readout(read, hidden[:, step.first_query :])
+
+
+class StreamingQwen2Attention(StreamingAttention, Qwen2Attention):
+    """Qwen2's projections, our attention."""
+
+
+class StreamingQwen3Attention(StreamingAttention, Qwen3Attention):
+    """Qwen3's projections with q/k norms, our attention."""
+
+
+class Memory(nn.Module):
+    """Holds the cell as `fn`, the name in released checkpoints."""
+
+    def __init__(self, cell: MemoryCell) -> None:
+        super().__init__()
+        self.fn = cell
+
+
+def _memory(config: Any, layer_idx: int) -> Memory | None:
+    cell = ahn_config(config).layer(layer_idx).cell
+    if cell is None:
+        return None
+    head_dim = getattr(config, "head_dim", None) or (
+        config.hidden_size // config.num_attention_heads
+    )
+    return Memory(CELL_CLASSES[cell](config.hidden_size, config.num_attention_heads, head_dim))
+
+
+class _MemoryLayer(nn.Module):
+    """A decoder layer with our attention and, where the layout names a cell, a memory."""
+
+    _attention: ClassVar[Callable[..., nn.Module]]
+
+    def __init__(self, config: Any, layer_idx: int) -> None:
+        super().__init__(config, layer_idx)  # type: ignore[call-arg]
+        self.self_attn = type(self)._attention(config, layer_idx)
+        self.ahn = _memory(config, layer_idx)
+
+    def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+        """As the base class's, with the layer's cell at hand in attention."""
+        memory = None if self.ahn is None else self.ahn.fn
+        return super().forward(hidden_states, memory=memory, **kwargs)  # type: ignore[misc]
+
+
+class Qwen2AHNDecoderLayer(_MemoryLayer, Qwen2DecoderLayer):
+    """Qwen2's layer with a memory."""
+
+    _attention = StreamingQwen2Attention
+
+
+class Qwen3AHNDecoderLayer(_MemoryLayer, Qwen3DecoderLayer):
+    """Qwen3's layer with a memory."""
+
+    _attention = StreamingQwen3Attention
+
+
+class _InitialisesCells:
+    """A base model that is loaded without memory weights gets a fresh memory, not noise."""
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, MemoryCell):
+            module.reset_parameters(self.config.initializer_range)  # type: ignore[attr-defined]
+        elif not module.__class__.__module__.startswith("ahn.cells"):
+            super()._init_weights(module)  # type: ignore[misc]
+
+
+class _StreamingModel(_InitialisesCells):
+    """The stack of layers over one chunk."""
+
+    _layer: ClassVar[Callable[..., nn.Module]]
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)  # type: ignore[call-arg]
+        self.layers = nn.ModuleList(
+            [type(self)._layer(config, index) for index in range(config.num_hidden_layers)]
+        )
+        self.post_init()  # type: ignore[attr-defined]
+
+    @property
+    def layout(self) -> list[LayerLayout]:
+        """What each layer sees of the past."""
+        config = ahn_config(self.config)  # type: ignore[attr-defined]
+        return [config.layer(index) for index in range(len(self.layers))]
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        layout: Sequence[LayerLayout] | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        """One chunk through all layers.
+
+        Args:
+            input_ids: `[B, T]`; or give `inputs_embeds [B, T, D]`.
+            attention_mask: `[B, >= T]`, 1 for tokens and 0 for padding.
+            position_ids: `[B, T]` for RoPE; default: each token's own position in its row.
+            past_key_values: an `AHNCache`, updated in place.
+            inputs_embeds: instead of `input_ids`.
+            use_cache: make and return a cache when none was given.
+            layout: what each layer sees in this pass; default: the configuration's. A layout
+                other than the cache's cannot be used with a cache.
+            output_hidden_states: return the input of every layer and the last output.
+            output_attentions: refused.
+            return_dict: ignored; the output is always a dataclass.
+            kwargs: what transformers passes around.
+
+        Raises:
+            ValueError: neither or both inputs, a cache of another kind, or attention weights
+                asked for (no layer ever forms them).
+        """
+        del return_dict, kwargs
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give exactly one of input_ids and inputs_embeds")
+        if output_attentions:
+            raise ValueError("attention weights are never formed; output_attentions is refused")
+        if past_key_values is not None and not isinstance(past_key_values, AHNCache):
+            raise ValueError(
+                f"past_key_values must be an AHNCache (model.new_cache()), not "
+                f"{type(past_key_values).__name__}"
+            )
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_tokens(input_ids)  # type: ignore[attr-defined]
+        cache: AHNCache | None = past_key_values
+        layouts = list(layout) if layout is not None else self.layout
+        if cache is None and use_cache:
+            cache = AHNCache(layouts)
+        elif cache is not None and [layer.layout for layer in cache.layers] != layouts:
+            raise ValueError("the cache was made for another layout (window, sinks or variant)")
+        tokens, device = inputs_embeds.shape[1], inputs_embeds.device
+        chunk = (
+            cache.chunk(tokens, attention_mask, device)
+            if cache is not None
+            else Chunk(tokens, 0, attention_mask, device)
+        )
+        if position_ids is None:
+            position_ids = chunk.position_ids()
+        hidden = inputs_embeds
+        embeddings = self.rotary_emb(hidden, position_ids)  # type: ignore[attr-defined]
+        states = [hidden]
+        for layer, seen in zip(self.layers, layouts, strict=True):
+            hidden = layer(
+                hidden,
+                position_embeddings=embeddings,
+                past_key_values=cache,
+                chunk=chunk,
+                layout=seen,
+            )
+            if output_hidden_states:
+                states.append(hidden)
+        if cache is not None:
+            cache.advance(chunk)
+        hidden = self.norm(hidden)  # type: ignore[attr-defined]
+        return BaseModelOutputWithPast(
+            last_hidden_state=hidden,
+            past_key_values=cache,
+            hidden_states=(*states[:-1], hidden) if output_hidden_states else None,
+        )
+
+
+class Qwen2AHNModel(_StreamingModel, Qwen2Model):
+    """Qwen2's stack with a streaming past."""
+
+    config_class = Qwen2AHNConfig
+    _layer = Qwen2AHNDecoderLayer
+
+
+class Qwen3AHNModel(_StreamingModel, Qwen3Model):
+    """Qwen3's stack with a streaming past."""
+
+    config_class = Qwen3AHNConfig
+    _layer = Qwen3AHNDecoderLayer
+
+
+class _StreamingCausalLM(_InitialisesCells):
+    """Logits for the positions that are asked for; long prompts go through in chunks."""
+
+    _model: ClassVar[Callable[..., nn.Module]]
+    #: tokens a chunk of a streamed prompt; any size gives the same result
+    prefill_chunk_size: int = PREFILL_CHUNK_SIZE
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)  # type: ignore[call-arg]
+        self.model = type(self)._model(config)
+        self.post_init()  # type: ignore[attr-defined]
+
+    @property
+    def layout(self) -> list[LayerLayout]:
+        """What each layer sees of the past: window, sinks and cell."""
+        return self.model.layout  # type: ignore[return-value]
+
+    def new_cache(self) -> AHNCache:
+        """An empty cache for this model."""
+        return AHNCache(self.layout)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Logits `[B, T or logits_to_keep, V]`; the loss when `labels [B, T]` are given.
+
+        Without gradients the prompt is streamed: `prefill_chunk_size` tokens at a time go through
+        all layers, and only the hidden states whose logits are wanted are kept.  With gradients
+        the whole input is one chunk.  Arguments are those of transformers' `Qwen2ForCausalLM`,
+        and `layout` (see `Qwen2AHNModel.forward`).
+        """
+        if use_cache is None:
+            use_cache = not self.training and self.config.use_cache  # type: ignore[attr-defined]
+        inputs = input_ids if input_ids is not None else inputs_embeds
+        if inputs is None or (input_ids is not None and inputs_embeds is not None):
+            raise ValueError("give exactly one of input_ids and inputs_embeds")
+        tokens = inputs.shape[1]
+        size = self.prefill_chunk_size
+        whole = torch.is_grad_enabled() or tokens <= size or kwargs.get("output_hidden_states")
+        cache = past_key_values
+        if cache is None and (use_cache or not whole):
+            cache = AHNCache(kwargs.get("layout") or self.layout)
+        starts = [0] if whole else list(range(0, tokens, size))
+        wanted = self._wanted(tokens, logits_to_keep, labels)
+        kept: list[Tensor] = []
+        for start in starts:
+            end = tokens if whole else min(start + size, tokens)
+            output = self.model(
+                input_ids=None if input_ids is None else input_ids[:, start:end],
+                inputs_embeds=None if inputs_embeds is None else inputs_embeds[:, start:end],
+                attention_mask=_mask_until(attention_mask, tokens - end),
+                position_ids=None if position_ids is None else position_ids[:, start:end],
+                past_key_values=cache,
+                **kwargs,
+            )
+            hidden = output.last_hidden_state
+            if isinstance(wanted, int):
+                if end > wanted:
+                    kept.append(hidden[:, max(0, wanted - start) :])
+            else:
+                inside = wanted[(wanted >= start) & (wanted < end)] - start
+                kept.append(hidden[:, inside])
+        logits = self.lm_head(torch.cat(kept, 1))  # type: ignore[attr-defined]
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(  # type: ignore[attr-defined]
+                logits=logits, labels=labels, vocab_size=self.config.vocab_size  # type: ignore[attr-defined]
+            )
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=cache if use_cache or past_key_values is not None else None,
+            hidden_states=output.hidden_states,
+        )
+
+    @staticmethod
+    def _wanted(tokens: int, keep: int | Tensor, labels: Tensor | None) -> int | Tensor:
+        """First position whose logits are wanted, or the positions themselves, ascending."""
+        if isinstance(keep, Tensor):
+            return keep
+        return 0 if labels is not None or keep == 0 else max(0, tokens - keep)
+
+    def _prepare_cache_for_generation(
+        self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> None:
+        """`generate` without a cache of its own gets ours; static caches have no meaning here."""
+        if generation_config.cache_implementation is not None:
+            raise ValueError(
+                "cache_implementation is refused: the cache of this model is an AHNCache"
+            )
+        if model_kwargs.get("past_key_values") is None and generation_config.use_cache is not False:
+            model_kwargs["past_key_values"] = self.new_cache()
+
+
+def _mask_until(mask: Tensor | None, rest: int) -> Tensor | None:
+    """The mask as it stands `rest` columns before its end."""
+    return mask if mask is None or rest == 0 else mask[:, :-rest]
+
+
+class Qwen2AHNForCausalLM(_StreamingCausalLM, Qwen2ForCausalLM):
+    """Qwen2 with a streaming past and, where the layout says so, a memory."""
+
+    config_class = Qwen2AHNConfig
+    _model = Qwen2AHNModel
+
+
+class Qwen3AHNForCausalLM(_StreamingCausalLM, Qwen3ForCausalLM):
+    """Qwen3 with a streaming past and, where the layout says so, a memory."""
+
+    config_class = Qwen3AHNConfig
+    _model = Qwen3AHNModel
+
+
+AutoConfig.register("qwen2_ahn", Qwen2AHNConfig)
+AutoConfig.register("qwen3_ahn", Qwen3AHNConfig)
+AutoModelForCausalLM.register(Qwen2AHNConfig, Qwen2AHNForCausalLM)
+AutoModelForCausalLM.register(Qwen3AHNConfig, Qwen3AHNForCausalLM)
