@@ -12,10 +12,13 @@ import tomllib
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+import ahn
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("ahn", "evaluation", "tasks", "reports", "configs")
@@ -62,7 +65,7 @@ def test_the_wheel_names_version_licence_and_commands(wheel):
         info = {Path(n).name: n for n in archive.namelist() if ".dist-info/" in n}
         metadata = archive.read(info["METADATA"]).decode()
         commands = archive.read(info["entry_points.txt"]).decode()
-    assert f"Version: {PROJECT['version']}\n" in metadata
+    assert f"Version: {ahn.__version__}\n" in metadata
     assert "License-Expression: Apache-2.0" in metadata
     assert {"LICENSE", "NOTICE"} <= set(info)
     assert "run_eval = evaluation.cli:main" in commands
@@ -91,7 +94,7 @@ def test_installed_elsewhere_the_commands_find_their_data(wheel, tmp_path):
     assert str(site) in run("-c", "import evaluation.cli as c; print(c.__file__)")
     cost = run("-m", "evaluation", "cost", "--model", "qwen2.5-3b", "--length", "1000")
     assert "qwen2.5-3b" in cost
-    plan = run("-m", "evaluation", "longbench", "--data", "pocket", "--limit", "1", "--dry-run")
+    plan = run("-m", "evaluation", "longbench", "--config", "demo", "--limit", "1", "--dry-run")
     assert "pocket" in plan
     assert not list(elsewhere.glob("runs/**/*.jsonl"))
 
@@ -105,7 +108,7 @@ def test_commands_are_callable(command):
 def pins() -> dict[str, str]:
     lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
     requirements = [Requirement(line) for line in lines if line and not line.startswith("#")]
-    found = {}
+    found: dict[str, str] = {}
     for requirement in requirements:
         (pin,) = requirement.specifier
         assert pin.operator == "==", requirement
@@ -169,9 +172,9 @@ def test_readme_gives_the_costs_that_are_computed():
     from ahn.cost import cache_bytes, flops
 
     shape = zoo.find("qwen2.5-3b").shape
-    ahn = {"window": 32_640, "sinks": 128, "cell": "GatedDeltaNet"}
+    settings: dict[str, Any] = {"window": 32_640, "sinks": 128, "cell": "GatedDeltaNet"}
     for accounting in ("paper", "exact"):
         for cost in (cache_bytes, flops):
-            part = cost(shape, "ahn", 128_000, accounting=accounting, **ahn).total  # type: ignore[operator]
-            share = 100 * part / cost(shape, "full", 128_000, accounting=accounting).total  # type: ignore[operator]
+            part = cost(shape, "ahn", 128_000, accounting=accounting, **settings).total
+            share = 100 * part / cost(shape, "full", 128_000, accounting=accounting).total
             assert f"{share:.1f} %" in README, (accounting, cost.__name__)

@@ -10,6 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from ahn.cells import CELL_CLASSES
 from ahn.config import CELLS
 from ahn.cost import ModelShape, added_parameters, cache_bytes, flops
 from ahn.modeling import (
@@ -18,6 +19,7 @@ from ahn.modeling import (
     Qwen3AHNConfig,
     Qwen3AHNForCausalLM,
 )
+from ahn.shapes import CELL_SIZES, memory_shapes
 
 SIZES: dict[str, Any] = {
     "num_hidden_layers": 3,
@@ -199,6 +201,15 @@ def test_cache_bytes_hold_for_any_chunk_batch_type_and_layer_mix(family, chunk):
     expected = cache_bytes(shape, "ahn", 520, dtype_bytes=2, batch_size=3, **settings)
     assert expected.gates and expected.state
     assert cache.nbytes == expected.total
+
+
+@pytest.mark.parametrize("cell", CELL_CLASSES)
+def test_every_cell_has_its_sizes_listed(cell):
+    shape = ModelShape.from_config(SIZES | {"model_type": "qwen2"})
+    real = CELL_CLASSES[cell](64, 4, 16)
+    listed = memory_shapes(shape, cell)
+    assert listed == {name: tuple(p.shape) for name, p in real.named_parameters()}
+    assert CELL_SIZES[cell].decays == real.decays
 
 
 @pytest.mark.parametrize("family", FAMILIES)
