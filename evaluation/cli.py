@@ -235,7 +235,7 @@ def cost(
     if as_json:
         typer.echo(json.dumps(costs, indent=1))
     else:
-        from evaluation.tables import console
+        from evaluation.terminal import console
 
         console().print(render(costs))
 
@@ -246,7 +246,8 @@ def tasks(
 ) -> None:
     """List the tasks that can be asked for."""
     with _input_errors():
-        from evaluation.tables import console, task_table
+        from evaluation.task_table import task_table
+        from evaluation.terminal import console
 
         console().print(task_table(benchmark))
 

@@ -15,6 +15,7 @@ import copy
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,13 +47,19 @@ class Generation:
     cache_bytes: int
 
 
-def load_generation_config(model: str, model_config: Mapping[str, Any]) -> GenerationConfig:
-    """The checkpoint's ``generation_config.json``, else the token ids of its ``config.json``."""
-    try:
-        return GenerationConfig.from_pretrained(model)
-    except OSError:
+def load_generation_config(folder: Path, model_config: Mapping[str, Any]) -> GenerationConfig:
+    """The checkpoint's ``generation_config.json``; without one, the ids of its ``config.json``.
+
+    Raises `InputError` when the file is there but cannot be used.
+    """
+    if not (folder / "generation_config.json").exists():
         keys = ("bos_token_id", "eos_token_id", "pad_token_id")
         return GenerationConfig(**{key: model_config.get(key) for key in keys})
+    try:
+        return GenerationConfig.from_pretrained(folder)
+    except (OSError, ValueError, TypeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{folder / 'generation_config.json'}: {reason}") from error
 
 
 def generation_settings(
@@ -126,6 +133,8 @@ class Generator:
     """Answers prompts with one model, reusing the cache of a shared beginning."""
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
+        # `generate` fills what a call leaves open from here; each call comes with all settings.
+        model.generation_config = GenerationConfig()
         self._model = model
         self._tokenizer = tokenizer
         self._device = next(model.parameters()).device

@@ -77,6 +77,7 @@ def _model_parts(spec: ModelSpec, hashes: dict[Path, str]) -> dict[str, Any]:
         "window": spec.window,
         "sinks": spec.sinks,
         "cell": spec.cell,
+        "full_attention_layers": list(spec.full_attention_layers),
         "dtype": spec.dtype,
         "device": spec.device.split(":")[0],
     }

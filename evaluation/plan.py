@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import ahn
+from ahn.checkpoints import local_folder, read_ahn_config
+from ahn.config import AHNConfig
 from ahn.cost import ModelShape
 from evaluation.configuration import RunConfiguration
 from evaluation.generate import generation_settings, load_generation_config
@@ -123,15 +125,21 @@ def _device_and_dtype(configuration: RunConfiguration, problems: list[str]) -> t
     return device, dtype
 
 
-def _memory_source(
+def _memory_settings(
     configuration: RunConfiguration, config: Mapping[str, Any] | None, problems: list[str]
-) -> Mapping[str, Any] | None:
-    """Configuration of the AHN weights: those given, or those merged into the model."""
+) -> AHNConfig | None:
+    """Settings of the AHN weights: those given, or those merged into the model."""
     path = ahn_path(configuration.ahn)
-    if path is not None:
-        described: Mapping[str, Any] | None = _collect(problems, partial(ahn.describe_model, path))
-        return described
-    return config if config and config.get("_ahn_implementation") else None
+    if path is None:
+        where = configuration.model or ""
+        return _collect(problems, partial(read_ahn_config, config, where)) if config else None
+    described = _collect(problems, partial(ahn.describe_model, path))
+    if described is None:
+        return None
+    settings: AHNConfig | None = _collect(problems, partial(read_ahn_config, described, path))
+    if settings is None and not problems:
+        problems.append(f"--ahn: {path} holds no AHN weights (config.json names no memory cell)")
+    return settings
 
 
 def _resolve_models(
@@ -142,7 +150,7 @@ def _resolve_models(
 ) -> dict[str, ModelSpec]:
     """One `ModelSpec` per variant; the same window and sinks for all that have them."""
     device, dtype = _device_and_dtype(configuration, problems)
-    memory = _memory_source(configuration, config, problems)
+    memory = _memory_settings(configuration, config, problems)
     has_memory = memory is not None or configuration.ahn is not None
     names = configuration.variants or default_variants(
         configuration.window is not None or has_memory, has_memory
@@ -157,9 +165,11 @@ def _resolve_models(
         problems.append(f"--window: must be at least 1 token, not {window}")
     if sinks is not None and sinks < 0:
         problems.append(f"--sinks: must be 0 or more tokens, not {sinks}")
-    stored = memory or {}
-    effective_window = stored.get("sliding_window") if window is None else window
-    effective_sinks = stored.get("num_attn_sinks", DEFAULT_SINKS) if sinks is None else sinks
+    effective_window = memory.window if window is None and memory else window
+    effective_sinks = sinks
+    if effective_sinks is None:
+        effective_sinks = memory.sinks if memory else DEFAULT_SINKS
+    keeping_all = memory.full_attention_layers if memory else ()
     if any(v.needs_window for v in known):
         if effective_window is None:
             which = ", ".join(v.name for v in known if v.needs_window)
@@ -179,12 +189,16 @@ def _resolve_models(
         v.name: ModelSpec(
             variant=v.name,
             path=model_path(configuration.model) or "",
-            ahn=ahn_path(configuration.ahn) if v.needs_memory else None,
+            # The window needs it too where some layers keep full attention: the same ones.
+            ahn=ahn_path(configuration.ahn)
+            if v.needs_memory or (v.needs_window and keeping_all)
+            else None,
             window=effective_window if v.needs_window else None,
             sinks=effective_sinks if v.needs_window else None,
-            cell=stored.get("_ahn_implementation") if v.needs_memory else None,
+            cell=memory.cell if v.needs_memory and memory else None,
             dtype=dtype,
             device=device,
+            full_attention_layers=keeping_all if v.needs_window else (),
         )
         for v in known
     }
@@ -223,6 +237,9 @@ def _resolve_tasks(configuration: RunConfiguration, problems: list[str]) -> list
 def _load_tokenizer(path: str, problems: list[str]) -> Any:
     from transformers import AutoTokenizer
 
+    if not Path(path).is_dir() and (path.count("/") != 1 or path.startswith((".", "/"))):
+        problems.append(f"--tokenizer: no such folder: {path} (and it is not a hub id)")
+        return None
     try:
         return AutoTokenizer.from_pretrained(path)
     # Whatever is wrong with the files (absent, not JSON, of an unknown class): an input problem.
@@ -335,15 +352,17 @@ def make_plan(
     }
     _is_folder_or_absent(configuration.output, problems)
 
-    tokenizer_path = configuration.tokenizer
-    if tokenizer_path is None and config is not None:
-        tokenizer_path = path
-    tokenizer_path = model_path(tokenizer_path)
+    folder = local_folder(path) if path is not None and config is not None else None
+    tokenizer_path = model_path(configuration.tokenizer) or (folder and str(folder))
     tokenizer = _load_tokenizer(tokenizer_path, problems) if tokenizer_path else None
+    checkpoint = (
+        None
+        if folder is None or config is None
+        else _collect(problems, partial(load_generation_config, folder, config))
+    )
 
     planned: list[PlannedTask] = []
-    if config is not None and context is not None and shape is not None and tokenizer is not None:
-        checkpoint = load_generation_config(path or "", config)
+    if config and context and shape and tokenizer and checkpoint:
         model_type = config.get("model_type")
         total = sum(len(source.examples) for source in sources.values() if source)
         done = 0

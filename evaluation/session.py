@@ -14,7 +14,8 @@ from evaluation.plan import Plan, make_plan
 from evaluation.progress import PreparationBar, RunProgress
 from evaluation.runner import TooManyErrors
 from evaluation.store import RunStore
-from evaluation.tables import console, plan_tables, result_tables
+from evaluation.tables import plan_tables, result_tables
+from evaluation.terminal import console
 from reports.page import build_report
 from reports.records import read_run
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -15,16 +15,6 @@ from reports.compare import answer, standings
 from reports.leaderboard import Column, TaskKey, columns_of, tasks_of
 from reports.records import Run
 from reports.stats import mean_interval
-
-_WIDTH_WITHOUT_TERMINAL = 140
-
-
-def console(stderr: bool = False) -> Console:
-    """A console that is wide enough for the tables also where the output is no terminal."""
-    found = Console(stderr=stderr, highlight=False, soft_wrap=False)
-    if not found.is_terminal:
-        found = Console(stderr=stderr, highlight=False, width=_WIDTH_WITHOUT_TERMINAL)
-    return found
 
 
 def plan_tables(plan: Plan) -> Group:
@@ -159,30 +149,5 @@ def _cost_table(columns: list[Column]) -> Table:
             formats.seconds(cost["prefill_seconds"]),
             formats.seconds(cost["decode_seconds"]),
             str(row.errors),
-        )
-    return table
-
-
-def task_table(benchmark: str) -> Table:
-    """The tasks of a benchmark that can be asked for by name."""
-    from tasks import pocket
-    from tasks.registry import find_task, task_names
-
-    table = Table(title=f"Tasks of {benchmark}", title_justify="left")
-    for name in ("task", "language", "category", "metric", "answer up to", "rows"):
-        table.add_column(name, no_wrap=True)
-    generated = pocket.task_names() if benchmark == "longbench" else []
-    for name in [*task_names(benchmark), *generated]:
-        task = find_task(benchmark, name)
-        rules = task.protocols["official"]
-        other = task.protocols.get("ahn", rules)
-        lengths = dict.fromkeys((rules.max_new_tokens, other.max_new_tokens))
-        table.add_row(
-            name,
-            task.language,
-            task.category,
-            rules.metric,
-            " / ahn ".join(str(length) for length in lengths),
-            "generated (--data pocket)" if name in generated else "published",
         )
     return table

@@ -82,7 +82,9 @@ class ModelSpec:
     def weight_files(self) -> Sequence[Path]:
         """The safetensors files that it is loaded from."""
         files = list(ahn.weight_files(self.path))
-        return files + (list(ahn.weight_files(self.ahn)) if self.ahn else [])
+        if self.ahn is not None and VARIANTS[self.variant].needs_memory:
+            files += ahn.weight_files(self.ahn)
+        return files
 
     def as_dict(self) -> dict[str, Any]:
         """For ``run.json``."""

@@ -70,7 +70,7 @@ def save_tiny_qwen2(
     return folder
 
 
-def question(i: int, document: int) -> dict[str, Any]:
+def question(i: int, document: int, task: str = "hotpotqa") -> dict[str, Any]:
     """A row in LongBench's schema; rows of one document have the same context."""
     context = " ".join(
         f"Paragraph {n} of text {document} tells of {n * document}." for n in range(4)
@@ -80,7 +80,7 @@ def question(i: int, document: int) -> dict[str, Any]:
         "context": context,
         "answers": [str(i * document)],
         "length": len(context.split()),
-        "dataset": "hotpotqa",
+        "dataset": task,
         "language": "en",
         "all_classes": None,
         "_id": f"row{i}",
@@ -105,8 +105,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Rows of two tasks: hotpotqa, eight questions on three documents; samsum, two."""
     folder = tmp_path_factory.mktemp("data")
-    write_rows(folder / "hotpotqa.jsonl", [question(i, 1 + i % 3) for i in range(8)])
-    write_rows(folder / "samsum.jsonl", [question(i, 7 + i) for i in range(2)])
+    write_rows(folder / "hotpotqa.jsonl", [question(i, 1 + i // 3) for i in range(8)])
+    write_rows(folder / "samsum.jsonl", [question(i, 7 + i, "samsum") for i in range(2)])
     return folder
 
 

@@ -1,0 +1,173 @@
+"""Bad input: exit code 2, one message per problem, no traceback, nothing written, no weights."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from tests.evaluation.conftest import question, start_process, write_rows
+
+
+@pytest.fixture
+def base(tiny, data, tmp_path, monkeypatch):
+    """Arguments of a run that would be fine; reading weights fails the test."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("weights were loaded")
+
+    monkeypatch.setattr("evaluation.variants.ahn.load_model", refuse)
+    monkeypatch.chdir(tmp_path)
+    return [
+        "longbench", "--model", tiny, "--data", data, "--tasks", "hotpotqa",
+        "--device", "cpu", "--output", tmp_path / "run",
+    ]  # fmt: skip
+
+
+def problems(result, count: int = 1) -> list[str]:
+    """The messages of a refused command, after checking how it was refused."""
+    assert result.exit_code == 2, result.output
+    lines = result.stderr.strip().splitlines()
+    assert all(line.startswith("error: ") for line in lines), result.stderr
+    assert len(lines) == count, result.stderr
+    assert "Traceback" not in result.output
+    return lines
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--tasks", "hotpotqua"], "unknown task 'hotpotqua'"),
+        (["--tasks", "hotpotqa,nope"], "unknown task 'nope'"),
+        (["--data", "nowhere"], "nowhere"),
+        (["--tasks", "narrativeqa"], "narrativeqa"),  # no such file in the folder
+        (["--variant", "windw"], "did you mean 'window'"),
+        (["--variant", "window"], "--window: needed by window"),
+        (["--variant", "window", "--window", 0], "--window: must be at least 1 token, not 0"),
+        (["--window", -5], "--window: must be at least 1 token, not -5"),
+        (["--variant", "window", "--window", 64, "--sinks", -1], "--sinks: must be 0 or more"),
+        (["--variant", "window", "--window", 4, "--sinks", 8], "fewer than the 8 sinks"),
+        (["--variant", "window", "--window", 64], "fewer than the 128 sinks (the default"),
+        (["--variant", "ahn", "--window", 64, "--sinks", 4], "--ahn: needed by ahn"),
+        (["--limit", 0], "--limit"),
+        (["--protocol", "mine"], "--protocol"),
+        (["--dtype", "int4"], "--dtype"),
+        (["--device", "abacus"], "abacus"),
+        (["--max-length", 1], "--max-length: 1 is too small"),
+        (["--max-length", 4096], "max_position_embeddings 2048"),
+        (["--model", "nowhere"], "nowhere"),
+        (["--tokenizer", "nowhere"], "--tokenizer: no such folder: nowhere"),
+        (["--config", "nowhere.yaml"], "no such file: nowhere.yaml"),
+        (["--seed", -1], "--seed"),
+    ],
+)  # fmt: skip
+def test_one_problem_one_message(run_eval, base, tmp_path, flags, said):
+    for flag in flags[::2]:  # the last value of a flag wins, but lists are joined
+        if flag == "--tasks":
+            at = base.index("--tasks")
+            base = base[:at] + base[at + 2 :]
+    (line,) = problems(run_eval(*base, *flags))
+    assert said in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_every_problem_is_listed_at_once(run_eval, base, tmp_path):
+    (tmp_path / "run.yaml").write_text("windwo: 3\nlimit: none of them\n")
+    lines = problems(
+        run_eval(
+            *base, "--config", "run.yaml", "--tasks", "nope", "--tasks", "narrativeqa",
+            "--variant", "windw", "--variant", "ahn", "--window", 0, "--device", "abacus",
+        ),
+        8,
+    )  # fmt: skip
+    text = "\n".join(lines)
+    for said in ("windwo", "limit", "nope", "narrativeqa", "windw", "--window", "--ahn", "abacus"):
+        assert said in text
+
+
+def test_no_model_is_said(run_eval, data):
+    (line,) = problems(run_eval("longbench", "--data", data, "--tasks", "hotpotqa"))
+    assert "--model: none given" in line
+
+
+def test_every_bad_row_is_named_with_file_and_line(run_eval, base, tmp_path):
+    rows = [question(i, 1) for i in range(4)]
+    del rows[1]["context"]
+    rows[3]["answers"] = "not a list"
+    file = write_rows(tmp_path / "rows" / "hotpotqa.jsonl", rows)
+    lines = problems(run_eval(*base, "--data", file.parent), 2)
+    assert f"{file}:2" in lines[0] and "context" in lines[0]
+    assert f"{file}:4" in lines[1] and "answers" in lines[1]
+
+
+def test_prompts_beyond_the_models_positions_are_refused(run_eval, base, tmp_path):
+    row = question(0, 1) | {"context": "word " * 600}
+    file = write_rows(tmp_path / "rows" / "hotpotqa.jsonl", [row])
+    long = [*base, "--data", file.parent, "--protocol", "ahn"]  # up to 32,000 tokens
+    (line,) = problems(run_eval(*long))
+    assert "1 of 1 prompts" in line and "max_position_embeddings 2048" in line
+    assert run_eval(*long, "--allow-overlong", "--dry-run").exit_code == 0
+    assert run_eval(*long, "--max-length", 1500, "--dry-run").exit_code == 0
+
+
+def test_a_tokenizer_of_another_model_is_refused(run_eval, base, tiny, tmp_path):
+    model = shutil.copytree(tiny, tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    config["vocab_size"] = 100
+    (model / "config.json").write_text(json.dumps(config))
+    result = run_eval(*base, "--model", model)
+    assert result.exit_code == 2
+    assert "the model's vocabulary ends at 99" in result.stderr
+
+
+def test_weights_of_another_shape_are_refused(run_eval, base, tiny, tmp_path):
+    model = shutil.copytree(tiny, tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    config["intermediate_size"] = 48
+    (model / "config.json").write_text(json.dumps(config))
+    result = run_eval(*base, "--model", model)
+    assert result.exit_code == 2 and "Traceback" not in result.output
+    assert "mlp" in result.stderr
+
+
+def test_a_model_folder_without_weights_is_refused(run_eval, base, tiny, tmp_path):
+    model = shutil.copytree(tiny, tmp_path / "model")
+    (model / "model.safetensors").unlink()
+    result = run_eval(*base, "--model", model)
+    assert result.exit_code == 2 and "Traceback" not in result.output
+
+
+def test_output_that_is_a_file_is_refused(run_eval, base, tmp_path):
+    (tmp_path / "run").write_text("mine")
+    (line,) = problems(run_eval(*base))
+    assert "is a file" in line
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+def test_dry_run_lists_what_is_missing(run_eval, base):
+    lines = problems(run_eval(*base, "--dry-run", "--variant", "ahn", "--data", "nowhere"), 3)
+    assert "nowhere" in "\n".join(lines)
+
+
+def test_the_process_ends_with_code_2_and_no_traceback(tiny, data, tmp_path):
+    process = start_process(
+        "longbench", "--model", tiny, "--data", data, "--tasks", "nope", "--window", 0,
+        "--output", tmp_path / "run",
+    )  # fmt: skip
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert len(errors.strip().splitlines()) == 2 and "Traceback" not in errors
+    assert output == "" and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("command", ["report", "score", "cost"])
+def test_other_commands_refuse_alike(run_eval, tmp_path, command):
+    arguments = {
+        "report": ["report", tmp_path / "none", "-o", tmp_path / "out"],
+        "score": ["score", tmp_path / "none", "--benchmark", "longbench", "--task", "hotpotqa",
+                  "--per-example", tmp_path / "out"],
+        "cost": ["cost", "--model", "qwen2.5-3c"],
+    }[command]  # fmt: skip
+    problems(run_eval(*arguments))
+    assert not (tmp_path / "out").exists()

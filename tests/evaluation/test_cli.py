@@ -1,0 +1,182 @@
+"""`run_eval score | cost | tasks | report`, and what they do without."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import sys
+
+import pytest
+
+from tests.evaluation.conftest import start_process
+
+
+def predictions(folder, *scores: int):
+    """A file in the authors' format; 1 stands for a right answer."""
+    path = folder / "hotpotqa.jsonl"
+    rows = [
+        {"pred": "the Right one" if s else "no", "answers": ["right one"], "all_classes": None,
+         "length": 3}
+        for s in scores
+    ]  # fmt: skip
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_score_writes_one_line_per_prediction_in_order(run_eval, tmp_path):
+    file, out = predictions(tmp_path, 1, 0, 1), tmp_path / "scores.jsonl"
+    result = run_eval(
+        "score", file, "--benchmark", "longbench", "--task", "hotpotqa", "--per-example", out
+    )
+    assert result.exit_code == 0, result.stderr
+    assert [json.loads(line) for line in out.read_text().splitlines()] == [
+        {"score": 1.0}, {"score": 0.0}, {"score": 1.0}
+    ]  # fmt: skip
+    assert "66.67" in result.stdout
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["hotpotqa.jsonl", "scores.jsonl"]
+
+
+def test_score_leaves_an_earlier_file_alone_when_the_input_is_bad(run_eval, tmp_path):
+    file, out = predictions(tmp_path, 1), tmp_path / "scores.jsonl"
+    out.write_text("earlier")
+    with file.open("a") as stream:
+        stream.write('{"pred": "no answers here"}\n')
+    result = run_eval(
+        "score", file, "--benchmark", "longbench", "--task", "hotpotqa", "--per-example", out
+    )
+    assert result.exit_code == 2 and f"{file}:2" in result.stderr
+    assert out.read_text() == "earlier"
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--benchmark", "longbench", "--task", "hotpotqq"], "hotpotqa"),
+        (["--benchmark", "longbank", "--task", "hotpotqa"], "longbench"),
+        (["--benchmark", "longbench", "--task", "hotpotqa", "--protocol", "mine"], "mine"),
+        (["--benchmark", "longbench", "--task", "hotpotqa", "--per-example", "no/x"], "no/x"),
+    ],
+)  # fmt: skip
+def test_score_refuses_what_it_does_not_know(run_eval, tmp_path, flags, said):
+    result = run_eval("score", predictions(tmp_path, 1), *flags)
+    assert result.exit_code == 2
+    assert said in result.stderr and "Traceback" not in result.output
+
+
+def test_score_needs_no_torch(tmp_path):
+    code = (
+        "import sys; sys.modules['torch'] = sys.modules['transformers'] = None\n"
+        "from evaluation.cli import main; main()"
+    )
+    process = start_process(
+        "score", predictions(tmp_path, 1, 0), "--benchmark", "longbench", "--task", "hotpotqa",
+        code=code,
+    )  # fmt: skip
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert "50.0" in output
+
+
+def test_report_cost_and_tasks_need_no_torch(tmp_path):
+    for arguments in (["cost", "--model", "qwen2.5-3b"], ["tasks"], ["report", "x", "-o", "y"]):
+        code = "import sys; sys.modules['torch'] = None; from evaluation.cli import main; main()"
+        process = start_process(*arguments, code=code)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == (2 if arguments[0] == "report" else 0), errors
+        assert "Traceback" not in errors
+
+
+PAPER = [
+    "cost", "--model", "qwen2.5-3b", "--length", 128000, "--window", 32640, "--sinks", 128,
+    "--cell", "GatedDeltaNet",
+]  # fmt: skip
+
+
+def test_cost_prints_the_papers_figures(run_eval):
+    result = run_eval(*PAPER)
+    assert result.exit_code == 0
+    assert "-74.0 %" in result.stdout and "-40.5 %" in result.stdout
+    assert "GatedDeltaNet" in result.stdout
+
+
+def test_cost_as_json(run_eval):
+    result = run_eval(*PAPER, "--json")
+    costs = json.loads(result.stdout)
+    ahn, full = costs["variants"]["ahn"], costs["variants"]["full"]
+    assert round(ahn["cache_bytes"]["paper"]["change_percent"], 1) == -74.0
+    assert round(ahn["flops"]["paper"]["change_percent"], 1) == -40.5
+    assert -41.5 <= ahn["flops"]["paper-free-lookup"]["change_percent"] <= -41.0
+    # 36 layers, 2 key/value heads of 128, keys and values, bfloat16
+    assert full["cache_bytes"]["paper"]["total"] == 36 * 128000 * 2 * 2 * 128 * 2
+    assert full["cache_bytes"]["exact"]["total"] == full["cache_bytes"]["paper"]["total"]
+    assert ahn["cache_bytes"]["exact"]["total"] > ahn["cache_bytes"]["paper"]["total"]
+    assert full["flops"]["exact"]["change_percent"] == 0
+    assert costs["parameters"]["ahn"] == pytest.approx(13.0e6, rel=0.01)
+
+
+def test_cost_lists_all_problems(run_eval):
+    result = run_eval("cost", "--model", "qwen2.5-3b", "--length", 0, "--window", 0, "--cell", "X")
+    assert result.exit_code == 2
+    assert len(result.stderr.strip().splitlines()) == 3
+
+
+def test_cost_of_a_folder(run_eval, tiny):
+    result = run_eval("cost", "--model", tiny, "--length", 1000, "--window", 64, "--sinks", 4)
+    assert result.exit_code == 0, result.stderr
+
+
+def test_tasks_lists_every_task(run_eval):
+    from tasks.registry import task_names
+
+    result = run_eval("tasks")
+    assert result.exit_code == 0
+    for name in task_names("longbench"):
+        assert name in result.stdout
+    assert "qa_f1_zh" in result.stdout and "512 / ahn 500" in result.stdout
+    refused = run_eval("tasks", "longbank")
+    assert refused.exit_code == 2 and "longbench" in refused.stderr
+
+
+def test_importing_the_command_line_is_quick_and_without_torch():
+    code = (
+        "import sys, evaluation.cli\n"
+        "print(sorted({'torch', 'transformers', 'pandas', 'numpy', 'jinja2'} & set(sys.modules)))"
+    )
+    output, errors = start_process(code=code).communicate(timeout=60)
+    assert output.strip() == "[]", errors
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("protocol", ["official", "ahn"])
+def test_score_gives_the_authors_scores_in_their_format(run_eval, shared, tmp_path, protocol):
+    """The authors' own files, through the command: as `pred` lines, score by score."""
+    wanted, rows = [], []
+    with gzip.open(
+        shared / "conformance" / f"longbench_{protocol}.jsonl.gz", "rt", encoding="utf-8"
+    ) as file:
+        for line in file:
+            entry = json.loads(line)
+            if entry["task"] != "multifieldqa_zh" or entry["expected_score"] is None:
+                continue
+            wanted.append(entry["expected_score"])
+            rows.append(
+                {"pred": entry["prediction"], "answers": entry["answers"],
+                 "all_classes": entry["all_classes"], "length": entry["length"]}
+            )  # fmt: skip
+            if len(rows) == 60:
+                break
+    assert rows
+    file, out = tmp_path / "multifieldqa_zh.jsonl", tmp_path / "out"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = run_eval(
+        "score", file, "--benchmark", "longbench", "--task", "multifieldqa_zh",
+        "--protocol", protocol, "--per-example", out,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    scores = [json.loads(line)["score"] for line in out.read_text().splitlines()]
+    assert scores == pytest.approx(wanted, abs=1e-9)
+
+
+def test_the_pocket_data_command_is_there(run_eval):
+    assert "pocket-data" in run_eval("--help").stdout
+    assert sys.modules["evaluation.pocket_data"]

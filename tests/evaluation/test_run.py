@@ -1,0 +1,303 @@
+"""`run_eval longbench` from rows to records, on a tiny random model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from evaluation import runner
+from evaluation.generate import Generator
+from tests.evaluation.conftest import SINKS, WINDOW, records_of, save_tiny_qwen2, write_rows
+from tests.evaluation.conftest import question as make_question
+
+REQUIRED = {
+    "benchmark", "task", "variant", "example_id", "prediction", "answers", "score",
+    "prompt_tokens", "generated_tokens", "truncated", "prefill_seconds", "decode_seconds",
+    "flops", "cache_bytes_analytic", "cache_bytes_measured", "error",
+}  # fmt: skip
+
+
+@pytest.fixture
+def arguments(tiny, data, tmp_path):
+    """A run of two variants on two tasks, five examples each; three are about one document."""
+    return [
+        "longbench", "--model", tiny, "--data", data, "--tasks", "hotpotqa", "--tasks", "samsum",
+        "--variant", "full", "--variant", "window", "--window", WINDOW, "--sinks", SINKS,
+        "--limit", 3, "--max-length", 300, "--dtype", "float32", "--device", "cpu",
+        "--output", tmp_path / "run",
+    ]  # fmt: skip
+
+
+def test_a_run_records_every_example_of_every_variant(run_eval, arguments, tmp_path):
+    result = run_eval(*arguments)
+    assert result.exit_code == 0, result.stderr
+    run = tmp_path / "run"
+    found = records_of(run)
+    assert len(found) == 10
+    assert {(r["variant"], r["task"]) for r in found} == {
+        (variant, task) for variant in ("full", "window") for task in ("hotpotqa", "samsum")
+    }
+    first = json.loads((run / "full" / "hotpotqa.jsonl").read_bytes().split(b"\n")[0])
+    assert set(first) >= REQUIRED
+    for record in found:
+        assert record["error"] is None
+        assert 0 <= record["score"] <= 1
+        assert record["cache_bytes_measured"] == record["cache_bytes_analytic"] > 0
+        assert record["flops"] > 0
+        assert record["truncated"] == (record["prompt_tokens_untruncated"] > 300)
+    # the window's cache is bounded, full attention's is not
+    longest = max(found, key=lambda r: r["prompt_tokens"])["prompt_tokens"]
+    assert longest > WINDOW + SINKS
+    by_variant = {v: [r for r in found if r["variant"] == v] for v in ("full", "window")}
+    held = {v: max(r["cache_bytes_measured"] for r in rs) for v, rs in by_variant.items()}
+    assert held["window"] < held["full"]
+
+    assert str(run) in result.stdout and "report.html" in result.stdout
+    assert "mean of tasks" in result.stdout and "window" in result.stdout
+    assert "<html" in (run / "report.html").read_text("utf-8")
+
+
+def test_run_json_says_how_the_numbers_came_about(run_eval, arguments, tmp_path, data):
+    run_eval(*arguments, "--no-report")
+    info = json.loads((tmp_path / "run" / "run.json").read_text("utf-8"))
+    assert info["status"] == "finished"
+    assert info["configuration"]["window"] == WINDOW
+    assert info["generation"]["full"]["repetition_penalty"] == 1.3  # from the checkpoint
+    per_task = info["generation"]["full"]["per_task"]
+    assert per_task["samsum"]["eos_token_id"] == [256, 198]  # <|end|> and the newline's byte token
+    assert per_task["samsum"]["min_new_tokens"] == 1
+    assert per_task["hotpotqa"]["eos_token_id"] == [256]
+    assert info["models"]["window"]["window"] == WINDOW and info["models"]["full"]["window"] is None
+    assert info["models"]["full"]["parameters"] > 0
+    assert len(info["models"]["window"]["layout"]) == 2
+    assert {len(task["template_sha256"]) for task in info["tasks"].values()} == {64}
+    assert {len(file["sha256"]) for file in info["data_files"]} == {64}
+    assert {file["path"] for file in info["data_files"]} == {
+        str(data / "hotpotqa.jsonl"), str(data / "samsum.jsonl")
+    }  # fmt: skip
+    assert {"torch", "transformers", "python"} <= set(info["packages"])
+    assert info["hardware"]["cores"] >= 1
+    assert not (tmp_path / "run" / "report.html").exists()
+
+
+def test_the_same_command_again_does_nothing_again(run_eval, arguments, tmp_path, monkeypatch):
+    run_eval(*arguments)
+    files = {p: p.read_bytes() for p in (tmp_path / "run").glob("*/*.jsonl")}
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a model was loaded, though nothing is left to do")
+
+    monkeypatch.setattr("evaluation.variants.ahn.load_model", refuse)
+    result = run_eval(*arguments)
+    assert result.exit_code == 0 and "mean of tasks" in result.stdout
+    assert {p: p.read_bytes() for p in (tmp_path / "run").glob("*/*.jsonl")} == files
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (["--max-length", 301], "max_length"),
+        (["--window", WINDOW + 1], f"window.window {WINDOW} there, {WINDOW + 1} here"),
+        (["--protocol", "ahn"], "protocol official there, ahn here"),
+        (["--dtype", "bfloat16"], "dtype"),
+        (["--limit", 1], "examples"),
+        (["--seed", 3], "seed"),
+        (["--variant", "full"], "variants.window only in the folder"),
+    ],
+)
+def test_a_changed_run_is_refused_its_folder(run_eval, arguments, tmp_path, change, named):
+    if change[0] == "--variant":
+        base = arguments
+        arguments = [
+            a for i, a in enumerate(base) if not (a == "--variant" or base[i - 1] == "--variant")
+        ]
+        run_eval(*base)
+        result = run_eval(*arguments, *change)
+    else:
+        run_eval(*arguments)
+        result = run_eval(*arguments, *change)
+    before = records_of(tmp_path / "run")
+    assert result.exit_code == 2
+    assert named in result.stderr and "belongs to another run" in result.stderr
+    assert len(before) == 10
+
+
+def test_other_weights_or_other_rows_are_another_run(run_eval, arguments, tmp_path, tiny, data):
+    run_eval(*arguments)
+    model = shutil.copytree(tiny, tmp_path / "model")
+    result = run_eval(*arguments, "--model", model)
+    assert result.exit_code == 0, "a copy of the same weights is the same run"
+    other = save_tiny_qwen2(model, generation={"repetition_penalty": 1.3}, seed=1)
+    result = run_eval(*arguments, "--model", other)
+    assert result.exit_code == 2 and "weights_sha256" in result.stderr
+    save_tiny_qwen2(model, generation={"repetition_penalty": 1.2})
+    result = run_eval(*arguments, "--model", model)
+    assert result.exit_code == 2 and "repetition_penalty 1.3 there, 1.2 here" in result.stderr
+    rows = shutil.copytree(data, tmp_path / "rows")
+    write_rows(rows / "hotpotqa.jsonl", [make_question(i, 2 + i // 3) for i in range(8)])
+    result = run_eval(*arguments, "--data", rows)
+    assert result.exit_code == 2 and "tasks.hotpotqa" in result.stderr
+    assert "tasks.samsum" not in result.stderr
+    result = run_eval(*arguments, "--data", rows, "--overwrite")
+    assert result.exit_code == 0
+
+
+def test_an_example_that_fails_is_recorded_and_tried_again(
+    run_eval, arguments, tmp_path, monkeypatch
+):
+    answer = Generator.answer
+
+    def fail_sometimes(self, prompt, *args, **kwargs):
+        if len(prompt) % 2:
+            raise RuntimeError("no luck\nwith this one")
+        return answer(self, prompt, *args, **kwargs)
+
+    reference = tmp_path / "reference"
+    run_eval(*arguments, "--output", reference)
+    monkeypatch.setattr(Generator, "answer", fail_sometimes)
+    result = run_eval(*arguments)
+    run = tmp_path / "run"
+    failed = [r for r in records_of(run) if r["error"]]
+    assert result.exit_code == 1
+    assert 0 < len(failed) < 10 and len(records_of(run)) == 10
+    assert f"{len(failed)} examples failed" in result.stderr
+    assert {r["error"] for r in failed} == {"RuntimeError: no luck"}
+    assert {r["score"] for r in failed} == {None}
+    assert json.loads((run / "run.json").read_text())["status"] == "finished"
+
+    monkeypatch.setattr(Generator, "answer", answer)
+    result = run_eval(*arguments)
+    assert result.exit_code == 0
+    assert records_of(run) == records_of(reference)
+
+
+def test_a_run_in_which_everything_fails_stops_early(run_eval, arguments, tmp_path, monkeypatch):
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(Generator, "answer", fail)
+    result = run_eval(*arguments, "--max-errors", 3)
+    assert result.exit_code == 1
+    assert "stopped: full: 4 examples failed" in result.stderr and "broken" in result.stderr
+    assert len(records_of(tmp_path / "run")) == 4
+    info = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert info["status"] == "interrupted"
+
+
+def test_out_of_memory_drops_the_kept_document_first(run_eval, arguments, tmp_path, monkeypatch):
+    answer = Generator.answer
+
+    def crowded(self, prompt, *args, keep_shared=False, **kwargs):
+        if keep_shared:
+            raise MemoryError("no room for two caches")
+        return answer(self, prompt, *args, keep_shared=keep_shared, **kwargs)
+
+    run_eval(*arguments, "--output", tmp_path / "reference")
+    monkeypatch.setattr(Generator, "answer", crowded)
+    result = run_eval(*arguments)
+    assert result.exit_code == 0, result.stderr
+    assert records_of(tmp_path / "run") == records_of(tmp_path / "reference")
+
+
+def test_documents_are_read_once_and_the_longest_come_first(run_eval, arguments, tmp_path):
+    at = arguments.index("--variant") + 2
+    arguments = arguments[:at] + ["--limit", 8, "--max-length", 2000, "--output"]  # full alone
+    run_eval(*arguments, tmp_path / "run")
+    run_eval(*arguments, tmp_path / "alone", "--no-reuse-prefixes")
+    lines = (tmp_path / "run" / "full" / "hotpotqa.jsonl").read_bytes().split(b"\n")[:-1]
+    records = [json.loads(line) for line in lines]
+    documents = [r["document_id"] for r in records]
+    assert len(set(documents)) == 3
+    changes = sum(a != b for a, b in zip(documents, documents[1:], strict=False))
+    assert changes == 2, "questions on one document follow one another"
+    reused = [r["reused_prefix_tokens"] for r in records]
+    assert reused.count(0) == 3 and sum(n > 100 for n in reused) == 5
+    lengths = {
+        d: max(r["prompt_tokens"] for r in records if r["document_id"] == d) for d in documents
+    }
+    assert list(lengths.values()) == sorted(lengths.values(), reverse=True)
+    assert records_of(tmp_path / "run") == records_of(tmp_path / "alone")
+
+
+def test_shared_beginning_ends_before_the_last_token():
+    class Prompt:
+        def __init__(self, *ids: int) -> None:
+            import numpy as np
+
+            self.ids = np.asarray(ids, dtype=np.int32)
+            self.tokens = len(ids)
+
+    class Planned:
+        prompts = [Prompt(*range(40)), Prompt(*range(40)), Prompt(*range(50))]
+
+    assert runner._shared_tokens(Planned, [0, 1, 2]) == 39  # type: ignore[arg-type]
+    assert runner._shared_tokens(Planned, [2]) == 0  # type: ignore[arg-type]
+
+
+def test_the_plan_is_printed_without_loading_weights(run_eval, arguments, tmp_path, monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("weights were read")
+
+    monkeypatch.setattr("evaluation.variants.ahn.load_model", refuse)
+    monkeypatch.setattr("evaluation.variants.ahn.weight_files", refuse)
+    result = run_eval(*arguments, "--dry-run")
+    assert result.exit_code == 0
+    for expected in ("hotpotqa", "samsum", "5 examples per variant", "FLOP", "KiB", "window"):
+        assert expected in result.stdout
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_file_says_what_the_flags_say(run_eval, arguments, tiny, data, tmp_path):
+    run_eval(*arguments)
+    file = tmp_path / "run.yaml"
+    file.write_text(
+        f"model: {tiny}\ndata: {data}\ntasks: [hotpotqa, samsum]\nvariants: [full, window]\n"
+        f"window: {WINDOW}\nsinks: 999\nlimit: 3\nmax_length: 300\ndtype: float32\ndevice: cpu\n"
+        f"output: {tmp_path / 'from_file'}\n"
+    )
+    result = run_eval("longbench", "--config", file, "--sinks", SINKS)
+    assert result.exit_code == 0, result.stderr
+    assert records_of(tmp_path / "from_file") == records_of(tmp_path / "run")
+    identities = {
+        json.loads((tmp_path / name / "run.json").read_text())["identity"]
+        for name in ("run", "from_file")
+    }
+    assert len(identities) == 1
+
+
+def test_without_output_the_folder_is_named_after_the_identity(
+    run_eval, arguments, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    arguments = arguments[: arguments.index("--output")] + ["--limit", 1]
+    result = run_eval(*arguments)
+    assert result.exit_code == 0, result.stderr
+    (folder,) = (tmp_path / "runs").iterdir()
+    identity = json.loads((folder / "run.json").read_text())["identity"]
+    assert folder.name == f"longbench-{identity[:12]}"
+    assert "continuing: 4 of 4" in run_eval(*arguments).stderr
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("protocol", ["official", "ahn"])
+def test_the_three_real_tasks_end_to_end(run_eval, shared: Path, tmp_path, protocol):
+    model = save_tiny_qwen2(tmp_path / "model", vocab_size=151936, context=32768)
+    result = run_eval(
+        "longbench", "--model", model, "--tokenizer", shared / "data" / "qwen2.5-tokenizer",
+        "--data", shared / "data" / "longbench", "--tasks", "multifieldqa_zh,multi_news",
+        "--tasks", "passage_retrieval_zh", "--protocol", protocol, "--limit", 1,
+        "--variant", "full", "--variant", "window", "--window", 256, "--sinks", 4,
+        "--dtype", "float32", "--device", "cpu", "--output", tmp_path / "run",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    found = records_of(tmp_path / "run")
+    assert len(found) == 6 and not any(r["error"] for r in found)
+    assert all(r["chat_template"] for r in found)
+    assert max(r["prompt_tokens"] for r in found) > 5000
+    for record in found:
+        assert record["cache_bytes_measured"] == record["cache_bytes_analytic"]
+    limits = {r["task"]: r["generated_tokens"] for r in found if r["finish_reason"] == "length"}
+    assert limits.get("multi_news", 512) == (512 if protocol == "official" else 500)
