@@ -38,10 +38,10 @@ type: 26.0 % of full attention in the setting above.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from ahn.config import CELLS, AHNConfig, InputError
+from ahn.config import CELLS, AHNConfig, InputError, LayerLayout
 from ahn.shapes import CELL_SIZES, ModelShape, added_parameters
 
 __all__ = [
@@ -103,8 +103,9 @@ def flops(
 
     Args:
         shape: the base model.
-        variant: one of `ahn.config.VARIANTS`; `full` ignores window, sinks and cell, `window`
-            ignores the cell. `no-write` costs what `ahn` costs: it writes with strength 0.
+        variant: one of `ahn.config.VARIANTS`; what it does not look at (window, sinks and cell for
+            `full`, the cell for `window`) is ignored. `no-write` costs what `ahn` costs: it
+            writes with strength 0.
         prompt_tokens: length of the prompt, at least 1.
         generated_tokens: tokens that came out.
         window: W, the current token included.
@@ -117,7 +118,9 @@ def flops(
     Raises:
         InputError: a value that no run can have.
     """
-    _check(shape, variant, window, sinks, cell, full_attention_layers, accounting)
+    layout, bounded_layers = _layout(
+        shape, variant, window, sinks, cell, full_attention_layers, accounting
+    )
     if prompt_tokens < 1 or generated_tokens < 0 or not 0 <= reused_tokens < prompt_tokens:
         raise InputError(
             f"a prompt of {prompt_tokens} tokens ({reused_tokens} of them reused) and "
@@ -125,14 +128,12 @@ def flops(
             "no count is negative"
         )
     steps = max(generated_tokens - 1, 0)
-    memory_layers = 0 if variant == "full" else _memory_layers(shape, full_attention_layers)
     spans = [
         _span_flops(
             shape,
             range(start, end),
-            memory_layers=memory_layers,
-            lossless=None if variant == "full" else sinks + (window or 0),
-            cell=cell if variant in ("ahn", "no-write") else None,
+            layout=layout,
+            bounded_layers=bounded_layers,
             head_positions=heads if accounting == "exact" else end - start,
             accounting=accounting,
         )
@@ -152,19 +153,18 @@ def _span_flops(
     shape: ModelShape,
     positions: range,
     *,
-    memory_layers: int,
-    lossless: int | None,
-    cell: str | None,
+    layout: LayerLayout,
+    bounded_layers: int,
     head_positions: int,
     accounting: str,
 ) -> dict[str, int]:
     """FLOPs of the given positions when all before them are in the cache, by kind of work.
 
-    `memory_layers` layers see `lossless` positions and the memory of `cell`, the others all.
+    `bounded_layers` layers see what `layout` says, the others everything.
     """
     tokens = len(positions)
     D, H, d = shape.hidden_size, shape.num_attention_heads, shape.head_dim
-    layers, full_layers = shape.num_hidden_layers, shape.num_hidden_layers - memory_layers
+    layers, full_layers = shape.num_hidden_layers, shape.num_hidden_layers - bounded_layers
     q_width, kv_width = H * d, shape.num_key_value_heads * d
     vocabulary = 2 * D * shape.vocab_size
 
@@ -178,8 +178,9 @@ def _span_flops(
 
     attention = full_layers * pairs_doubled(None)
     memory = 0
-    if memory_layers and lossless is not None:
-        attention += memory_layers * pairs_doubled(lossless)
+    if layout.window is not None:
+        lossless, cell = layout.sinks + layout.window, layout.cell
+        attention += bounded_layers * pairs_doubled(lossless)
         if cell is not None:
             reading = max(positions.stop - lossless, 0) - max(positions.start - lossless, 0)
             gates = len(CELL_SIZES[cell].gate_projections)
@@ -193,7 +194,7 @@ def _span_flops(
         "projections": layers * tokens * (4 * D * q_width + 4 * D * kv_width),
         "mlp": layers * tokens * 6 * D * shape.intermediate_size,
         "attention": 2 * q_width * attention,
-        "memory": memory_layers * memory,
+        "memory": bounded_layers * memory,
         "lm_head": head_positions * vocabulary,
     }
     if accounting == "paper":
@@ -266,7 +267,9 @@ def cache_bytes(
     Raises:
         InputError: a value that no run can have.
     """
-    _check(shape, variant, window, sinks, cell, full_attention_layers, accounting)
+    layout, bounded_layers = _layout(
+        shape, variant, window, sinks, cell, full_attention_layers, accounting
+    )
     if tokens < 0 or dtype_bytes < 1 or batch_size < 1:
         raise InputError(
             f"tokens {tokens}, dtype_bytes {dtype_bytes}, batch_size {batch_size}: "
@@ -274,34 +277,28 @@ def cache_bytes(
         )
     exact = accounting == "exact"
     H, d = shape.num_attention_heads, shape.head_dim
-    memory_layers = 0 if variant == "full" else _memory_layers(shape, full_attention_layers)
 
     def slots(limit: int | None) -> int:
         if exact:
-            return allocated_slots(tokens, sinks, limit)
-        return tokens if limit is None else min(tokens, sinks + limit)
+            return allocated_slots(tokens, layout.sinks, limit)
+        return tokens if limit is None else min(tokens, layout.sinks + limit)
 
-    bounded = slots(window) if memory_layers else 0
-    positions = (shape.num_hidden_layers - memory_layers) * slots(None) + memory_layers * bounded
+    bounded = bounded_layers * slots(layout.window)
+    positions = (shape.num_hidden_layers - bounded_layers) * slots(None) + bounded
     keys_values = positions * 2 * shape.num_key_value_heads * d * dtype_bytes
     gates = state = 0
-    if variant in ("ahn", "no-write") and cell is not None:
-        state = memory_layers * H * d * d * (_FLOAT32_BYTES if exact else dtype_bytes)
+    if layout.cell is not None:
+        state = bounded_layers * H * d * d * (_FLOAT32_BYTES if exact else dtype_bytes)
         if exact:
             # beta or dt in the model's type; the log-decay in float32, where the cell has one.
-            decay = _FLOAT32_BYTES if CELL_SIZES[cell].decays else 0
-            gates = memory_layers * bounded * H * (dtype_bytes + decay)
+            decay = _FLOAT32_BYTES if CELL_SIZES[layout.cell].decays else 0
+            gates = bounded * H * (dtype_bytes + decay)
     return CacheBytes(
         keys_values=batch_size * keys_values, gates=batch_size * gates, state=batch_size * state
     )
 
 
-def _memory_layers(shape: ModelShape, full_attention_layers: Collection[int]) -> int:
-    """Layers that see a window, and have a memory where the variant has one."""
-    return shape.num_hidden_layers - len(set(full_attention_layers))
-
-
-def _check(
+def _layout(
     shape: ModelShape,
     variant: str,
     window: int | None,
@@ -309,21 +306,28 @@ def _check(
     cell: str | None,
     full_attention_layers: Collection[int],
     accounting: str,
-) -> None:
-    """Raises one InputError with every problem of these settings, a line each."""
-    problems = AHNConfig.problems(
-        variant,
-        cell,
-        None if variant == "full" else window,
-        None if variant == "full" else sinks,
-        tuple(full_attention_layers),
-        shape.num_hidden_layers,
-    )
-    if variant in ("window", "ahn", "no-write") and window is None:
-        problems.append(f"variant {variant!r} needs a window")
-    if variant in ("ahn", "no-write") and cell is None:
-        problems.append(f"variant {variant!r} needs a memory cell; one of {', '.join(CELLS)}")
+) -> tuple[LayerLayout, int]:
+    """What the layers that do not keep full attention see, and how many of them there are.
+
+    Raises:
+        InputError: everything that is wrong with these settings, a line each.
+    """
+    full = tuple(full_attention_layers)
+    problems = AHNConfig.problems(variant, cell, None, None, full, shape.num_hidden_layers)
+    if not problems:
+        # What the variant looks at is what it needs; the rest is ignored.
+        seen = AHNConfig(variant=variant).layer(0)
+        if seen.window is not None:
+            problems += AHNConfig.problems(variant, cell, window, sinks)
+            if window is None:
+                problems.append(f"variant {variant!r} needs a window")
+        if seen.cell is not None and cell is None:
+            problems.append(f"variant {variant!r} needs a memory cell; one of {', '.join(CELLS)}")
     if accounting not in ACCOUNTINGS:
         problems.append(f"accounting {accounting!r} is unknown; one of {', '.join(ACCOUNTINGS)}")
     if problems:
         raise InputError("\n".join(problems))
+    if seen.window is None:
+        return seen, 0
+    layout = replace(seen, window=window, sinks=sinks, cell=None if seen.cell is None else cell)
+    return layout, shape.num_hidden_layers - len(set(full))
