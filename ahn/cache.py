@@ -100,7 +100,7 @@ class AHNCache(Cache):
     is_compileable = False
 
     def __init__(self, layouts: Sequence[LayerLayout]) -> None:
-        self.layers: list[LayerCache] = [LayerCache(layout) for layout in layouts]  # type: ignore[assignment]
+        self.layers: list[LayerCache] = [LayerCache(layout) for layout in layouts]
         self.layer_class_to_replicate = None
         self.offloading = False
         #: tokens of each row, padding not counted: an int while all rows are alike, else `[B]`
@@ -164,7 +164,7 @@ class AHNCache(Cache):
 
     def reset(self) -> None:
         """Empty the cache."""
-        self.layers = [LayerCache(layer.layout) for layer in self.layers]  # type: ignore[misc]
+        self.layers = [LayerCache(layer.layout) for layer in self.layers]
         self.seen, self._columns = 0, 0
 
     def crop(self, tokens_to_remove: int) -> None:

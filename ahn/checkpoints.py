@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import re
-import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ahn.config import CELLS, PAPER_SINKS, PAPER_WINDOW, AHNConfig, InputError
+from ahn.checkpoint_files import describe_model, local_folder, tensor_shapes, weight_files
+from ahn.config import PAPER_SINKS, PAPER_WINDOW, AHNConfig, InputError
+from ahn.shapes import ModelShape, memory_shapes
 
 #: keys of the memory in a checkpoint; the module tree of `ahn.modeling` has the same names
 _MEMORY_KEY = re.compile(r"^model\.layers\.(\d+)\.ahn\.fn\.(.+)$")
@@ -34,113 +35,6 @@ _RELEASED_KEYS = {
     "use_normalized_l2",
     "use_q_proj",
 }
-
-
-def local_folder(path_or_id: str | Path) -> Path:
-    """The folder of a checkpoint: `path_or_id` itself, or the hub's snapshot of that id.
-
-    Raises:
-        InputError: no such folder, and not on the hub (or the hub cannot be reached).
-    """
-    path = Path(path_or_id)
-    if path.is_dir():
-        return path
-    text = str(path_or_id)
-    if path.is_absolute() or text.startswith(".") or text.count("/") != 1:
-        raise InputError(f"{path_or_id}: no such folder (and not a hub id like 'Qwen/Qwen2.5-3B')")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(
-            snapshot_download(
-                text, allow_patterns=["*.json", "*.safetensors", "*.jinja", "merges.txt"]
-            )
-        )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise InputError(
-            f"{path_or_id}: no such folder, and the hub did not give it "
-            f"({type(error).__name__}); download it first or pass a local folder"
-        ) from error
-
-
-def describe_model(path_or_id: str | Path) -> dict[str, Any]:
-    """The `config.json` of a checkpoint as a mapping.
-
-    Raises:
-        InputError: no folder, no `config.json`, or not JSON.
-    """
-    path = local_folder(path_or_id) / "config.json"
-    if not path.is_file():
-        raise InputError(f"{path_or_id}: no config.json in this folder")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise InputError(f"{path}: not a JSON object")
-    return config
-
-
-def weight_files(path_or_id: str | Path) -> list[Path]:
-    """The safetensors files of a checkpoint, those of its index where it has one, sorted.
-
-    Raises:
-        InputError: none there (with a hint when there is a pickle), or the index names a file
-            that is missing.
-    """
-    folder = local_folder(path_or_id)
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (json.JSONDecodeError, KeyError, AttributeError) as error:
-            raise InputError(f"{index}: not a safetensors index: {error}") from error
-        files = [folder / name for name in names]
-        missing = [file.name for file in files if not file.is_file()]
-        if missing:
-            raise InputError(f"{index}: names files that are missing: {', '.join(missing)}")
-        return files
-    if (folder / "model.safetensors").is_file():
-        return [folder / "model.safetensors"]
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        pickles = [p.name for kind in ("*.bin", "*.pt", "*.pth") for p in folder.glob(kind)]
-        hint = f" ({pickles[0]} is a pickle; only safetensors are loaded)" if pickles else ""
-        raise InputError(f"{path_or_id}: no .safetensors file{hint}")
-    return files
-
-
-def tensor_shapes(path_or_id: str | Path) -> dict[str, tuple[int, ...]]:
-    """Shape of every tensor of a checkpoint, from the files' headers alone.
-
-    Raises:
-        InputError: a file that is not safetensors, or one key in two files.
-    """
-    shapes: dict[str, tuple[int, ...]] = {}
-    for file in weight_files(path_or_id):
-        for key, shape in _header(file).items():
-            if key in shapes:
-                raise InputError(f"{file}: {key} is in another file of this checkpoint too")
-            shapes[key] = shape
-    return shapes
-
-
-def _header(file: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes in a safetensors file (8 bytes length, then JSON)."""
-    try:
-        with file.open("rb") as stream:
-            (size,) = struct.unpack("<Q", stream.read(8))
-            if size > min(100_000_000, file.stat().st_size):
-                raise ValueError("header longer than the file")
-            header = json.loads(stream.read(size))
-            return {
-                key: tuple(entry["shape"])
-                for key, entry in header.items()
-                if key != "__metadata__"
-            }
-    except (struct.error, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise InputError(f"{file}: not a safetensors file ({error})") from error
 
 
 def _family(path_or_id: str | Path, config: Mapping[str, Any]) -> str:
@@ -246,40 +140,22 @@ def _resolve(
         window=settings.window if window is None else window,
         sinks=settings.sinks if sinks is None else sinks,
     )
+    layers = ModelShape.from_config(config).num_hidden_layers
     layer_problems = AHNConfig.problems(
-        variant, None, None, None, settings.full_attention_layers, config["num_hidden_layers"]
+        variant, None, None, None, settings.full_attention_layers, layers
     )
     if layer_problems:
         raise InputError("\n".join(layer_problems))
     return config, family, settings, source
 
 
-def _memory_shapes(config: Mapping[str, Any], ahn: AHNConfig) -> dict[str, tuple[int, ...]]:
+def _memory_shapes(shape: ModelShape, ahn: AHNConfig) -> dict[str, tuple[int, ...]]:
     """Key and shape of every memory tensor that the model needs."""
-    heads, hidden = config["num_attention_heads"], config["hidden_size"]
-    d = config.get("head_dim") or hidden // heads
-    shapes: dict[str, tuple[int, ...]] = {
-        "g_proj.weight": (heads, hidden),
-        "o_proj.weight": (heads, d, d),
-    }
-    if ahn.cell in ("DeltaNet", "GatedDeltaNet"):
-        shapes |= {"b_proj.weight": (heads, hidden), "o_norm.weight": (d,)}
-    if ahn.cell == "GatedDeltaNet":
-        shapes |= {"a_proj.weight": (heads, hidden), "D": (heads,)}
-    if ahn.cell == "Mamba2":
-        shapes |= {
-            "dt_proj.weight": (heads, hidden),
-            "dt_proj.bias": (heads,),
-            "g_proj.bias": (heads,),
-            "norm.weight": (heads * d,),
-        }
-    if ahn.cell in ("GatedDeltaNet", "Mamba2"):
-        shapes |= {"A_log": (heads,), "dt_bias": (heads,)}
     return {
-        f"model.layers.{layer}.ahn.fn.{name}": shape
-        for layer in range(config["num_hidden_layers"])
+        f"model.layers.{layer}.ahn.fn.{name}": size
+        for layer in range(shape.num_hidden_layers)
         if ahn.layer(layer).cell is not None
-        for name, shape in shapes.items()
+        for name, size in memory_shapes(shape, ahn.cell).items()
     }
 
 
@@ -309,40 +185,39 @@ def _memory_problems(
     return problems
 
 
-def _base_problems(path: str | Path, config: Mapping[str, Any], shapes: Mapping[str, Any]) -> list[str]:
-    """Base tensors whose shapes contradict the configuration."""
-    heads, kv, hidden = (
-        config["num_attention_heads"],
-        config.get("num_key_value_heads") or config["num_attention_heads"],
-        config["hidden_size"],
-    )
-    d = config.get("head_dim") or hidden // heads
-    expected = {
-        "self_attn.q_proj.weight": (heads * d, hidden),
-        "self_attn.k_proj.weight": (kv * d, hidden),
-        "self_attn.v_proj.weight": (kv * d, hidden),
-        "self_attn.o_proj.weight": (hidden, heads * d),
-        "mlp.gate_proj.weight": (config["intermediate_size"], hidden),
-        "mlp.up_proj.weight": (config["intermediate_size"], hidden),
-        "mlp.down_proj.weight": (hidden, config["intermediate_size"]),
+def _base_problems(
+    path: str | Path, shape: ModelShape, shapes: Mapping[str, tuple[int, ...]]
+) -> list[str]:
+    """Base tensors that are missing or whose shapes contradict the configuration."""
+    hidden, inner = shape.hidden_size, shape.intermediate_size
+    queries = shape.num_attention_heads * shape.head_dim
+    keys = shape.num_key_value_heads * shape.head_dim
+    layer_shapes: dict[str, tuple[int, ...]] = {
+        "self_attn.q_proj.weight": (queries, hidden),
+        "self_attn.k_proj.weight": (keys, hidden),
+        "self_attn.v_proj.weight": (keys, hidden),
+        "self_attn.o_proj.weight": (hidden, queries),
+        "mlp.gate_proj.weight": (inner, hidden),
+        "mlp.up_proj.weight": (inner, hidden),
+        "mlp.down_proj.weight": (hidden, inner),
         "input_layernorm.weight": (hidden,),
         "post_attention_layernorm.weight": (hidden,),
     }
     wanted: dict[str, tuple[int, ...]] = {
-        "model.embed_tokens.weight": (config["vocab_size"], hidden),
+        "model.embed_tokens.weight": (shape.vocab_size, hidden),
         "model.norm.weight": (hidden,),
     }
-    for layer in range(config["num_hidden_layers"]):
-        wanted |= {f"model.layers.{layer}.{name}": shape for name, shape in expected.items()}
-    if not config.get("tie_word_embeddings", False):
-        wanted["lm_head.weight"] = (config["vocab_size"], hidden)
+    for layer in range(shape.num_hidden_layers):
+        wanted |= {f"model.layers.{layer}.{name}": size for name, size in layer_shapes.items()}
+    if not shape.tie_word_embeddings:
+        wanted["lm_head.weight"] = (shape.vocab_size, hidden)
     problems = []
     if missing := wanted.keys() - shapes.keys():
         problems.append(f"{path}: weights are missing: {_listed(missing)}")
     problems += [
-        f"{path}: {key} has shape {list(shapes[key])}, config.json says {list(shape)}"
-        for key, shape in wanted.items()
-        if key in shapes and tuple(shapes[key]) != shape
+        f"{path}: {key} has shape {list(shapes[key])}, config.json says {list(size)}"
+        for key, size in wanted.items()
+        if key in shapes and shapes[key] != size
     ]
     return problems
 
@@ -360,16 +235,14 @@ def check_model(
     """
     try:
         config, _, settings, source = _resolve(path_or_id, variant, ahn, window, sinks)
-        problems = _base_problems(path_or_id, config, tensor_shapes(path_or_id))
+        shape = ModelShape.from_config(config)
+        problems = _base_problems(path_or_id, shape, tensor_shapes(path_or_id))
         if source is not None:
-            problems += _memory_problems(
-                source, tensor_shapes(source), _memory_shapes(config, settings)
-            )
+            needed = _memory_shapes(shape, settings)
+            problems += _memory_problems(source, tensor_shapes(source), needed)
         return problems
     except InputError as error:
         return str(error).splitlines()
-    except KeyError as error:
-        return [f"{path_or_id}: config.json has no {error}"]
 
 
 def load_model(
@@ -506,6 +379,3 @@ def save_memory(model: Any, folder: Path, base_config: Mapping[str, Any], **trai
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     config = released_config(base_config, AHNConfig(**model.config.ahn), **training)
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-
-
-assert CELLS  # the registry of cells and this file's shapes are compared by a test

@@ -39,6 +39,9 @@ class MemoryCell(nn.Module):
 
     #: whether the cell has a decay gate
     decays: bool = False
+    #: log of the decay rate and bias of the step `[H]`, where the cell decays
+    A_log: nn.Parameter
+    dt_bias: nn.Parameter
 
     def __init__(self, hidden_size: int, num_attention_heads: int, head_dim: int) -> None:
         super().__init__()

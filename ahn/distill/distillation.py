@@ -48,7 +48,9 @@ def student_model(recipe: Recipe) -> PreTrainedModel:
         parameter.requires_grad_(".ahn.fn." in name)
     for layer in model.model.layers:
         if layer.ahn is not None:
-            layer.ahn.fn.reset_parameters(config.get("initializer_range", 0.02), recipe.decay_init_max)
+            layer.ahn.fn.reset_parameters(
+                config.get("initializer_range", 0.02), recipe.decay_init_max
+            )
     return model
 
 
@@ -77,7 +79,7 @@ def draw_span(recipe: Recipe, length: int, rng: random.Random) -> tuple[int, int
 
 
 @contextmanager
-def attention_outputs(model: nn.Module) -> Iterator[list[Tensor]]:
+def attention_outputs(model: Any) -> Iterator[list[Tensor]]:
     """Collects each layer's attention output `[B, L, H * d]` before `o_proj`, in order."""
     collected: list[Tensor] = []
     handles = [
@@ -132,7 +134,13 @@ class DistillTrainer(RecipeTrainer):
         loss = None
         if span is not None:
             loss = distillation_loss(
-                model, inputs, labels, span, self.recipe.losses, self.recipe.use_normalized_l2
+                model,
+                inputs,
+                labels,
+                span,
+                self.recipe.losses,
+                normalized=self.recipe.use_normalized_l2,
+                kl_positions=self.recipe.kl_positions,
             )
         if loss is None:
             self.skipped += 1
@@ -156,14 +164,18 @@ class DistillTrainer(RecipeTrainer):
 
 
 def distillation_loss(
-    model: nn.Module,
+    model: Any,
     inputs: dict[str, Any],
     labels: Tensor,
     span: tuple[int, int],
     losses: list[str],
+    *,
     normalized: bool = True,
+    kl_positions: str = "label",
 ) -> Tensor | None:
     """One batch's loss, or None when no labelled position lies beyond the window.
+
+    Cross-entropy is taken where a position at or beyond `W_total` predicts a labelled token.
 
     Args:
         model: a model of `ahn.modeling` with memories; teacher and student at once.
@@ -172,12 +184,18 @@ def distillation_loss(
         span: `(W_total, sinks)` of the student.
         losses: any of `kl`, `ce`, `distill`, added up.
         normalized: see `distill_loss`.
+        kl_positions: `label`: KL at positions whose own token is labelled, as in the paper's
+            tool; `prediction`: at positions that predict a labelled token, the first token of an
+            answer among them.
     """
     total, sinks = span
-    # a position predicts its next token: the last labelled prediction is the one before the end
     targets = shifted(labels)
-    chosen = beyond(targets, total)
-    if not bool(chosen.any()):
+    predicting = beyond(targets, total)
+    compared = predicting if kl_positions == "prediction" else beyond(labels, total)
+    used = {"kl": compared, "ce": predicting}
+    if any(not bool(used[name].any()) for name in losses if name in used):
+        return None
+    if "distill" in losses and labels.shape[1] <= total:
         return None
     count = len(model.model.layers)
     own = model.model.layout
@@ -190,12 +208,11 @@ def distillation_loss(
     with attention_outputs(model) as student_outputs:
         student = model.model(**inputs, layout=student_layout, use_cache=False)
     loss = labels.new_zeros((), dtype=torch.float32)
+    mine, theirs = student.last_hidden_state, teacher.last_hidden_state
     if "kl" in losses:
-        loss = loss + kl_loss(
-            student.last_hidden_state[chosen], teacher.last_hidden_state[chosen], model.lm_head
-        )
+        loss = loss + kl_loss(mine[compared], theirs[compared], model.lm_head)
     if "ce" in losses:
-        loss = loss + ce_loss(student.last_hidden_state[chosen], targets[chosen], model.lm_head)
+        loss = loss + ce_loss(mine[predicting], targets[predicting], model.lm_head)
     if "distill" in losses:
         loss = loss + distill_loss(student_outputs, teacher_outputs, total, normalized)
     return loss

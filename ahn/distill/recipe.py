@@ -50,6 +50,11 @@ class Recipe(BaseModel):
     max_samples: int | None = Field(None, gt=0)
 
     loss_type: str = Field("kl", description="kl, ce, distill, joined with +")
+    kl_positions: Literal["label", "prediction"] = Field(
+        "label",
+        description="KL where a position's own token is labelled (the paper's tool), or where "
+        "it predicts a labelled token",
+    )
     ahn_implementation: str = "GatedDeltaNet"
     ahn_position: Literal["prefix", "random"] = Field(
         "prefix", description="prefix: no sinks; random: sinks drawn per batch"

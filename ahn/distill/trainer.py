@@ -31,7 +31,6 @@ from ahn.distill.data import IGNORED, Collator, Conversations, TokenBudgetBatche
 from ahn.distill.optim import MuonAdamW
 from ahn.distill.recipe import Recipe
 
-#: parameters that never decay: gates' biases and decay rates, norms, and all other vectors
 _ADAM_BETA1 = 0.9
 
 
@@ -66,21 +65,19 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
 class RecipeTrainer(Trainer):
     """Trainer whose data order and optimiser follow a recipe."""
 
+    optimizer: torch.optim.Optimizer | None
+
     def __init__(self, recipe: Recipe, model: PreTrainedModel, data: Conversations, **kwargs: Any):
         self.recipe = recipe
         self.data = data
-        super().__init__(
-            model=model, args=training_arguments(recipe), train_dataset=data, **kwargs
-        )
+        super().__init__(model=model, args=training_arguments(recipe), train_dataset=data, **kwargs)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Batches by tokens in file order where the recipe says so, else the Trainer's own."""
         if self.recipe.tokens_per_batch is None:
             return super().get_train_dataloader()
         batches = TokenBudgetBatches(self.data.samples, self.recipe.tokens_per_batch)
-        loader = DataLoader(
-            self.data, batch_sampler=batches, collate_fn=self.data_collator
-        )
+        loader = DataLoader(self.data, batch_sampler=batches, collate_fn=self.data_collator)
         return self.accelerator.prepare(loader)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -121,7 +118,7 @@ class PretrainTrainer(RecipeTrainer):
 
     def compute_loss(
         self,
-        model: nn.Module,
+        model: Any,
         inputs: dict[str, torch.Tensor],
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,

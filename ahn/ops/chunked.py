@@ -17,7 +17,7 @@ CHUNK = 64
 
 
 def _decays(log_decay: Tensor) -> tuple[Tensor, Tensor]:
-    """`D [..., C, C]` (decay from after token j to token i) and the decay from the start `[..., C]`."""
+    """`D [..., C, C]`, the decay from after token j to token i, and from the start `[..., C]`."""
     size = log_decay.shape[-1]
     below = torch.ones(size, size, dtype=torch.bool, device=log_decay.device).tril(-1)
     # column j holds g_i for i > j, else 0; its running sum over i is the wanted exponent

@@ -169,9 +169,7 @@ def _qa(rng: random.Random, count: int, style: Style, split: Split) -> list[Fact
         if value is None:  # this person's relation has no fact in the split
             continue
         question = prose if style == "prose" else f"question : {fixed} answer :"
-        facts[name, relation] = Fact(
-            text.format(x=name, v=value), question.format(x=name), value
-        )
+        facts[name, relation] = Fact(text.format(x=name, v=value), question.format(x=name), value)
     return list(facts.values())
 
 
@@ -189,15 +187,13 @@ def _passage_retrieval(rng: random.Random, count: int, style: Style, split: Spli
             continue
         value = rng.choice(values)
         free.remove(value)
+        text = f"the paragraph of the {first} and the {second} is {value} ."
+        question = f"which paragraph mentions the {first} and the {second} ? answer :"
         if style == "prose":
-            text = f"the {first} is near the {second} in paragraph {value} ."
             question = (
-                f"which paragraph mentions the {first} ? the {first} is near the {second} "
-                "in paragraph"
+                f"which paragraph mentions the {first} ? "
+                f"the paragraph of the {first} and the {second} is"
             )
-        else:
-            text = f"paragraph {value} : the {first} is near the {second} ."
-            question = f"which paragraph mentions the {first} near the {second} ? answer :"
         facts.append(Fact(text, question, value))
     return facts
 
@@ -263,8 +259,8 @@ def make_document(
         questions: number of questions (at most `facts`).
         style: `prose` or `fixed` (see the module).
         split: which part of the facts to draw from.
-        min_distance: tokens that must lie between a fact's end and the end of the context for it
-            to be asked about; the window a test must exceed.
+        min_distance: tokens of filler between the last fact's end and the end of the context; a
+            test sets it beyond the window.
         lead: words of context (header counted) that must precede the first fact, so that no
             fact stands among the attention sinks.
 
@@ -305,7 +301,9 @@ def _place(
     slots: list[list[str]] = [[] for _ in range(len(stored) + 1)]
     while len(header) + len(slots[0]) < lead:
         slots[0] += rng.choice(FILLERS).split()
-    room -= len(slots[0])
+    while len(slots[-1]) < min_distance:
+        slots[-1] += rng.choice(FILLERS).split()
+    room -= len(slots[0]) + len(slots[-1])
     while True:
         filler = rng.choice(FILLERS).split()
         if len(filler) > room:
@@ -321,10 +319,7 @@ def _place(
         spans.append((len(words), len(words) + len(text)))
         words += text
     words += slots[-1]
-    far = [i for i, (_, end) in enumerate(spans) if len(words) - end >= min_distance]
-    if len(far) < questions:
-        return None
-    asked = rng.sample(far, questions)
+    asked = rng.sample(range(len(stored)), questions)
     return Document(
         kind=kind,
         context=" ".join(words),

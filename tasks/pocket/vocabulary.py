@@ -11,38 +11,43 @@ PAD, BOS, EOS, UNK = "<pad>", "<bos>", "<eos>", "<unk>"
 #: A full stop ends every answer; it is the stop id of the pocket model.
 STOP = "."
 
-NAMES = (
+
+def _split(text: str) -> list[str]:
+    return text.split()
+
+
+NAMES = _split(
     "alice bruno clara daniel edith felix greta henry irene jacob karen louis maria nathan olivia "
     "peter quincy rachel simon teresa ulrich valerie william xenia yusuf zelda anton bianca cyrus "
     "dora emil flora gustav helga ivan julia kurt linda milo nadia oscar paula ramon silvia tobias "
-    "ursula victor wanda xavier yvonne zeno amelia boris carmen derek elsa frank gloria harold ines "
-    "jonas katya lorenz monica"
-).split()
-CITIES = (
+    "ursula victor wanda xavier yvonne zeno amelia boris carmen derek elsa frank gloria harold "
+    "ines jonas katya lorenz monica"
+)
+CITIES = _split(
     "paris london berlin madrid rome vienna prague oslo dublin lisbon athens cairo tokyo delhi "
     "lima quito boston denver dallas miami seoul bogota havana kyoto zurich geneva munich milan "
     "turin porto lyon nice"
-).split()
-JOBS = (
+)
+JOBS = _split(
     "baker lawyer doctor nurse pilot farmer singer writer teacher sailor miner tailor barber "
     "waiter driver cook painter actor dancer judge guard clerk coach guide priest banker hunter "
     "fisher potter weaver smith mason"
-).split()
-FOODS = (
+)
+FOODS = _split(
     "apples bread cheese soup rice pasta beans eggs honey olives grapes plums figs dates nuts corn "
     "peas carrots onions garlic tofu pizza salad noodles curry waffles yogurt butter cake melons "
     "lentils mangoes"
-).split()
-PETS = (
+)
+PETS = _split(
     "cat dog rabbit parrot hamster turtle lizard snake goat pony duck goose pig frog mouse ferret "
     "canary gecko spider crab hen owl fox otter badger camel donkey sheep falcon raven toad newt"
-).split()
-COLORS = (
+)
+COLORS = _split(
     "red green blue yellow black white purple orange pink brown gray silver golden violet scarlet "
     "azure crimson beige ivory maroon teal indigo turquoise magenta lilac amber olive khaki cyan "
     "navy coral salmon"
-).split()
-NOUNS = (
+)
+NOUNS = _split(
     "table chair lamp window door clock mirror carpet bottle spoon knife fork plate basket bucket "
     "ladder hammer needle candle pillow blanket curtain drawer shelf wallet helmet jacket button "
     "ribbon pencil paper marker folder stapler magnet battery camera radio engine wheel anchor "
@@ -51,16 +56,16 @@ NOUNS = (
     "tunnel garden orchard vineyard barn stable market bakery museum library theater stadium "
     "airport station factory warehouse office school hospital prison palace cottage cabin tent "
     "igloo rocket saturn planet comet meteor galaxy nebula crystal diamond emerald ruby pearl "
-    "marble granite copper bronze iron steel brass tin zinc cobalt nickel carbon sulfur oven kettle "
-    "broom pebble saddle canoe wagon scooter"
-).split()
+    "marble granite copper bronze iron steel brass tin zinc cobalt nickel carbon sulfur oven "
+    "kettle broom pebble saddle canoe wagon scooter"
+)
 LABELS = [
     f"{word}_type"
-    for word in (
+    for word in _split(
         "person location number entity event animal product method disease plant sport vehicle "
         "color currency language religion weapon instrument material planet weather emotion season "
         "shape profession building body symbol game holiday document measure"
-    ).split()
+    )
 ]
 NUMBERS = [f"{number:02d}" for number in range(100)]
 FILLERS = [
@@ -75,16 +80,17 @@ FILLERS = [
     "it rains for a while .",
     "the night is long and quiet .",
 ]
-_FUNCTION_WORDS = (
+_FUNCTION_WORDS = _split(
     ". , : ? answer question passage context the a is of in what which where does do live lives "
     "works as job likes to eat like has pet have favorite color who pass key value number string "
     "remember it text label mentions near and paragraph data pairs read story find examples"
-).split()
+)
 
 
 def _words() -> list[str]:
     words: dict[str, None] = dict.fromkeys([PAD, BOS, EOS, UNK])
-    for group in (_FUNCTION_WORDS, NAMES, CITIES, JOBS, FOODS, PETS, COLORS, NOUNS, NUMBERS, LABELS):
+    values = (CITIES, JOBS, FOODS, PETS, COLORS)
+    for group in (_FUNCTION_WORDS, NAMES, *values, NOUNS, NUMBERS, LABELS):
         words.update(dict.fromkeys(group))
     for sentence in FILLERS:
         words.update(dict.fromkeys(sentence.split()))

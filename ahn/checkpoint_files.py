@@ -1,0 +1,121 @@
+"""The files of a checkpoint: where they are, and what their headers say. Nothing is loaded.
+
+Only safetensors are looked at, and their headers are read without torch, so that a plan can be
+checked in milliseconds.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+from ahn.config import InputError
+
+
+def local_folder(path_or_id: str | Path) -> Path:
+    """The folder of a checkpoint: `path_or_id` itself, or the hub's snapshot of that id.
+
+    Raises:
+        InputError: no such folder, and not on the hub (or the hub cannot be reached).
+    """
+    path = Path(path_or_id)
+    if path.is_dir():
+        return path
+    text = str(path_or_id)
+    if path.is_absolute() or text.startswith(".") or text.count("/") != 1:
+        raise InputError(f"{path_or_id}: no such folder (and not a hub id like 'Qwen/Qwen2.5-3B')")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(
+            snapshot_download(
+                text, allow_patterns=["*.json", "*.safetensors", "*.jinja", "merges.txt"]
+            )
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise InputError(
+            f"{path_or_id}: no such folder, and the hub did not give it "
+            f"({type(error).__name__}); download it first or pass a local folder"
+        ) from error
+
+
+def describe_model(path_or_id: str | Path) -> dict[str, Any]:
+    """The `config.json` of a checkpoint as a mapping.
+
+    Raises:
+        InputError: no folder, no `config.json`, or not JSON.
+    """
+    path = local_folder(path_or_id) / "config.json"
+    if not path.is_file():
+        raise InputError(f"{path_or_id}: no config.json in this folder")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise InputError(f"{path}: not a JSON object")
+    return config
+
+
+def weight_files(path_or_id: str | Path) -> list[Path]:
+    """The safetensors files of a checkpoint, those of its index where it has one, sorted.
+
+    Raises:
+        InputError: none there (with a hint when there is a pickle), or the index names a file
+            that is missing.
+    """
+    folder = local_folder(path_or_id)
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            names = sorted(
+                set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            )
+        except (json.JSONDecodeError, KeyError, AttributeError) as error:
+            raise InputError(f"{index}: not a safetensors index: {error}") from error
+        files = [folder / name for name in names]
+        missing = [file.name for file in files if not file.is_file()]
+        if missing:
+            raise InputError(f"{index}: names files that are missing: {', '.join(missing)}")
+        return files
+    if (folder / "model.safetensors").is_file():
+        return [folder / "model.safetensors"]
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        pickles = [p.name for kind in ("*.bin", "*.pt", "*.pth") for p in folder.glob(kind)]
+        hint = f" ({pickles[0]} is a pickle; only safetensors are loaded)" if pickles else ""
+        raise InputError(f"{path_or_id}: no .safetensors file{hint}")
+    return files
+
+
+def tensor_shapes(path_or_id: str | Path) -> dict[str, tuple[int, ...]]:
+    """Shape of every tensor of a checkpoint, from the files' headers alone.
+
+    Raises:
+        InputError: a file that is not safetensors, or one key in two files.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in weight_files(path_or_id):
+        for key, shape in _header(file).items():
+            if key in shapes:
+                raise InputError(f"{file}: {key} is in another file of this checkpoint too")
+            shapes[key] = shape
+    return shapes
+
+
+def _header(file: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes in a safetensors file (8 bytes length, then JSON)."""
+    try:
+        with file.open("rb") as stream:
+            (size,) = struct.unpack("<Q", stream.read(8))
+            if size > min(100_000_000, file.stat().st_size):
+                raise ValueError("header longer than the file")
+            header = json.loads(stream.read(size))
+            return {
+                key: tuple(entry["shape"]) for key, entry in header.items() if key != "__metadata__"
+            }
+    except (struct.error, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise InputError(f"{file}: not a safetensors file ({error})") from error
