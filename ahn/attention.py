@@ -101,7 +101,10 @@ class Chunk:
             left = valid.int().argmax(1)  # padding before the first token
             inside = (steps >= left[:, None]) & (steps < (left + counts)[:, None])
             if not torch.equal(inside, valid):
-                raise ValueError("attention_mask has padding between the tokens of a row")
+                raise ValueError(
+                    "attention_mask has padding between the tokens of a row (generate() guesses "
+                    "a mask from pad tokens in the prompt: pass attention_mask)"
+                )
             start = torch.as_tensor(seen, device=device) - left
             self.index = torch.where(valid, steps + start[:, None], -1)  # [B, T], -1: padding
             self.valid = valid
