@@ -110,6 +110,10 @@ def longbench(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan; load no weights, write nothing.")
     ] = False,
+    threads: Annotated[
+        int | None,
+        typer.Option(help="Threads of torch on the CPU. Default: 1 for tiny models, else torch's."),
+    ] = None,
     tokenizer: Annotated[
         str | None, typer.Option(help="Tokenizer: folder or hub id. Default: the model's.")
     ] = None,
@@ -152,6 +156,7 @@ def longbench(
         "device": device,
         "seed": seed,
         "output": output,
+        "threads": threads,
         "tokenizer": tokenizer,
         "overwrite": overwrite,
         "allow_overlong": allow_overlong,

@@ -82,6 +82,12 @@ class RunConfiguration(BaseModel):
         default="auto", description="Weights' type. auto: bfloat16 on cuda, float32 elsewhere."
     )
     device: str = Field(default="auto", description="auto: cuda where there is one, else cpu.")
+    threads: StrictInt | None = Field(
+        default=None,
+        gt=0,
+        description="Threads of torch on the CPU. Default: 1 for a model of under ten million "
+        "parameters, torch's own choice else.",
+    )
     seed: StrictInt | None = Field(
         default=None,
         ge=0,

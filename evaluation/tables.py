@@ -11,10 +11,10 @@ from rich.text import Text
 from evaluation.costs import example_cache_bytes, example_flops
 from evaluation.plan import Plan
 from reports import formats
-from reports.compare import answer, standings
+from reports.compare import answer, by_facts, standings
 from reports.leaderboard import Column, TaskKey, columns_of, tasks_of
 from reports.records import Run
-from reports.stats import mean_interval
+from reports.stats import Interval, mean_interval
 
 
 def plan_tables(plan: Plan) -> Group:
@@ -99,8 +99,18 @@ def _score(column: Column, task: TaskKey) -> str:
     sample = column.sample(task)
     if not sample.values:
         return formats.MISSING
-    interval = mean_interval(sample.values, sample.clusters)
-    return f"{formats.points(interval.mean)} {formats.between(interval)}"
+    return _interval(mean_interval(sample.values, sample.clusters))
+
+
+def _interval(interval: Interval | None) -> str:
+    mean = formats.points(interval.mean if interval else None)
+    return f"{mean} {formats.between(interval)}".rstrip()
+
+
+def _levels(columns: list[Column]) -> dict[int, list[Interval | None]]:
+    """Scores by the number of stored facts, where the tasks differ in it."""
+    levels = by_facts(columns)
+    return levels if len(levels) > 1 else {}
 
 
 def _examples(columns: Iterable[Column], task: TaskKey) -> str:
@@ -120,11 +130,10 @@ def _score_table(columns: list[Column]) -> Table:
         table.add_row(task.task, _examples(columns, task), *scores)
     if len(tasks) > 1:
         table.add_section()
-        means = []
-        for row in standings(columns):
-            score = row.score
-            text = formats.points(score.mean if score else None)
-            means.append(f"{text} {formats.between(score)}".rstrip())
+        means = [_interval(row.score) for row in standings(columns)]
+        for facts, intervals in _levels(columns).items():
+            stored = f"mean, {facts} stored fact{'s' if facts > 1 else ''}"
+            table.add_row(stored, "", *(_interval(interval) for interval in intervals))
         table.add_row("mean of tasks", "", *means, style="bold")
     return table
 
@@ -141,7 +150,7 @@ def _cost_table(columns: list[Column]) -> Table:
         cost, share = row.cost, row.share_of_full
         table.add_row(
             row.column.label,
-            f"{formats.points(row.score.mean if row.score else None)} {formats.between(row.score)}",
+            _interval(row.score),
             formats.operations(cost["flops"]),
             formats.percent(share["flops"]),
             formats.size(cost["cache_bytes_measured"]),

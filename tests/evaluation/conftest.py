@@ -45,6 +45,7 @@ def save_tiny_qwen2(
     context: int = 2048,
     generation: dict[str, Any] | None = None,
     seed: int = 0,
+    hidden_size: int = 32,
 ) -> Path:
     """Save a random Qwen2 of two layers, and its generation settings."""
     import torch
@@ -53,7 +54,7 @@ def save_tiny_qwen2(
     torch.manual_seed(seed)
     config = Qwen2Config(
         vocab_size=vocab_size,
-        hidden_size=32,
+        hidden_size=hidden_size,
         intermediate_size=64,
         num_hidden_layers=2,
         num_attention_heads=4,
@@ -67,6 +68,25 @@ def save_tiny_qwen2(
     model = Qwen2ForCausalLM(config)
     model.generation_config = GenerationConfig(eos_token_id=256, **(generation or {}))
     model.save_pretrained(folder)
+    return folder
+
+
+def save_tiny_memory(folder: Path, model: Path) -> Path:
+    """Save random GatedDeltaNet weights for `model`, with a read-out that is not zero."""
+    import torch
+
+    from ahn.checkpoints import build_model, describe_model, save_memory
+    from ahn.config import AHNConfig
+
+    config = describe_model(model)
+    settings = AHNConfig(window=WINDOW, sinks=SINKS)
+    torch.manual_seed(2)
+    built = build_model(model, "qwen2", config, settings, torch.float32)
+    with torch.no_grad():
+        for name, parameter in built.named_parameters():
+            if name.endswith("ahn.fn.o_proj.weight"):
+                parameter.normal_(std=0.5)
+    save_memory(built, folder, config)
     return folder
 
 
@@ -102,6 +122,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def memory(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of AHN weights for the tiny model."""
+    return save_tiny_memory(tmp_path_factory.mktemp("memory"), tiny)
+
+
+@pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Rows of two tasks: hotpotqa, eight questions on three documents; samsum, two."""
     folder = tmp_path_factory.mktemp("data")
@@ -117,13 +143,13 @@ def run_eval() -> Callable[..., Any]:
 
     from evaluation.cli import app
 
-    def run(*arguments: str | Path) -> Any:
+    def run(*arguments: str | Path | int) -> Any:
         return CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
 
     return run
 
 
-def start_process(*arguments: str | Path, code: str | None = None) -> subprocess.Popen[str]:
+def start_process(*arguments: str | Path | int, code: str | None = None) -> subprocess.Popen[str]:
     """`run_eval ARGUMENTS`, or Python `code`, in a process of its own."""
     command = ["-c", code] if code else ["-m", "evaluation"]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}

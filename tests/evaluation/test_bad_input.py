@@ -7,7 +7,13 @@ import shutil
 
 import pytest
 
-from tests.evaluation.conftest import question, start_process, write_rows
+from tests.evaluation.conftest import (
+    byte_tokenizer,
+    question,
+    save_tiny_qwen2,
+    start_process,
+    write_rows,
+)
 
 
 @pytest.fixture
@@ -129,6 +135,20 @@ def test_weights_of_another_shape_are_refused(run_eval, base, tiny, tmp_path):
     result = run_eval(*base, "--model", model)
     assert result.exit_code == 2 and "Traceback" not in result.output
     assert "mlp" in result.stderr
+
+
+def test_memory_of_another_shape_is_refused(run_eval, base, memory, tmp_path):
+    other = save_tiny_qwen2(tmp_path / "other", hidden_size=64)
+    byte_tokenizer(other)
+    result = run_eval(*base, "--model", other, "--ahn", memory, "--variant", "ahn")
+    assert result.exit_code == 2 and "Traceback" not in result.output
+    assert "ahn.fn" in result.stderr and "shape" in result.stderr
+
+
+def test_a_base_model_is_no_memory(run_eval, base, tiny):
+    lines = run_eval(*base, "--ahn", tiny, "--variant", "ahn", "--window", 64, "--sinks", 4)
+    assert lines.exit_code == 2
+    assert "names no" in lines.stderr or "no cell" in lines.stderr
 
 
 def test_a_model_folder_without_weights_is_refused(run_eval, base, tiny, tmp_path):

@@ -98,7 +98,7 @@ def test_settings_come_from_the_file_or_from_config_json(tiny, tmp_path):
 
 @pytest.fixture(scope="module", params=["full", "window"])
 def model(request: pytest.FixtureRequest, tiny: Path) -> Any:
-    window = {} if request.param == "full" else {"window": WINDOW, "sinks": SINKS}
+    window: dict[str, Any] = {} if request.param == "full" else {"window": WINDOW, "sinks": SINKS}
     return ahn.load_model(str(tiny), variant=request.param, dtype="float32", device="cpu", **window)
 
 

@@ -60,6 +60,57 @@ def test_a_run_records_every_example_of_every_variant(run_eval, arguments, tmp_p
     assert "<html" in (run / "report.html").read_text("utf-8")
 
 
+def test_all_four_variants_run_and_writes_off_equals_the_window(
+    run_eval, arguments, tmp_path, memory
+):
+    result = run_eval(*arguments, "--variant", "ahn,no-write", "--ahn", memory)
+    assert result.exit_code == 0, result.stderr
+    found = records_of(tmp_path / "run")
+    predictions = {
+        variant: {
+            (r["task"], r["example_id"]): r["prediction"] for r in found if r["variant"] == variant
+        }
+        for variant in ("full", "window", "ahn", "no-write")
+    }
+    assert all(len(of_variant) == 5 for of_variant in predictions.values())
+    assert predictions["no-write"] == predictions["window"]
+    assert predictions["ahn"] != predictions["window"]
+    assert predictions["full"] != predictions["window"]
+    assert all(r["cache_bytes_measured"] == r["cache_bytes_analytic"] for r in found)
+    models = json.loads((tmp_path / "run" / "run.json").read_text("utf-8"))["models"]
+    assert [models[v]["cell"] for v in ("window", "ahn")] == [None, "GatedDeltaNet"]
+    assert models["ahn"]["layout"][0]["cell"] == "GatedDeltaNet"
+    assert models["ahn"]["parameters"] > models["window"]["parameters"]
+
+
+def test_window_and_sinks_come_from_the_ahn_weights_for_all_variants(run_eval, tiny, data, memory):
+    result = run_eval(
+        "longbench", "--model", tiny, "--ahn", memory, "--data", data, "--tasks", "hotpotqa",
+        "--device", "cpu", "--dry-run",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    rows = [line.split() for line in result.stdout.splitlines() if f"│ {WINDOW} " in line]
+    assert [row[1] for row in rows] == ["window", "ahn"]
+    assert all(row[5] == str(SINKS) for row in rows)
+
+
+def test_pocket_rows_run_and_are_summed_up_by_stored_facts(run_eval, tmp_path):
+    from tasks.pocket.tokenizer import write_tokenizer
+
+    model = save_tiny_qwen2(tmp_path / "model", vocab_size=576)
+    write_tokenizer(model)
+    result = run_eval(
+        "longbench", "--model", model, "--data", "pocket", "--limit", 2, "--variant", "full",
+        "--tasks", "pocket_qa@1,pocket_qa@4", "--device", "cpu", "--output", tmp_path / "run",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    assert "mean, 1 stored fact " in result.stdout and "mean, 4 stored facts" in result.stdout
+    found = records_of(tmp_path / "run")
+    assert {r["attributes"]["facts"] for r in found} == {1, 4}
+    assert all(r["attributes"]["evidence_distance"] > 128 for r in found)
+    assert all(r["answer_in_prompt"] for r in found)
+
+
 def test_run_json_says_how_the_numbers_came_about(run_eval, arguments, tmp_path, data):
     run_eval(*arguments, "--no-report")
     info = json.loads((tmp_path / "run" / "run.json").read_text("utf-8"))
