@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -302,13 +303,14 @@ def build_model(
         values.pop("use_sliding_window", None)
     own = config_class(ahn=asdict(settings), **values)
     own.architectures = [model_class.__name__]
-    model, info = model_class.from_pretrained(
-        folder,
-        config=own,
-        dtype=dtype,
-        use_safetensors=True,
-        output_loading_info=True,
-    )
+    with _without_load_report():
+        model, info = model_class.from_pretrained(
+            folder,
+            config=own,
+            dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
     stray = [k for k in info["unexpected_keys"] if not _MEMORY_KEY.match(k)]
     absent = [k for k in info["missing_keys"] if not _MEMORY_KEY.match(k)]
     if info["mismatched_keys"] or stray or absent:
@@ -321,6 +323,19 @@ def build_model(
             problems.append(f"{folder}: shapes do not fit: {info['mismatched_keys']}")
         raise InputError("\n".join(problems))
     return model
+
+
+@contextmanager
+def _without_load_report() -> Iterator[None]:
+    """Keys are accounted for here; transformers' table of them would only frighten."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _dtype(dtype: Any) -> Any:

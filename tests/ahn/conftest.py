@@ -62,6 +62,7 @@ def variant_model(
     """Our model with the stock model's weights; memories are random unless `fresh`."""
     _, _, config, model, extra = _CLASSES[family]
     settings = {"variant": variant, "cell": cell, "window": WINDOW, "sinks": SINKS, **ahn}
+    torch.manual_seed(2)
     made = model(config(ahn=settings, **SIZES, **extra, initializer_range=0.15)).eval()
     missing, unexpected = made.load_state_dict(stock_model(family).state_dict(), strict=False)
     assert not unexpected and all(".ahn.fn." in name for name in missing)

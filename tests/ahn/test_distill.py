@@ -1,0 +1,260 @@
+"""The trainer: only memories learn, batches with nothing to learn are counted, runs resume."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.nn import functional as F
+
+import ahn
+from ahn.distill.data import IGNORED, Collator, Conversations, TokenBudgetBatches, encode
+from ahn.distill.distillation import distillation_loss, draw_span, student_model
+from ahn.distill.losses import POSITIONS, ce_loss, kl_loss
+from ahn.distill.recipe import Recipe, load_recipe
+from tasks.pocket.tokenizer import write_tokenizer
+from tasks.pocket.training import conversations
+from tests.ahn.conftest import tokens, variant_model
+
+
+@pytest.fixture(scope="module")
+def pocket(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny base model over the pocket vocabulary, and conversations."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    folder = tmp_path_factory.mktemp("pocket")
+    torch.manual_seed(0)
+    model = Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=576,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            pad_token_id=0,
+        )
+    )
+    model.save_pretrained(folder / "base")
+    write_tokenizer(folder / "base")
+    rows = [json.dumps(row) for row in conversations("student", 0.004)]
+    (folder / "data.jsonl").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def recipe(pocket: Path, output: Path, **options: Any) -> Recipe:
+    values: dict[str, Any] = {
+        "model_name_or_path": str(pocket / "base"),
+        "output_dir": str(output),
+        "dataset": str(pocket / "data.jsonl"),
+        "sliding_window_type": "random",
+        "sliding_window_choices": [48, 64],
+        "ahn_position": "random",
+        "num_attn_sinks_choices": [0, 4],
+        "sliding_window": 64,
+        "num_attn_sinks": 4,
+        "tokens_per_batch": 1024,
+        "learning_rate": 1e-2,
+        "max_steps": 6,
+        "logging_steps": 1,
+        "save_steps": 2,
+        "threads": 1,
+    }
+    return Recipe(**{**values, **options})
+
+
+def run(pocket: Path, output: Path, **options: Any) -> dict[str, torch.Tensor]:
+    from ahn.distill.trainer import train
+
+    return load_file(train(recipe(pocket, output, **options)) / "model.safetensors")
+
+
+def test_training_changes_memories_only_and_says_what_it_did(pocket: Path, tmp_path: Path) -> None:
+    before = (pocket / "base" / "model.safetensors").read_bytes()
+    weights = run(pocket, tmp_path / "out")
+    assert before == (pocket / "base" / "model.safetensors").read_bytes()
+    assert all(".ahn.fn." in name for name in weights)
+    assert weights["model.layers.0.ahn.fn.o_proj.weight"].any()
+    log = json.loads((tmp_path / "out" / "training.json").read_text())
+    assert log["steps"] == 6 and len(log["history"]) == 6 and log["seconds"] > 0
+    assert log["machine"]["torch"] == torch.__version__
+    assert (tmp_path / "out" / "loss.png").read_bytes()[:4] == b"\x89PNG"
+    model = ahn.load_model(pocket / "base", ahn=tmp_path / "out")
+    assert (model.layout[0].window, model.layout[0].sinks) == (60, 4)
+    base = load_file(pocket / "base" / "model.safetensors")
+    for name, parameter in model.named_parameters():
+        if name in base:
+            assert torch.equal(parameter, base[name])
+
+
+def test_only_memories_get_gradients(pocket: Path, tmp_path: Path) -> None:
+    model = student_model(recipe(pocket, tmp_path))
+    assert all(p.requires_grad == (".ahn.fn." in n) for n, p in model.named_parameters())
+
+
+def test_a_killed_run_resumes_to_the_same_weights(pocket: Path, tmp_path: Path) -> None:
+    whole = run(pocket, tmp_path / "whole")
+    options = recipe(pocket, tmp_path / "killed").model_dump(exclude_defaults=True)
+    (tmp_path / "recipe.yaml").write_text(json.dumps(options))
+    command = [sys.executable, "-m", "ahn.cli", "train", str(tmp_path / "recipe.yaml")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    saved = tmp_path / "killed" / "checkpoints"
+    deadline = time.monotonic() + 120
+    while not list(saved.glob("checkpoint-*/trainer_state.json")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed" / "model.safetensors").exists()
+    subprocess.run(command, check=True, capture_output=True)
+    resumed = load_file(tmp_path / "killed" / "model.safetensors")
+    assert whole.keys() == resumed.keys()
+    for name in whole:
+        assert torch.equal(whole[name], resumed[name]), name
+
+
+def test_batches_with_nothing_to_learn_are_skipped() -> None:
+    model, ids = variant_model("ahn"), tokens(60, rows=2)
+    labels = ids.clone()
+    inputs = {"input_ids": ids}
+    assert distillation_loss(model, inputs, labels, (60, 4), ["kl"]) is None
+    assert distillation_loss(model, inputs, labels, (80, 4), ["kl", "distill"]) is None
+    nothing = torch.full_like(labels, IGNORED)
+    assert distillation_loss(model, inputs, nothing, (16, 4), ["kl", "ce"]) is None
+    loss = distillation_loss(model, inputs, labels, (16, 4), ["kl", "ce", "distill"])
+    assert loss is not None and torch.isfinite(loss)
+
+
+def test_kl_of_a_model_with_itself_is_zero_and_positive_otherwise() -> None:
+    generator = torch.Generator().manual_seed(0)
+    head = torch.nn.Linear(16, 50, bias=False)
+    hidden = torch.randn(2 * POSITIONS + 3, 16, generator=generator)
+    other = hidden + 0.1 * torch.randn(hidden.shape, generator=generator)
+    assert kl_loss(hidden, hidden, head).abs() < 1e-6
+    assert kl_loss(other, hidden, head) > 1e-4
+
+
+def test_losses_in_chunks_equal_whole_logits() -> None:
+    generator = torch.Generator().manual_seed(0)
+    head = torch.nn.Linear(16, 50, bias=False).requires_grad_(False)
+    hidden = torch.randn(2 * POSITIONS + 3, 16, generator=generator)
+    teacher = torch.randn(hidden.shape, generator=generator)
+    targets = torch.randint(0, 50, (len(hidden),), generator=generator)
+    gradients = []
+    for chunked in (True, False):
+        student = hidden.clone().requires_grad_()
+        if chunked:
+            loss = kl_loss(student, teacher, head) + ce_loss(student, targets, head)
+        else:
+            logits, wanted = head(student), head(teacher)
+            loss = F.kl_div(
+                logits.log_softmax(-1),
+                wanted.log_softmax(-1),
+                log_target=True,
+                reduction="batchmean",
+            ) + F.cross_entropy(logits, targets)
+        loss.backward()
+        gradients.append((loss.detach(), student.grad))
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-5, atol=1e-7)
+
+
+def test_spans_follow_the_recipe(pocket: Path, tmp_path: Path) -> None:
+    drawn = recipe(
+        pocket,
+        tmp_path,
+        sliding_window_choices=[32, 64, 128, 256],
+        num_attn_sinks_choices=[0, 32, 64, 128],
+    )
+    rng = random.Random(0)
+    spans = {draw_span(drawn, 300, rng) for _ in range(300)}
+    assert {span[0] for span in spans if span} == {64, 128, 256}  # L/8 < W_total < L
+    assert all(span and span[1] <= span[0] / 2 for span in spans)
+    assert draw_span(drawn, 32, rng) is None
+    fixed = recipe(pocket, tmp_path, sliding_window_type="fixed", ahn_position="prefix")
+    assert draw_span(fixed, 300, rng) == (64, 4)
+    linear = recipe(pocket, tmp_path, sliding_window_type="linear", ahn_position="prefix")
+    assert draw_span(linear, 8000, rng) == (2000, 4) and draw_span(linear, 513, rng) == (512, 4)
+
+
+def test_labels_stand_on_assistant_turns_only(pocket: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(pocket / "base")
+    sample = encode(
+        tokenizer,
+        [
+            {"role": "user", "content": "what is table ? table :"},
+            {"role": "assistant", "content": "17 42 ."},
+            {"role": "user", "content": "what is lamp ? lamp :"},
+            {"role": "assistant", "content": "05 06 ."},
+        ],
+    )
+    words = tokenizer.convert_ids_to_tokens(sample.input_ids)
+    labelled = [w.strip() for w, x in zip(words, sample.labels, strict=True) if x != IGNORED]
+    assert labelled == ["17", "42", ".", "05", "06", "."]
+    assert words[0] == "<bos>" and words.count("<bos>") == 1
+
+
+def test_samples_are_filtered_cut_and_counted(pocket: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(pocket / "base")
+    kept = Conversations(recipe(pocket, tmp_path, filter_len=300, cutoff_len=350), tokenizer)
+    assert kept.counts["too_short"] > 0 and kept.counts["cut"] > 0
+    assert all(300 < len(sample.input_ids) <= 350 for sample in kept.samples)
+    lengths = [len(sample.input_ids) for sample in kept.samples]
+    batches = list(TokenBudgetBatches(kept.samples, 1024))
+    assert [i for batch in batches for i in batch] == list(range(len(kept)))
+    assert all(len(b) * max(lengths[i] for i in b) <= 1024 for b in batches)
+    batch = Collator(0, position_gap=2000)([kept[0], kept[1]])
+    assert batch["input_ids"].shape == batch["labels"].shape == batch["attention_mask"].shape
+
+
+@pytest.mark.parametrize(
+    "changes,message",
+    [
+        ({"ahn_implementation": "LSTM"}, "unknown cell 'LSTM'"),
+        ({"loss_type": "mse"}, "is not kl, ce and distill"),
+        ({"sliding_windov": 3}, "sliding_windov"),
+        ({"num_attn_sinks": 64}, "must exceed num_attn_sinks"),
+        ({"model_name_or_path": None}, "exactly one of"),
+    ],
+)
+def test_bad_recipes_are_named(
+    pocket: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    values = recipe(pocket, tmp_path).model_dump(exclude_defaults=True) | changes
+    (tmp_path / "recipe.yaml").write_text(json.dumps(values))
+    with pytest.raises(ahn.InputError, match=message):
+        load_recipe(tmp_path / "recipe.yaml")
+
+
+@pytest.mark.parametrize(
+    "line,message",
+    [
+        ("{", "data.jsonl:2: not JSON"),
+        ("{}", "data.jsonl:2: 'messages' is missing"),
+        ('{"messages": [{"role": "user"}]}', "data.jsonl:2: each message needs"),
+    ],
+)
+def test_bad_data_is_named_by_line(pocket: Path, tmp_path: Path, line: str, message: str) -> None:
+    good = (pocket / "data.jsonl").read_text().splitlines()[0]
+    (tmp_path / "data.jsonl").write_text(f"{good}\n{line}\n")
+    values = recipe(pocket, tmp_path, dataset=str(tmp_path / "data.jsonl"))
+    (tmp_path / "recipe.yaml").write_text(json.dumps(values.model_dump(exclude_defaults=True)))
+    result = subprocess.run(
+        [sys.executable, "-m", "ahn.cli", "train", str(tmp_path / "recipe.yaml")],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 2 and message in result.stderr
+    assert "Traceback" not in result.stderr and not (tmp_path / "model.safetensors").exists()
