@@ -136,7 +136,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def run_eval() -> Callable[..., Any]:
     """`run_eval ARGUMENTS` in this process; a click `Result`."""
     from typer.testing import CliRunner

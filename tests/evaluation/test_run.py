@@ -20,21 +20,39 @@ REQUIRED = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def arguments(tiny, data, tmp_path):
+@pytest.fixture(scope="module")
+def command(tiny, data):
     """A run of two variants on two tasks, five examples each; three are about one document."""
     return [
         "longbench", "--model", tiny, "--data", data, "--tasks", "hotpotqa", "--tasks", "samsum",
         "--variant", "full", "--variant", "window", "--window", WINDOW, "--sinks", SINKS,
         "--limit", 3, "--max-length", 300, "--dtype", "float32", "--device", "cpu",
-        "--output", tmp_path / "run",
     ]  # fmt: skip
 
 
-def test_a_run_records_every_example_of_every_variant(run_eval, arguments, tmp_path):
-    result = run_eval(*arguments)
+@pytest.fixture
+def arguments(command, tmp_path):
+    """`command`, with a folder that is not there yet."""
+    return [*command, "--output", tmp_path / "run"]
+
+
+@pytest.fixture(scope="module")
+def finished(run_eval, command, tmp_path_factory):
+    """The result of `command` and its folder, to be read only."""
+    run = tmp_path_factory.mktemp("finished") / "run"
+    return run_eval(*command, "--output", run), run
+
+
+@pytest.fixture
+def again(finished, arguments, tmp_path):
+    """`arguments`, with a folder in which all of it is done."""
+    shutil.copytree(finished[1], tmp_path / "run")
+    return arguments
+
+
+def test_a_run_records_every_example_of_every_variant(finished):
+    result, run = finished
     assert result.exit_code == 0, result.stderr
-    run = tmp_path / "run"
     found = records_of(run)
     assert len(found) == 10
     assert {(r["variant"], r["task"]) for r in found} == {
@@ -111,9 +129,8 @@ def test_pocket_rows_run_and_are_summed_up_by_stored_facts(run_eval, tmp_path):
     assert all(r["answer_in_prompt"] for r in found)
 
 
-def test_run_json_says_how_the_numbers_came_about(run_eval, arguments, tmp_path, data):
-    run_eval(*arguments, "--no-report")
-    info = json.loads((tmp_path / "run" / "run.json").read_text("utf-8"))
+def test_run_json_says_how_the_numbers_came_about(finished, data):
+    info = json.loads((finished[1] / "run.json").read_text("utf-8"))
     assert info["status"] == "finished"
     assert info["configuration"]["window"] == WINDOW
     assert info["generation"]["full"]["repetition_penalty"] == 1.3  # from the checkpoint
@@ -131,19 +148,19 @@ def test_run_json_says_how_the_numbers_came_about(run_eval, arguments, tmp_path,
     }  # fmt: skip
     assert {"torch", "transformers", "python"} <= set(info["packages"])
     assert info["hardware"]["cores"] >= 1
-    assert not (tmp_path / "run" / "report.html").exists()
 
 
-def test_the_same_command_again_does_nothing_again(run_eval, arguments, tmp_path, monkeypatch):
-    run_eval(*arguments)
+def test_the_same_command_again_does_nothing_again(run_eval, again, tmp_path, monkeypatch):
     files = {p: p.read_bytes() for p in (tmp_path / "run").glob("*/*.jsonl")}
 
     def refuse(*_: object) -> None:
         raise AssertionError("a model was loaded, though nothing is left to do")
 
     monkeypatch.setattr("evaluation.variants.ahn.load_model", refuse)
-    result = run_eval(*arguments)
+    (tmp_path / "run" / "report.html").unlink()
+    result = run_eval(*again, "--no-report")
     assert result.exit_code == 0 and "mean of tasks" in result.stdout
+    assert not (tmp_path / "run" / "report.html").exists()
     assert {p: p.read_bytes() for p in (tmp_path / "run").glob("*/*.jsonl")} == files
 
 
@@ -159,45 +176,38 @@ def test_the_same_command_again_does_nothing_again(run_eval, arguments, tmp_path
         (["--variant", "full"], "variants.window only in the folder"),
     ],
 )
-def test_a_changed_run_is_refused_its_folder(run_eval, arguments, tmp_path, change, named):
+def test_a_changed_run_is_refused_its_folder(run_eval, again, tmp_path, change, named):
     if change[0] == "--variant":
-        base = arguments
-        arguments = [
-            a for i, a in enumerate(base) if not (a == "--variant" or base[i - 1] == "--variant")
-        ]
-        run_eval(*base)
-        result = run_eval(*arguments, *change)
-    else:
-        run_eval(*arguments)
-        result = run_eval(*arguments, *change)
+        at = again.index("window")
+        again, change = again[: at - 1] + again[at + 1 :], []
     before = records_of(tmp_path / "run")
+    result = run_eval(*again, *change)
     assert result.exit_code == 2
     assert named in result.stderr and "belongs to another run" in result.stderr
-    assert len(before) == 10
+    assert records_of(tmp_path / "run") == before and len(before) == 10
 
 
-def test_other_weights_or_other_rows_are_another_run(run_eval, arguments, tmp_path, tiny, data):
-    run_eval(*arguments)
+def test_other_weights_or_other_rows_are_another_run(run_eval, again, tmp_path, tiny, data):
     model = shutil.copytree(tiny, tmp_path / "model")
-    result = run_eval(*arguments, "--model", model)
+    result = run_eval(*again, "--model", model)
     assert result.exit_code == 0, "a copy of the same weights is the same run"
     other = save_tiny_qwen2(model, generation={"repetition_penalty": 1.3}, seed=1)
-    result = run_eval(*arguments, "--model", other)
+    result = run_eval(*again, "--model", other)
     assert result.exit_code == 2 and "weights_sha256" in result.stderr
     save_tiny_qwen2(model, generation={"repetition_penalty": 1.2})
-    result = run_eval(*arguments, "--model", model)
+    result = run_eval(*again, "--model", model)
     assert result.exit_code == 2 and "repetition_penalty 1.3 there, 1.2 here" in result.stderr
     rows = shutil.copytree(data, tmp_path / "rows")
     write_rows(rows / "hotpotqa.jsonl", [make_question(i, 2 + i // 3) for i in range(8)])
-    result = run_eval(*arguments, "--data", rows)
+    result = run_eval(*again, "--data", rows)
     assert result.exit_code == 2 and "tasks.hotpotqa" in result.stderr
     assert "tasks.samsum" not in result.stderr
-    result = run_eval(*arguments, "--data", rows, "--overwrite")
+    result = run_eval(*again, "--data", rows, "--overwrite")
     assert result.exit_code == 0
 
 
 def test_an_example_that_fails_is_recorded_and_tried_again(
-    run_eval, arguments, tmp_path, monkeypatch
+    run_eval, arguments, finished, tmp_path, monkeypatch
 ):
     answer = Generator.answer
 
@@ -206,8 +216,6 @@ def test_an_example_that_fails_is_recorded_and_tried_again(
             raise RuntimeError("no luck\nwith this one")
         return answer(self, prompt, *args, **kwargs)
 
-    reference = tmp_path / "reference"
-    run_eval(*arguments, "--output", reference)
     monkeypatch.setattr(Generator, "answer", fail_sometimes)
     result = run_eval(*arguments)
     run = tmp_path / "run"
@@ -222,7 +230,7 @@ def test_an_example_that_fails_is_recorded_and_tried_again(
     monkeypatch.setattr(Generator, "answer", answer)
     result = run_eval(*arguments)
     assert result.exit_code == 0
-    assert records_of(run) == records_of(reference)
+    assert records_of(run) == records_of(finished[1])
 
 
 def test_a_run_in_which_everything_fails_stops_early(run_eval, arguments, tmp_path, monkeypatch):
@@ -238,7 +246,9 @@ def test_a_run_in_which_everything_fails_stops_early(run_eval, arguments, tmp_pa
     assert info["status"] == "interrupted"
 
 
-def test_out_of_memory_drops_the_kept_document_first(run_eval, arguments, tmp_path, monkeypatch):
+def test_out_of_memory_drops_the_kept_document_first(
+    run_eval, arguments, finished, tmp_path, monkeypatch
+):
     answer = Generator.answer
 
     def crowded(self, prompt, *args, keep_shared=False, **kwargs):
@@ -246,11 +256,10 @@ def test_out_of_memory_drops_the_kept_document_first(run_eval, arguments, tmp_pa
             raise MemoryError("no room for two caches")
         return answer(self, prompt, *args, keep_shared=keep_shared, **kwargs)
 
-    run_eval(*arguments, "--output", tmp_path / "reference")
     monkeypatch.setattr(Generator, "answer", crowded)
     result = run_eval(*arguments)
     assert result.exit_code == 0, result.stderr
-    assert records_of(tmp_path / "run") == records_of(tmp_path / "reference")
+    assert records_of(tmp_path / "run") == records_of(finished[1])
 
 
 def test_documents_are_read_once_and_the_longest_come_first(run_eval, arguments, tmp_path):
@@ -301,8 +310,7 @@ def test_the_plan_is_printed_without_loading_weights(run_eval, arguments, tmp_pa
     assert not (tmp_path / "run").exists()
 
 
-def test_a_file_says_what_the_flags_say(run_eval, arguments, tiny, data, tmp_path):
-    run_eval(*arguments)
+def test_a_file_says_what_the_flags_say(run_eval, finished, tiny, data, tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text(
         f"model: {tiny}\ndata: {data}\ntasks: [hotpotqa, samsum]\nvariants: [full, window]\n"
@@ -311,10 +319,10 @@ def test_a_file_says_what_the_flags_say(run_eval, arguments, tiny, data, tmp_pat
     )
     result = run_eval("longbench", "--config", file, "--sinks", SINKS)
     assert result.exit_code == 0, result.stderr
-    assert records_of(tmp_path / "from_file") == records_of(tmp_path / "run")
+    assert records_of(tmp_path / "from_file") == records_of(finished[1])
     identities = {
-        json.loads((tmp_path / name / "run.json").read_text())["identity"]
-        for name in ("run", "from_file")
+        json.loads((run / "run.json").read_text())["identity"]
+        for run in (finished[1], tmp_path / "from_file")
     }
     assert len(identities) == 1
 
