@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 _WING_MODULES = ("ahn.config", "tasks.schema", "reports.records")
 
@@ -37,3 +38,14 @@ def messages(error: ValueError) -> list[str]:
     if problems:
         return [str(problem) for problem in problems]
     return [line for line in str(error).splitlines() if line.strip()]
+
+
+def collect(problems: list[str], step: Callable[[], Any]) -> Any:
+    """The result of `step`; None, and its messages in `problems`, if the input was bad."""
+    try:
+        return step()
+    except ValueError as error:
+        if not isinstance(error, input_error_types()):
+            raise
+        problems += [m for m in messages(error) if m not in problems]
+        return None

@@ -164,6 +164,17 @@ def test_the_same_command_again_does_nothing_again(run_eval, again, tmp_path, mo
     assert {p: p.read_bytes() for p in (tmp_path / "run").glob("*/*.jsonl")} == files
 
 
+def test_a_torn_line_and_a_lost_file_are_made_good(run_eval, again, finished, tmp_path):
+    torn, lost = (tmp_path / "run" / "full" / f"{task}.jsonl" for task in ("hotpotqa", "samsum"))
+    torn.write_bytes(torn.read_bytes()[:-100])
+    lost.unlink()
+    result = run_eval(*again)
+    assert result.exit_code == 0, result.stderr
+    assert "hotpotqa.jsonl:3: torn last line dropped" in result.stderr
+    assert "continuing: 7 of 10" in result.stderr
+    assert records_of(tmp_path / "run") == records_of(finished[1])
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
