@@ -13,28 +13,28 @@ from typing import Any
 
 from ahn.config import InputError
 
+_CONFIGURATION = ["*.json", "*.jinja", "merges.txt"]
+_WEIGHTS = ["*.safetensors"]
 
-def local_folder(path_or_id: str | Path) -> Path:
-    """The folder of a checkpoint: `path_or_id` itself, or the hub's snapshot of that id.
+
+def _is_hub_id(path_or_id: str | Path) -> bool:
+    text = str(path_or_id)
+    return not Path(text).is_absolute() and not text.startswith(".") and text.count("/") == 1
+
+
+def _from_hub(path_or_id: str | Path, patterns: list[str]) -> Path:
+    """The hub's snapshot with at least these files.
 
     Raises:
-        InputError: no such folder, and not on the hub (or the hub cannot be reached).
+        InputError: not a hub id, or the hub does not give it.
     """
-    path = Path(path_or_id)
-    if path.is_dir():
-        return path
-    text = str(path_or_id)
-    if path.is_absolute() or text.startswith(".") or text.count("/") != 1:
+    if not _is_hub_id(path_or_id):
         raise InputError(f"{path_or_id}: no such folder (and not a hub id like 'Qwen/Qwen2.5-3B')")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(
-            snapshot_download(
-                text, allow_patterns=["*.json", "*.safetensors", "*.jinja", "merges.txt"]
-            )
-        )
+        return Path(snapshot_download(str(path_or_id), allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise InputError(
             f"{path_or_id}: no such folder, and the hub did not give it "
@@ -42,13 +42,30 @@ def local_folder(path_or_id: str | Path) -> Path:
         ) from error
 
 
+def local_folder(path_or_id: str | Path, weights: bool = True) -> Path:
+    """The folder of a checkpoint: `path_or_id` itself, or the hub's snapshot.
+
+    Args:
+        path_or_id: folder or hub id.
+        weights: also fetch the weights, not only configuration and tokenizer.
+
+    Raises:
+        InputError: no such folder, and not on the hub (or the hub cannot be reached).
+    """
+    path = Path(path_or_id)
+    wanted = _CONFIGURATION + (_WEIGHTS if weights else [])
+    return path if path.is_dir() else _from_hub(path_or_id, wanted)
+
+
 def describe_model(path_or_id: str | Path) -> dict[str, Any]:
-    """The `config.json` of a checkpoint as a mapping.
+    """The `config.json` of a checkpoint as a mapping; of a hub id only that file is fetched.
 
     Raises:
         InputError: no folder, no `config.json`, or not JSON.
     """
-    path = local_folder(path_or_id) / "config.json"
+    path = Path(path_or_id)
+    folder = path if path.is_dir() else _from_hub(path_or_id, ["config.json"])
+    path = folder / "config.json"
     if not path.is_file():
         raise InputError(f"{path_or_id}: no config.json in this folder")
     try:
@@ -94,9 +111,13 @@ def weight_files(path_or_id: str | Path) -> list[Path]:
 def tensor_shapes(path_or_id: str | Path) -> dict[str, tuple[int, ...]]:
     """Shape of every tensor of a checkpoint, from the files' headers alone.
 
+    Of a hub id whose weights are not in the local cache only the headers are fetched.
+
     Raises:
         InputError: a file that is not safetensors, or one key in two files.
     """
+    if not Path(path_or_id).is_dir() and (remote := _remote_shapes(path_or_id)) is not None:
+        return remote
     shapes: dict[str, tuple[int, ...]] = {}
     for file in weight_files(path_or_id):
         for key, shape in _header(file).items():
@@ -104,6 +125,31 @@ def tensor_shapes(path_or_id: str | Path) -> dict[str, tuple[int, ...]]:
                 raise InputError(f"{file}: {key} is in another file of this checkpoint too")
             shapes[key] = shape
     return shapes
+
+
+def _remote_shapes(path_or_id: str | Path) -> dict[str, tuple[int, ...]] | None:
+    """Shapes from the hub by range requests; None when the hub cannot be asked (then the local
+    cache, or the message that nothing is there, decides)."""
+    if not _is_hub_id(path_or_id):
+        return None
+    from huggingface_hub import get_safetensors_metadata
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        NotASafetensorsRepoError,
+        SafetensorsParsingError,
+    )
+
+    try:
+        metadata = get_safetensors_metadata(str(path_or_id))
+    except NotASafetensorsRepoError:
+        raise InputError(f"{path_or_id}: no .safetensors file on the hub") from None
+    except (HfHubHTTPError, SafetensorsParsingError, OSError, ValueError):
+        return None
+    return {
+        key: tuple(info.shape)
+        for file in metadata.files_metadata.values()
+        for key, info in file.tensors.items()
+    }
 
 
 def _header(file: Path) -> dict[str, tuple[int, ...]]:

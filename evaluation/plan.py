@@ -220,7 +220,9 @@ def make_plan(
     }
     _is_folder_or_absent(configuration.output, problems)
 
-    folder = local_folder(path) if path is not None and config is not None else None
+    folder = None  # a plan needs configuration and tokenizer, no weights
+    if path is not None and config is not None:
+        folder = local_folder(path, weights=False)
     tokenizer_path = model_path(configuration.tokenizer) or (folder and str(folder))
     tokenizer = _load_tokenizer(tokenizer_path, problems) if tokenizer_path else None
     checkpoint = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,10 +132,8 @@ class Conversations(Dataset[dict[str, Any]]):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {
-            "input_ids": self.samples[index].input_ids,
-            "labels": self.samples[index].labels,
-        }
+        sample = self.samples[index]
+        return {"index": index, "input_ids": sample.input_ids, "labels": sample.labels}
 
 
 class TokenBudgetBatches(Sampler[list[int]]):
@@ -164,24 +162,53 @@ class TokenBudgetBatches(Sampler[list[int]]):
         return len(self.batches)
 
 
+class PositionGaps:
+    """Random jumps in `position_ids`, drawn for every batch of a run before it starts.
+
+    Most batches of 256 tokens or more get one to four jumps a row, each up to half of `gap`
+    (short ones likelier), so that a model that is trained on short texts meets long distances.
+    Drawn beforehand, they are the same when a run is resumed in its middle.
+    """
+
+    def __init__(
+        self, samples: Sequence[Sample], batches: Iterable[list[int]], gap: int, seed: int
+    ) -> None:
+        rng = random.Random(seed)
+        self._jumps: dict[int, list[list[tuple[int, int]]]] = {}
+        for batch in batches:
+            longest = max(len(samples[index].input_ids) for index in batch)
+            if longest >= 256 and rng.random() < 0.7:
+                rows = []
+                for _ in batch:
+                    count = rng.randint(1, 4)
+                    sizes = [
+                        (int(rng.random() ** 2 * gap / 2), rng.randrange(1, longest))
+                        for _ in range(count)
+                    ]
+                    rows.append([(position, size) for size, position in sizes])
+                self._jumps[batch[0]] = rows
+
+    def position_ids(self, first: int, rows: int, length: int) -> torch.Tensor | None:
+        """`[rows, length]` int64 for the batch that begins with sample `first`, if it has jumps."""
+        if first not in self._jumps:
+            return None
+        jumps = torch.zeros(rows, length, dtype=torch.long)
+        for row, drawn in enumerate(self._jumps[first]):
+            for position, size in drawn:
+                jumps[row, position] += size
+        return torch.arange(length) + jumps.cumsum(1)
+
+
 @dataclass
 class Collator:
     """Rows to a batch, padded on the right.
 
-    With `position_gap` > 0 most batches of 256 tokens or more get `position_ids` with one to
-    four random jumps a row (each up to half the gap, short ones likelier), so that a model that
-    is trained on short texts meets long distances.
-
     Output: `input_ids`, `labels`, `attention_mask` `[B, L]` int64, and `position_ids` `[B, L]`
-    where gaps were drawn.
+    where `gaps` has some for the batch.
     """
 
     pad_token_id: int
-    position_gap: int = 0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        self._rng = random.Random(self.seed)
+    gaps: PositionGaps | None = None
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         longest = max(len(row["input_ids"]) for row in rows)
@@ -202,11 +229,8 @@ class Collator:
                 dtype=torch.long,
             ),
         }
-        if self.position_gap and longest >= 256 and self._rng.random() < 0.7:
-            jumps = torch.zeros(len(rows), longest, dtype=torch.long)
-            for row in range(len(rows)):
-                for _ in range(self._rng.randint(1, 4)):
-                    size = int(self._rng.random() ** 2 * self.position_gap / 2)
-                    jumps[row, self._rng.randrange(1, longest)] += size
-            batch["position_ids"] = torch.arange(longest) + jumps.cumsum(1)
+        if self.gaps is not None:
+            positions = self.gaps.position_ids(rows[0]["index"], len(rows), longest)
+            if positions is not None:
+                batch["position_ids"] = positions
         return batch

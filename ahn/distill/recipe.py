@@ -132,6 +132,8 @@ class Recipe(BaseModel):
             raise ValueError("base is for stage pretrain; distillation needs model_name_or_path")
         if self.stage == "distill" and not self.save_ahn_only:
             raise ValueError("save_ahn_only: false is not supported; use `ahn merge` afterwards")
+        if self.position_gap and self.tokens_per_batch is None:
+            raise ValueError("position_gap needs tokens_per_batch (batches in file order)")
         if self.num_attn_sinks >= self.sliding_window:
             raise ValueError("sliding_window counts the sinks: it must exceed num_attn_sinks")
         if self.stage == "distill" and self.optimizer == "muon":

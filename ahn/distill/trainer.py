@@ -27,7 +27,7 @@ from transformers import (
 )
 
 from ahn.config import InputError
-from ahn.distill.data import IGNORED, Collator, Conversations, TokenBudgetBatches
+from ahn.distill.data import IGNORED, Collator, Conversations, PositionGaps, TokenBudgetBatches
 from ahn.distill.optim import MuonAdamW
 from ahn.distill.recipe import Recipe
 
@@ -203,7 +203,11 @@ def train(recipe: Recipe, resume: bool = True) -> Path:
     tokenizer = _tokenizer(recipe)
     data = Conversations(recipe, tokenizer)
     transformers.set_seed(recipe.seed)
-    collator = Collator(tokenizer.pad_token_id or 0, recipe.position_gap, recipe.seed)
+    gaps = None
+    if recipe.position_gap and recipe.tokens_per_batch is not None:
+        batches = TokenBudgetBatches(data.samples, recipe.tokens_per_batch)
+        gaps = PositionGaps(data.samples, batches, recipe.position_gap, recipe.seed)
+    collator = Collator(tokenizer.pad_token_id or 0, gaps)
     trainer: RecipeTrainer
     if recipe.stage == "pretrain":
         trainer = PretrainTrainer(recipe, _base_model(recipe), data, data_collator=collator)

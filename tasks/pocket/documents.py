@@ -2,9 +2,9 @@
 
 Six kinds, after the retrieval tasks of LongBench and InfiniteBench: `passkey`, `number_string`,
 `kv_retrieval`, `qa`, `passage_retrieval` and `label`.  Two styles: `prose` repeats the fact's
-beginning in the question (`where does anna live ? anna lives in`); `fixed` keeps the key at one
-offset from the value and from the end of the question, the format in which key matching emerges
-first when a model is trained from scratch.
+beginning in the question (`what is the job of clara ? the job of clara is`); `fixed` keeps the
+key at one offset from the value and from the end of the question, the format in which key
+matching emerges first when a model is trained from scratch.
 
 A fact is one (kind, key, value) triple.  `held_out` splits all facts by a hash: training
 documents use the one part, test documents the other, so that no test fact was ever trained on.
@@ -46,29 +46,13 @@ _HEADERS = {
     "passage_retrieval": "read the passage :",
     "label": "examples :",
 }
-#: fact, question in prose, question in fixed style, values
-_RELATIONS: list[tuple[str, str, str, list[str]]] = [
-    ("{x} lives in {v} .", "where does {x} live ? {x} lives in", "where does {x} live ?", CITIES),
-    (
-        "the job of {x} is {v} .",
-        "what is the job of {x} ? the job of {x} is",
-        "what is the job of {x} ?",
-        JOBS,
-    ),
-    (
-        "{x} likes to eat {v} .",
-        "what does {x} like to eat ? {x} likes to eat",
-        "what does {x} like to eat ?",
-        FOODS,
-    ),
-    ("{x} has a {v} .", "which pet does {x} have ? {x} has a", "which pet does {x} have ?", PETS),
-    (
-        "the color of {x} is {v} .",
-        "what is the color of {x} ? the color of {x} is",
-        "what is the color of {x} ?",
-        COLORS,
-    ),
-]
+_RELATIONS: dict[str, list[str]] = {
+    "city": CITIES,
+    "job": JOBS,
+    "food": FOODS,
+    "pet": PETS,
+    "color": COLORS,
+}
 
 
 @dataclass(frozen=True)
@@ -111,7 +95,8 @@ def held_out(kind: str, key: str, value: str) -> bool:
 
 def max_facts(kind: str) -> int:
     """Distinct facts that one document of this kind can hold."""
-    return {"kv_retrieval": 100, "qa": 100, "label": 100, "passage_retrieval": 50}.get(kind, 40)
+    most = {"kv_retrieval": 100, "label": 100, "qa": 50, "passage_retrieval": 50}
+    return most.get(kind, 40)
 
 
 def _draw(
@@ -159,18 +144,23 @@ def _kv_retrieval(rng: random.Random, count: int, style: Style, split: Split) ->
 
 
 def _qa(rng: random.Random, count: int, style: Style, split: Split) -> list[Fact]:
-    facts: dict[tuple[str, int], Fact] = {}
-    while len(facts) < count:
-        name, relation = rng.choice(NAMES), rng.randrange(len(_RELATIONS))
-        if (name, relation) in facts:
+    facts: list[Fact] = []
+    for name in rng.sample(NAMES, len(NAMES)):
+        if len(facts) == count:
+            break
+        relation = rng.choice(list(_RELATIONS))
+        values = [
+            value
+            for value in _RELATIONS[relation]
+            if held_out("qa", f"{name}|{relation}", value) == (split == "test")
+        ]
+        if not values:  # this person's relation has no fact in the split
             continue
-        text, prose, fixed, values = _RELATIONS[relation]
-        value = _draw(rng, "qa", f"{name}|{relation}", split, lambda v=values: rng.choice(v))  # type: ignore[misc]
-        if value is None:  # this person's relation has no fact in the split
-            continue
-        question = prose if style == "prose" else f"question : {fixed} answer :"
-        facts[name, relation] = Fact(text.format(x=name, v=value), question.format(x=name), value)
-    return list(facts.values())
+        value = rng.choice(values)
+        question = f"what is the {relation} of {name} ?"
+        question += f" the {relation} of {name} is" if style == "prose" else " answer :"
+        facts.append(Fact(f"the {relation} of {name} is {value} .", question, value))
+    return facts
 
 
 def _passage_retrieval(rng: random.Random, count: int, style: Style, split: Split) -> list[Fact]:

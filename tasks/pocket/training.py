@@ -50,7 +50,7 @@ PHASES: dict[str, Phase] = {
     "teacher-b": Phase(
         "prose",
         ((64, 700_000), (128, 1_000_000), (256, 900_000), (512, 1_500_000)),
-        weights={"passage_retrieval": 2.0, "number_string": 2.0},
+        weights={"passage_retrieval": 1.5, "qa": 1.5, "number_string": 2.0},
         seed=2,
     ),
     "teacher-c": Phase(
@@ -58,7 +58,7 @@ PHASES: dict[str, Phase] = {
         ((256, 600_000), (512, 1_000_000), (1024, 1_900_000)),
         shuffled=True,
         batch_tokens=8192,
-        weights={"passage_retrieval": 1.5, "number_string": 2.0, "kv_retrieval": 1.5},
+        weights={"number_string": 3.0, "passkey": 1.5, "qa": 1.5},
         seed=3,
     ),
     "student": Phase(

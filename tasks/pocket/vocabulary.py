@@ -86,6 +86,8 @@ _FUNCTION_WORDS = _split(
     "remember it text label mentions near and paragraph data pairs read story find examples"
 )
 
+_RELATION_WORDS = ["city", "food"]
+
 
 def _words() -> list[str]:
     words: dict[str, None] = dict.fromkeys([PAD, BOS, EOS, UNK])
@@ -94,6 +96,7 @@ def _words() -> list[str]:
         words.update(dict.fromkeys(group))
     for sentence in FILLERS:
         words.update(dict.fromkeys(sentence.split()))
+    words.update(dict.fromkeys(_RELATION_WORDS))
     while len(words) % 64:
         words[f"<extra{len(words)}>"] = None
     return list(words)

@@ -17,7 +17,15 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 import ahn
-from ahn.distill.data import IGNORED, Collator, Conversations, TokenBudgetBatches, encode
+from ahn.distill.data import (
+    IGNORED,
+    Collator,
+    Conversations,
+    PositionGaps,
+    Sample,
+    TokenBudgetBatches,
+    encode,
+)
 from ahn.distill.distillation import distillation_loss, draw_span, student_model
 from ahn.distill.losses import POSITIONS, ce_loss, kl_loss
 from ahn.distill.recipe import Recipe, load_recipe
@@ -68,6 +76,7 @@ def recipe(pocket: Path, output: Path, **options: Any) -> Recipe:
         "logging_steps": 1,
         "save_steps": 2,
         "threads": 1,
+        "position_gap": 512,
     }
     return Recipe(**{**values, **options})
 
@@ -215,8 +224,21 @@ def test_samples_are_filtered_cut_and_counted(pocket: Path, tmp_path: Path) -> N
     batches = list(TokenBudgetBatches(kept.samples, 1024))
     assert [i for batch in batches for i in batch] == list(range(len(kept)))
     assert all(len(b) * max(lengths[i] for i in b) <= 1024 for b in batches)
-    batch = Collator(0, position_gap=2000)([kept[0], kept[1]])
+    batch = Collator(0)([kept[0], kept[1]])
     assert batch["input_ids"].shape == batch["labels"].shape == batch["attention_mask"].shape
+
+
+def test_position_gaps_only_stretch_and_are_the_same_each_time() -> None:
+    samples = [Sample([5] * 300, [5] * 300) for _ in range(40)]
+    batches = [[i, i + 1] for i in range(0, 40, 2)]
+    gaps, again = (PositionGaps(samples, batches, 1000, seed=3) for _ in range(2))
+    drawn = [gaps.position_ids(batch[0], 2, 300) for batch in batches]
+    assert 0 < sum(positions is not None for positions in drawn) < len(batches)
+    for batch, positions in zip(batches, drawn, strict=True):
+        if positions is not None:
+            steps = positions.diff(dim=1)
+            assert (steps >= 1).all() and (steps > 1).any() and positions.max() < 300 + 2000
+            assert torch.equal(positions, again.position_ids(batch[0], 2, 300))
 
 
 @pytest.mark.parametrize(
