@@ -1,4 +1,4 @@
-# make demo | test | lint | bench | clean
+# make demo | test | lint | bench | pocket | clean
 # Every target sets up .venv by itself; the first time takes a few minutes, later ones nothing.
 # Needs only make and Python 3.11 or 3.12 (another one: make PYTHON=/path/to/python3.12 demo).
 
@@ -6,7 +6,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test lint bench clean
+.PHONY: help install demo test lint bench pocket clean
 
 # The first interpreter that starts, is 3.11 or 3.12 and can make environments (a name on the
 # path proves nothing: version managers put names there that start no interpreter).
@@ -27,6 +27,7 @@ help:
 	@echo 'make test    the test suite'
 	@echo 'make lint    ruff, mypy, import-linter'
 	@echo 'make bench   speed and cache size of every variant on this machine'
+	@echo 'make pocket  trains the pocket model and its memory anew (about 35 minutes on two cores)'
 	@echo 'make clean   removes .venv, caches and runs/demo'
 
 install: $(STAMP)
@@ -65,6 +66,25 @@ lint: $(STAMP)
 bench: export HF_HUB_OFFLINE := 1
 bench: $(STAMP)
 	$(BIN)/python -m ahn.bench
+
+# Data, base model in three phases, memory, and their place in the package; an interrupted run
+# continues where it stopped, and finished parts are not trained again.
+POCKET := ahn/assets/pocket
+pocket: export HF_HUB_OFFLINE := 1
+pocket: $(STAMP)
+	test -f runs/pocket/data/student.jsonl || $(BIN)/run_eval pocket-data
+	for part in teacher-a teacher-b teacher-c gdn; do \
+	  folder=runs/pocket/$$part; \
+	  test $$part != teacher-c || folder=runs/pocket/teacher; \
+	  test -f $$folder/training.json || $(BIN)/ahn train configs/train/pocket-$$part.yaml; \
+	done
+	mkdir -p $(POCKET)/gdn $(POCKET)/training
+	cp runs/pocket/teacher/*.json runs/pocket/teacher/*.safetensors $(POCKET)
+	cp runs/pocket/data/tokenizer/*.json $(POCKET)
+	cp runs/pocket/gdn/*.json runs/pocket/gdn/*.safetensors runs/pocket/gdn/loss.png $(POCKET)/gdn
+	for part in teacher-a teacher-b teacher; do for file in training.json loss.png; do \
+	  cp runs/pocket/$$part/$$file $(POCKET)/training/$$part-$$file; done; done
+	rm $(POCKET)/training.json
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info runs/demo
