@@ -238,7 +238,8 @@ def test_position_gaps_only_stretch_and_are_the_same_each_time() -> None:
         if positions is not None:
             steps = positions.diff(dim=1)
             assert (steps >= 1).all() and (steps > 1).any() and positions.max() < 300 + 2000
-            assert torch.equal(positions, again.position_ids(batch[0], 2, 300))
+            repeated = again.position_ids(batch[0], 2, 300)
+            assert repeated is not None and torch.equal(positions, repeated)
 
 
 @pytest.mark.parametrize(

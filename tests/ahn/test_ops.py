@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,7 +16,9 @@ from ahn.ops.recurrent import recurrent
 LENGTHS = [0, 1, 2, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 5]
 
 
-def inputs(length: int, seed: int, decay: str, dtype: torch.dtype = torch.float64) -> tuple:
+def inputs(
+    length: int, seed: int, decay: str, dtype: torch.dtype = torch.float64
+) -> tuple[Any, ...]:
     """q, k, v, write, log_decay, state; keys of unit length, as the cells give them."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -43,6 +47,11 @@ def inputs(length: int, seed: int, decay: str, dtype: torch.dtype = torch.float6
     )
 
 
+def run(form: Any, given_: Any, delta_rule: bool) -> Any:
+    """`form` on what `inputs` made."""
+    return form(*given_, delta_rule=delta_rule)
+
+
 @given(
     length=st.one_of(st.sampled_from(LENGTHS), st.integers(0, 150)),
     seed=st.integers(0, 10_000),
@@ -52,8 +61,8 @@ def inputs(length: int, seed: int, decay: str, dtype: torch.dtype = torch.float6
 @settings(max_examples=60, deadline=None)
 def test_chunked_equals_recurrent(length: int, seed: int, decay: str, delta_rule: bool) -> None:
     given_ = inputs(length, seed, decay)
-    output, state = chunked(*given_, delta_rule)
-    expected, expected_state = recurrent(*given_, delta_rule)
+    output, state = run(chunked, [*given_], delta_rule)
+    expected, expected_state = run(recurrent, [*given_], delta_rule)
     assert output.shape == expected.shape
     torch.testing.assert_close(output, expected, rtol=1e-9, atol=1e-10)
     torch.testing.assert_close(state, expected_state, rtol=1e-9, atol=1e-10)
@@ -69,10 +78,10 @@ def test_chunked_equals_recurrent(length: int, seed: int, decay: str, delta_rule
 def test_gradients_equal(length: int, seed: int, decay: str, delta_rule: bool) -> None:
     gradients = []
     for form in (chunked, recurrent):
-        leaves = [
+        leaves: Any = [
             x if x is None else x.clone().requires_grad_() for x in inputs(length, seed, decay)
         ]
-        output, state = form(*leaves, delta_rule)
+        output, state = run(form, [*leaves], delta_rule)
         weights = torch.linspace(0.5, 1.5, output.numel(), dtype=output.dtype)
         ((output.flatten() * weights).sum() + state.pow(2).sum()).backward()
         gradients.append([x.grad for x in leaves if x is not None])
@@ -85,12 +94,10 @@ def test_gradients_equal(length: int, seed: int, decay: str, delta_rule: bool) -
 def test_a_sequence_may_be_split_anywhere(split: int, seed: int, delta_rule: bool) -> None:
     q, k, v, write, g, state = inputs(100, seed, "usual")
     whole, end = chunked(q, k, v, write, g, state, delta_rule)
-    first, middle = recurrence(
-        *(x[:, :split] for x in (q, k, v, write, g)), state, delta_rule=delta_rule
-    )
-    second, last = recurrence(
-        *(x[:, split:] for x in (q, k, v, write, g)), middle, delta_rule=delta_rule
-    )
+    begin: Any = [x[:, :split] for x in (q, k, v, write, g)]
+    rest: Any = [x[:, split:] for x in (q, k, v, write, g)]
+    first, middle = run(recurrence, [*begin, state], delta_rule)
+    second, last = run(recurrence, [*rest, middle], delta_rule)
     torch.testing.assert_close(torch.cat([first, second], 1), whole, rtol=1e-9, atol=1e-10)
     torch.testing.assert_close(last, end, rtol=1e-9, atol=1e-10)
 
@@ -99,8 +106,9 @@ def test_a_sequence_may_be_split_anywhere(split: int, seed: int, delta_rule: boo
 def test_bfloat16_inputs_are_computed_in_float32(delta_rule: bool) -> None:
     # the inputs are rounded once; from then on the error is float32's
     given_ = inputs(130, 7, "usual", torch.bfloat16)
-    output, state = chunked(*given_, delta_rule)
-    exact, exact_state = recurrent(*(None if x is None else x.double() for x in given_), delta_rule)
+    output, state = run(chunked, [*given_], delta_rule)
+    wide: Any = [None if x is None else x.double() for x in given_]
+    exact, exact_state = run(recurrent, [*wide], delta_rule)
     assert output.dtype == state.dtype == torch.float32
     torch.testing.assert_close(output.double(), exact, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(state.double(), exact_state, rtol=1e-4, atol=1e-5)

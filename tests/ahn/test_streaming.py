@@ -18,7 +18,7 @@ from tests.ahn.conftest import SINKS, WINDOW, tokens, variant_model
 S, W = SINKS, WINDOW
 LENGTHS = [1, W - 1, W, W + 1, S + W, S + W + 1, 2 * W, 3 * W + 5]
 #: float32 through three layers; chunks only change the order of sums
-CLOSE = {"rtol": 0, "atol": 1e-4}
+CLOSE: dict[str, Any] = {"rtol": 0, "atol": 1e-4}
 
 
 @torch.no_grad()
