@@ -191,31 +191,24 @@ class LayerPlan:
         Returns:
             `[B, H, T, d]`.
         """
-        grouped = q.shape[1] != k.shape[1]
-        if self.causal or self.everything:
-            several = q.shape[2] > 1
-            return F.scaled_dot_product_attention(
-                q, k, v, is_causal=several, scale=scaling, enable_gqa=grouped
-            )
         tokens, columns = q.shape[2], k.shape[2]
+        if self.causal or self.everything:
+            return _attention(q, k, v, None, scaling)
         if tokens * columns <= _PAIRS:
             if self._mask is None:
                 self._mask = self.visible(0, tokens, slice(None))
-            return F.scaled_dot_product_attention(
-                q, k, v, attn_mask=self._mask, scale=scaling, enable_gqa=grouped
-            )
+            return _attention(q, k, v, self._mask, scaling)
         outputs = []
         for first in range(0, tokens, _QUERY_BLOCK):
             last = min(first + _QUERY_BLOCK, tokens)
             block = self._columns(first, last)
             outputs.append(
-                F.scaled_dot_product_attention(
+                _attention(
                     q[:, :, first:last],
                     k[:, :, block],
                     v[:, :, block],
-                    attn_mask=self.visible(first, last, block),
-                    scale=scaling,
-                    enable_gqa=grouped,
+                    self.visible(first, last, block),
+                    scaling,
                 )
             )
         return torch.cat(outputs, 2)
@@ -292,6 +285,25 @@ class LayerPlan:
                 kept < self.sinks, kept, self.sinks + (kept - self.sinks) % self.window
             )
         return SlotWrite(rows, tokens, kept)
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
+    """torch's attention; without a mask it is causal (or, for one token, sees everything)."""
+    groups = q.shape[1] // k.shape[1]
+    if groups > 1 and mask is not None and q.is_cuda:
+        # CUDA's fused kernels take a mask or grouped heads, not both; the other way out is a
+        # kernel that holds all scores
+        k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+        groups = 1
+    return F.scaled_dot_product_attention(
+        q,
+        k,
+        v,
+        attn_mask=mask,
+        is_causal=mask is None and q.shape[2] > 1,
+        scale=scaling,
+        enable_gqa=groups > 1,
+    )
 
 
 def take(x: Tensor, columns: Tensor) -> Tensor:
