@@ -85,6 +85,7 @@ pocket: $(STAMP)
 	for part in teacher-a teacher-b teacher; do for file in training.json loss.png; do \
 	  cp runs/pocket/$$part/$$file $(POCKET)/training/$$part-$$file; done; done
 	rm $(POCKET)/training.json
+	chmod 644 $(POCKET)/*.safetensors $(POCKET)/gdn/*.safetensors
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info runs/demo
