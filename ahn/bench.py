@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 import ahn
-from ahn.config import VARIANTS, InputError
+from ahn.config import VARIANTS, AHNConfig, InputError
 from ahn.cost import ModelShape, cache_bytes, flops
 
 
@@ -154,12 +154,13 @@ def bench(
     try:
         shape = ModelShape.from_config(ahn.describe_model(base))
         for variant in VARIANTS:
+            seen = AHNConfig(variant=variant).layer(0)
             loaded = ahn.load_model(
                 base,
                 variant=variant,
-                ahn=weights if variant in ("ahn", "no-write") else None,
-                window=None if variant == "full" else window,
-                sinks=None if variant == "full" else sinks,
+                ahn=None if seen.cell is None else weights,
+                window=None if seen.window is None else window,
+                sinks=None if seen.window is None else sinks,
                 dtype=dtype,
                 device=device,
             )
