@@ -23,7 +23,7 @@ MIN_DISTANCE = 160
 #: Words before the first fact.
 LEAD = 10
 #: Questions a document is asked, each of them a row of its own.
-QUESTIONS = 4
+QUESTIONS = 2
 
 #: Text begins with a space: each word of the pocket tokenizer carries the one before it.
 _TEMPLATE = " {context} {input}"

@@ -99,15 +99,12 @@ def max_facts(kind: str) -> int:
     return most.get(kind, 40)
 
 
-def _draw(
-    rng: random.Random, kind: str, key: str, split: Split, value: Callable[[], str]
-) -> str | None:
-    """A value for `key` from the asked split, or None when 64 draws give none."""
-    for _ in range(64):
+def _draw(kind: str, key: str, split: Split, value: Callable[[], str]) -> str:
+    """A value for `key` from the asked split; there must be one (`value` draws from all)."""
+    while True:
         drawn = value()
         if held_out(kind, key, drawn) == (split == "test"):
             return drawn
-    return None
 
 
 def _numbers(rng: random.Random, count: int) -> Callable[[], str]:
@@ -119,25 +116,25 @@ def _named_number(
 ) -> list[Fact]:
     """The facts of `passkey` and `number_string`: one without a name, several with names."""
     if count == 1:
-        value = _draw(rng, kind, "", split, _numbers(rng, digits))
+        value = _draw(kind, "", split, _numbers(rng, digits))
         question = f"what is the {noun} ? the {noun} is"
         if style == "fixed":
             question = f"what is the {noun} ? answer :"
-        return [Fact(f"the {noun} is {value} . remember it .", question, str(value))]
+        return [Fact(f"the {noun} is {value} . remember it .", question, value)]
     facts = []
     for name in rng.sample(NAMES, count):
-        value = _draw(rng, kind, name, split, _numbers(rng, digits))
+        value = _draw(kind, name, split, _numbers(rng, digits))
         question = f"what is the {noun} of {name} ? the {noun} of {name} is"
         if style == "fixed":
             question = f"what is the {noun} of {name} ? answer :"
-        facts.append(Fact(f"the {noun} of {name} is {value} .", question, str(value)))
+        facts.append(Fact(f"the {noun} of {name} is {value} .", question, value))
     return facts
 
 
 def _kv_retrieval(rng: random.Random, count: int, style: Style, split: Split) -> list[Fact]:
     facts = []
     for key in rng.sample(NOUNS, count):
-        value = str(_draw(rng, "kv_retrieval", key, split, _numbers(rng, 2)))
+        value = _draw("kv_retrieval", key, split, _numbers(rng, 2))
         question = f"what is {key} ? {key} :" if style == "prose" else f"key {key} value :"
         facts.append(Fact(f"{key} : {value} ,", question, value))
     return facts
@@ -193,10 +190,11 @@ def _label(rng: random.Random, count: int, style: Style, split: Split) -> list[F
     for word in rng.sample(NOUNS, len(NOUNS)):
         if len(facts) == count:
             break
-        value = _draw(rng, "label", word, split, lambda: rng.choice(LABELS))
-        if value is not None:
-            text = f"text : the {word} label :"
-            facts.append(Fact(f"{text} {value} .", text, value))
+        if not any(held_out("label", word, label) == (split == "test") for label in LABELS):
+            continue  # this word has no label in the split
+        value = _draw("label", word, split, lambda: rng.choice(LABELS))
+        text = f"text : the {word} label :"
+        facts.append(Fact(f"{text} {value} .", text, value))
     return facts
 
 
