@@ -115,7 +115,7 @@ def _resolve(
     own = read_ahn_config(config, path_or_id)
     source: str | Path | None = None
     settings = own
-    if variant in ("ahn", "no-write"):
+    if AHNConfig(variant=variant).layer(0).cell is not None:
         source = ahn if ahn is not None else (path_or_id if own is not None else None)
         if source is None:
             raise InputError(

@@ -36,7 +36,10 @@ _ADAM_BETA1 = 0.9
 
 def training_arguments(recipe: Recipe) -> TrainingArguments:
     """The Trainer's options for a recipe."""
+    # named only where it is used: transformers 5.2x renames it, and warns of either value
+    checkpointing = {"gradient_checkpointing": True} if recipe.gradient_checkpointing else {}
     return TrainingArguments(
+        **checkpointing,
         output_dir=str(Path(recipe.output_dir) / "checkpoints"),
         learning_rate=recipe.learning_rate,
         lr_scheduler_type=recipe.lr_scheduler_type,
@@ -49,7 +52,6 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
         num_train_epochs=recipe.num_train_epochs,
         per_device_train_batch_size=recipe.per_device_train_batch_size,
         gradient_accumulation_steps=recipe.gradient_accumulation_steps,
-        gradient_checkpointing=recipe.gradient_checkpointing,
         bf16=recipe.bf16,
         seed=recipe.seed,
         data_seed=recipe.seed,
