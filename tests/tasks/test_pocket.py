@@ -6,7 +6,8 @@ import random
 import re
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example as try_also
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks import pocket
@@ -43,7 +44,7 @@ def fact_key(kind: str, text: str) -> tuple[str, str]:
     seed=st.integers(0, 10_000),
 )
 @settings(max_examples=200, deadline=None)
-@example(kind="passkey", count=2, style="prose", seed=294)
+@try_also(kind="passkey", count=2, style="prose", seed=294)
 def test_facts_keep_to_their_split(kind: str, count: int, style: str, seed: int) -> None:
     for split in ("train", "test"):
         facts = make_facts(random.Random(seed), kind, count, style, split)  # type: ignore[arg-type]
