@@ -111,6 +111,7 @@ class RecipeTrainer(Trainer):
 
     def save_weights(self, output: Path, tokenizer: PreTrainedTokenizerBase) -> None:
         """Write the finished weights and the tokenizer."""
+        self.model.config.use_cache = True  # the Trainer turns it off for itself
         self.model.save_pretrained(output)
         tokenizer.save_pretrained(output)
 

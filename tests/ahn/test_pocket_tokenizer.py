@@ -26,7 +26,7 @@ def test_every_word_is_one_token_also_after_saving_again(tmp_path: Path) -> None
 @torch.no_grad()
 def test_the_base_model_is_a_plain_qwen2() -> None:
     stock = AutoModelForCausalLM.from_pretrained(ahn.POCKET_PATH).eval()
-    assert type(stock).__name__ == "Qwen2ForCausalLM"
+    assert type(stock).__name__ == "Qwen2ForCausalLM" and stock.config.use_cache
     ids = torch.randint(4, len(WORDS), (1, 300), generator=torch.Generator().manual_seed(0))
     ours = ahn.load_model(ahn.POCKET_PATH, "full")
     torch.testing.assert_close(ours(ids).logits, stock(ids).logits, rtol=0, atol=1e-3)

@@ -66,6 +66,8 @@ def problems(result, count: int = 1) -> list[str]:
         (["--tokenizer", "nowhere"], "--tokenizer: no such folder: nowhere"),
         (["--config", "nowhere.yaml"], "no such file: nowhere.yaml"),
         (["--seed", -1], "--seed"),
+        (["--tasks", ","], "--tasks: no name is given"),
+        (["--variant", ""], "--variant: no name is given"),
     ],
 )  # fmt: skip
 def test_one_problem_one_message(run_eval, base, tmp_path, flags, said):
@@ -163,6 +165,63 @@ def test_output_that_is_a_file_is_refused(run_eval, base, tmp_path):
     (line,) = problems(run_eval(*base))
     assert "is a file" in line
     assert (tmp_path / "run").read_text() == "mine"
+
+
+def test_output_below_a_file_is_refused_before_the_run(run_eval, base, tmp_path):
+    (tmp_path / "run").write_text("mine")
+    place = tmp_path / "run" / "deeper" / "still"
+    (line,) = problems(run_eval(*base, "--dry-run", "--output", place))
+    assert f"--output: {tmp_path / 'run'} is a file, not a folder" in line
+
+
+def test_a_model_folder_without_a_tokenizer_is_one_problem(run_eval, base, tiny, tmp_path):
+    model = shutil.copytree(tiny, tmp_path / "model")
+    for file in model.glob("tokenizer*"):
+        file.unlink()
+    (line,) = problems(run_eval(*base, "--model", model))
+    assert "--tokenizer" in line and str(model) in line
+
+
+def test_unreadable_memory_settings_are_not_reported_as_a_missing_window(
+    run_eval, base, memory, tmp_path
+):
+    other = shutil.copytree(memory, tmp_path / "other")
+    config = json.loads((other / "config.json").read_text())
+    config["_ahn_implementation"] = "Gated"
+    (other / "config.json").write_text(json.dumps(config))
+    (line,) = problems(run_eval(*base, "--ahn", other))
+    assert "Gated" in line
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A hub that cannot be reached, and the files that it was asked for."""
+    asked = []
+
+    def download(repository, file, revision):
+        asked.append(file)
+        return f"{file} could not be had."
+
+    monkeypatch.setattr("tasks.sources._download", download)
+    return asked
+
+
+def test_rows_that_the_hub_does_not_give_are_one_problem(run_eval, tiny, hub):
+    (line,) = problems(run_eval("longbench", "--model", tiny))
+    assert "data.zip could not be had" in line and "--data" in line
+    assert len(hub) > 1
+
+
+def test_the_hub_is_not_asked_for_a_run_that_cannot_start(run_eval, tiny, hub):
+    (line,) = problems(run_eval("longbench", "--model", tiny, "--window", 0))
+    assert "--window" in line
+    assert hub == []
+
+
+def test_a_file_for_another_benchmark_is_refused(run_eval, base, tmp_path):
+    (tmp_path / "run.yaml").write_text("benchmark: lveval\n")
+    (line,) = problems(run_eval(*base, "--config", "run.yaml"))
+    assert "lveval" in line and "longbench" in line
 
 
 def test_dry_run_lists_what_is_missing(run_eval, base):

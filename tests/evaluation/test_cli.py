@@ -120,6 +120,37 @@ def test_cost_lists_all_problems(run_eval):
     assert len(result.stderr.strip().splitlines()) == 3
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--dtype", "int4"], "--dtype: 'int4'"),
+        (["--dtype", "auto"], "--dtype: 'auto'"),
+        (["--length", 10**20], "--length"),
+        (["--generate", 10**20], "--generate"),
+        (["--window", 10**20], "--window"),
+        (["--sinks", 10**20], "--sinks"),
+        (["--model", ""], "--model: none given"),
+    ],
+)
+def test_cost_refuses_what_makes_no_sense(run_eval, flags, said):
+    result = run_eval("cost", "--model", "qwen2.5-3b", *flags)
+    assert result.exit_code == 2
+    (line,) = result.stderr.strip().splitlines()
+    assert line.startswith(f"error: {said}")
+
+
+def test_score_does_not_write_over_a_folder(run_eval, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = predictions(tmp_path, 1)
+    for place in (".", "..", tmp_path, "/"):
+        result = run_eval(
+            "score", file, "--benchmark", "longbench", "--task", "hotpotqa", "--per-example", place
+        )
+        assert result.exit_code == 2
+        assert "cannot be written" in result.stderr
+    assert list(tmp_path.iterdir()) == [file]
+
+
 def test_cost_of_a_folder(run_eval, tiny):
     result = run_eval("cost", "--model", tiny, "--length", 1000, "--window", 64, "--sinks", 4)
     assert result.exit_code == 0, result.stderr

@@ -70,6 +70,8 @@ def test_all_problems_of_a_file_are_listed_and_the_rest_is_kept(tmp_path):
         ("variant: full\nvariants: full\n", "given twice"),
         ("- model\n", "key: value"),
         ("model: [\n", "not valid YAML"),
+        ("? {model: a}\n: b\n", "not valid YAML"),
+        ("? [model]\n: b\n", "not valid YAML"),
     ],
 )
 def test_a_file_that_cannot_be_meant_is_refused(tmp_path, content, reason):
