@@ -8,7 +8,7 @@ flags. Resolving the names in it (tasks, models, data) is `evaluation.plan`'s jo
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -111,13 +111,17 @@ class RunConfiguration(BaseModel):
     @field_validator("variants", "tasks", mode="before")
     @classmethod
     def _split_commas(cls, value: object) -> object:
-        """Accept one name, names joined by commas, or a list of either; order kept, no doubles."""
+        """Accept one name, names joined by commas, or a list of either; order kept, no doubles.
+
+        Where something was said but no name (``--tasks ,``) one empty name stays, so that the
+        plan can refuse it; it does not mean the default.
+        """
         if isinstance(value, str):
             value = [value]
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             return value
         names = [name.strip() for item in value for name in item.split(",")]
-        return list(dict.fromkeys(name for name in names if name))
+        return list(dict.fromkeys(name for name in names if name)) or ([""] if names else [])
 
 
 _ALIASES = {"variant": "variants", "task": "tasks"}
@@ -130,8 +134,10 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            line = key_node.start_mark.line + 1
+            if not isinstance(key, Hashable):
+                raise yaml.YAMLError(f"line {line}: a key must be a name, not {key!r}")
             if key in seen:
-                line = key_node.start_mark.line + 1
                 raise yaml.YAMLError(f"line {line}: key {key!r} is given twice")
             seen.add(key)
         return super().construct_mapping(node, deep)
@@ -223,6 +229,11 @@ def resolve_configuration(
         except InputError as error:
             problems += error.problems
     given = {key: value for key, value in flags.items() if value is not None and value != []}
+    benchmark = values.get("benchmark")
+    if benchmark is not None and benchmark != given.get("benchmark", benchmark):
+        problems.append(
+            f"--config: {file}: benchmark is {benchmark!r}, but {given['benchmark']!r} is run"
+        )
     from_file = set(values) - set(given)
     values |= given
     # A null in the file is "not said", so that a preset can list a key without choosing.

@@ -14,6 +14,7 @@ from ahn.cost import ACCOUNTINGS, added_parameters, cache_bytes, flops
 from ahn.shapes import ModelShape
 from evaluation.costs import DTYPE_BYTES
 
+MOST_TOKENS = 10**12
 VARIANTS = ("full", "window", "ahn")
 FLOP_ACCOUNTINGS = {
     "exact": "exact: visible pairs, head at the last position only",
@@ -59,7 +60,17 @@ def cost_table(
     FLOPs and bytes are for one sequence. ``change_percent`` is relative to full attention in the
     same accounting.
     """
+    if not model:
+        raise InputError("--model: none given")
     problems = AHNConfig.problems("ahn", cell, window, sinks)
+    if dtype not in DTYPE_BYTES:
+        problems.append(f"--dtype: {dtype!r} is unknown; one of {', '.join(DTYPE_BYTES)}")
+    counts = {"length": length, "generate": generated, "window": window, "sinks": sinks}
+    problems += [
+        f"--{flag}: {count} is more than the {MOST_TOKENS:,} tokens that are counted"
+        for flag, count in counts.items()
+        if count > MOST_TOKENS
+    ]
     if length < 1:
         problems.append(f"--length: must be at least 1 token, not {length}")
     if generated < 0:

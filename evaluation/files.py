@@ -13,6 +13,8 @@ def write_atomically(path: Path, text: str) -> None:
 
     Raises `InputError` when the place cannot be written to; nothing is left behind then.
     """
+    if path.is_dir() or not path.name:
+        raise InputError(f"{path}: cannot be written (it is a folder)")
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         try:

@@ -69,11 +69,16 @@ def resolve_models(
 ) -> dict[str, ModelSpec]:
     """One `ModelSpec` per variant; the same window and sinks for all that have them."""
     device, dtype = _device_and_dtype(configuration, problems)
+    before = len(problems)
     memory = _memory_settings(configuration, config, problems)
+    unreadable = len(problems) > before  # then its window and sinks are not known
     has_memory = memory is not None or configuration.ahn is not None
     names = configuration.variants or default_variants(
         configuration.window is not None or has_memory, has_memory
     )
+    if "" in names:
+        problems.append("--variant: no name is given")
+        names = [name for name in names if name]
     problems += [unknown_variant(name) for name in names if name not in VARIANTS]
     known = [VARIANTS[name] for name in names if name in VARIANTS]
     if configuration.ahn is not None and not any(v.needs_memory for v in known):
@@ -90,10 +95,10 @@ def resolve_models(
         effective_sinks = memory.sinks if memory else PAPER_SINKS
     keeping_all = memory.full_attention_layers if memory else ()
     if any(v.needs_window for v in known):
-        if effective_window is None:
+        if effective_window is None and not unreadable:
             which = ", ".join(v.name for v in known if v.needs_window)
             problems.append(f"--window: needed by {which}")
-        elif 0 < effective_window < effective_sinks:
+        elif effective_window is not None and 0 < effective_window < effective_sinks:
             said = "" if sinks is not None else " (the default; see --sinks)"
             problems.append(
                 f"--window: {effective_window} tokens are fewer than the {effective_sinks} "

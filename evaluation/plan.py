@@ -8,6 +8,7 @@ loaded, because only it can say how long the prompts are.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,9 +24,9 @@ from evaluation.model_plan import check_models, resolve_models
 from evaluation.problems import InputError, collect
 from evaluation.prompting import PreparedPrompt, prepare, smallest_max_length
 from evaluation.variants import ModelSpec, model_path
-from tasks.registry import expand, task_names
+from tasks.registry import expand, is_pocket, task_names
 from tasks.schema import Example, Task, TaskProtocol
-from tasks.sources import load_examples
+from tasks.sources import RowSource, load_examples
 
 CONTEXT_SLACK = 500  # the authors' max_length is the model's context less this
 
@@ -97,6 +98,9 @@ def _resolve_tasks(configuration: RunConfiguration, problems: list[str]) -> list
             return found
     tasks: dict[str, Task] = {}
     for name in names:
+        if not name:
+            problems.append("--tasks: no name is given")
+            continue
         expanded = collect(problems, partial(expand, configuration.benchmark, [name], data))
         tasks |= {task.name: task for task in expanded or []}
     return list(tasks.values())
@@ -109,12 +113,34 @@ def _load_tokenizer(path: str, problems: list[str]) -> Any:
         problems.append(f"--tokenizer: no such folder: {path} (and it is not a hub id)")
         return None
     try:
-        return AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path)
     # Whatever is wrong with the files (absent, not JSON, of an unknown class): an input problem.
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         problems.append(f"--tokenizer: none can be loaded from {path} ({reason})")
         return None
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        # transformers makes up an empty one for a folder that has none
+        problems.append(f"--tokenizer: there is none in {path}; name one that belongs to the model")
+        return None
+    return tokenizer
+
+
+def _load_rows(
+    tasks: Sequence[Task], configuration: RunConfiguration, seed: int, problems: list[str]
+) -> dict[str, RowSource | None]:
+    """Rows by task; None, with the reason in `problems`, where there are none.
+
+    The hub is not asked for a run that cannot start anyway: a download, or the wait for a hub
+    out of reach, would only delay the message.
+    """
+    data = configuration.data
+    if data is None and problems:
+        tasks = [task for task in tasks if is_pocket(task.name)]
+    return {
+        task.name: collect(problems, partial(load_examples, task, data, configuration.limit, seed))
+        for task in tasks
+    }
 
 
 def _max_length(
@@ -172,9 +198,16 @@ def _check_prompts(
         )
 
 
-def _is_folder_or_absent(output: str | None, problems: list[str]) -> None:
-    if output is not None and Path(output).exists() and not Path(output).is_dir():
-        problems.append(f"--output: {output} is a file, not a folder")
+def _can_be_a_folder(output: str | None, problems: list[str]) -> None:
+    """The run folder, or the nearest folder above it that there is, can be written to."""
+    if output is None:
+        return
+    place = Path(output).absolute()
+    there = next(path for path in (place, *place.parents) if os.path.lexists(path))
+    if not there.is_dir():
+        problems.append(f"--output: {there if there != place else output} is a file, not a folder")
+    elif not os.access(there, os.W_OK | os.X_OK):
+        problems.append(f"--output: {output} cannot be written (no permission in {there})")
 
 
 def make_plan(
@@ -211,14 +244,8 @@ def make_plan(
     seed = configuration.seed
     if seed is None:
         seed = tasks[0].protocols[configuration.protocol].seed if tasks else 0
-    sources = {
-        task.name: collect(
-            problems,
-            partial(load_examples, task, configuration.data, configuration.limit, seed),
-        )
-        for task in tasks
-    }
-    _is_folder_or_absent(configuration.output, problems)
+    _can_be_a_folder(configuration.output, problems)
+    sources = _load_rows(tasks, configuration, seed, problems)
 
     folder = None  # a plan needs configuration and tokenizer, no weights
     if path is not None and config is not None:
@@ -237,7 +264,7 @@ def make_plan(
         total = sum(len(source.examples) for source in sources.values() if source)
         done = 0
         for task in tasks:
-            source = sources[task.name]
+            source = sources.get(task.name)
             length = _max_length(task, configuration, context, problems)
             if source is None or length is None:
                 continue

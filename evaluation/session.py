@@ -47,10 +47,12 @@ def run(
 
 def _quieten() -> None:
     """Keep the libraries' advice to their developers out of the user's terminal."""
+    from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    hub_logging.set_verbosity_error()  # what it could not fetch is told once, by the plan
 
 
 def _set_threads(plan: Plan) -> None:

@@ -197,9 +197,9 @@ def _from_hub(task: Task) -> _Found:
     path = _download(hub.repository, hub.file, revision)
     if isinstance(path, str):
         raise InputError(
-            f"task {task.name!r}: {path} Remedy: on a machine with network, fetch "
+            f"{path} Remedy: on a machine with network, fetch "
             f"https://huggingface.co/datasets/{hub.repository}/resolve/{revision}/{hub.file}, "
-            f"place it here as FOLDER/{hub.file} (or unpack it to FOLDER/data/{task.name}.jsonl), "
+            f"place it here as FOLDER/{hub.file} (or unpack it to FOLDER/data/<task>.jsonl), "
             f"and give --data FOLDER."
         )
     return _read(task, path, _commit_of(path, revision))

@@ -260,8 +260,8 @@ def test_offline_without_the_file_tells_what_to_place_where(tmp_path):
     )
     messages = done.stdout.splitlines()
     assert len(messages) == 2
-    for name, message in zip(("trec", "lcc"), messages, strict=True):
-        assert message.startswith(f"task '{name}': data.zip of the data set THUDM/LongBench")
+    for message in messages:  # one for all tasks, so that it is told once
+        assert message.startswith("data.zip of the data set THUDM/LongBench")
         assert "HF_HUB_OFFLINE is set and it is not in the local cache" in message
-        assert f"FOLDER/data.zip (or unpack it to FOLDER/data/{name}.jsonl)" in message
+        assert "FOLDER/data.zip (or unpack it to FOLDER/data/<task>.jsonl)" in message
         assert "--data FOLDER" in message
