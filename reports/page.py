@@ -38,6 +38,11 @@ MOST_BYTES = 2_000_000
 
 _EXAMPLE_BYTES = 1_000_000
 
+# HTML has no place for control characters, which a model may well generate: a NUL makes the
+# file binary for every tool. They are shown as Unicode's pictures of them.
+_CONTROL_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n\r"}
+_CONTROL_PICTURES[0x7F] = 0x2421
+
 
 def build_report(run_dirs: Sequence[str | Path], output: str | Path) -> Path:
     """Write the report on `run_dirs` to `output` and return its path.
@@ -74,7 +79,8 @@ def _page_within_limit(runs: Sequence[Run]) -> bytes:
     """The page's bytes; examples are halved until it is small enough."""
     most, most_bytes = examples.MOST_EXAMPLES, _EXAMPLE_BYTES
     while True:
-        page = render(runs, most, most_bytes).encode("utf-8", "replace")
+        text = render(runs, most, most_bytes).translate(_CONTROL_PICTURES)
+        page = text.encode("utf-8", "replace")
         if len(page) < MOST_BYTES:
             return page
         if most == 0:

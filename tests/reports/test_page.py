@@ -122,6 +122,16 @@ def test_text_of_models_data_and_configuration_is_escaped(
     assert leaderboard[0]["metric"] == NASTY
 
 
+def test_control_characters_of_a_model_are_shown_and_not_sent(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    text = "a\x00b\x1b[31mc\x7f\td"
+    folder = make_run(scores={"full": {"qa": [1.0]}}, record=lambda v, t, i: {"prediction": text})
+    output = build_report([folder], tmp_path / "report.html")
+    assert not set(output.read_bytes()) & ({*range(32), 0x7F} - {*b"\t\n\r"})
+    assert "a␀b␛[31mc␡\td" in "".join(read(output).text)
+
+
 def test_the_data_of_the_leaderboard_stand_in_the_page(pocket_run: Path, tmp_path: Path) -> None:
     page = read(build_report([pocket_run], tmp_path / "report.html"))
     rows = {(row["variant"], row["task"]): row for row in json.loads(page.scripts[0])}
