@@ -186,13 +186,10 @@ def _memory_problems(
     return problems
 
 
-def _base_problems(
-    path: str | Path, shape: ModelShape, shapes: Mapping[str, tuple[int, ...]]
-) -> list[str]:
-    """Base tensors that are missing or whose shapes contradict the configuration."""
-    hidden, inner = shape.hidden_size, shape.intermediate_size
-    queries = shape.num_attention_heads * shape.head_dim
-    keys = shape.num_key_value_heads * shape.head_dim
+def _base_shapes(shape: ModelShape) -> dict[str, tuple[int, ...]]:
+    """Key and shape of every tensor of the base model; a tied output head is not among them."""
+    hidden, inner, d = shape.hidden_size, shape.intermediate_size, shape.head_dim
+    queries, keys = shape.num_attention_heads * d, shape.num_key_value_heads * d
     layer_shapes: dict[str, tuple[int, ...]] = {
         "self_attn.q_proj.weight": (queries, hidden),
         "self_attn.k_proj.weight": (keys, hidden),
@@ -204,6 +201,16 @@ def _base_problems(
         "input_layernorm.weight": (hidden,),
         "post_attention_layernorm.weight": (hidden,),
     }
+    if shape.attention_bias:
+        layer_shapes |= {
+            "self_attn.q_proj.bias": (queries,),
+            "self_attn.k_proj.bias": (keys,),
+            "self_attn.v_proj.bias": (keys,),
+        }
+        if shape.qk_norm:  # Qwen3's option covers the output too
+            layer_shapes["self_attn.o_proj.bias"] = (hidden,)
+    if shape.qk_norm:
+        layer_shapes |= {"self_attn.q_norm.weight": (d,), "self_attn.k_norm.weight": (d,)}
     wanted: dict[str, tuple[int, ...]] = {
         "model.embed_tokens.weight": (shape.vocab_size, hidden),
         "model.norm.weight": (hidden,),
@@ -212,9 +219,31 @@ def _base_problems(
         wanted |= {f"model.layers.{layer}.{name}": size for name, size in layer_shapes.items()}
     if not shape.tie_word_embeddings:
         wanted["lm_head.weight"] = (shape.vocab_size, hidden)
+    return wanted
+
+
+def _strays(shapes: Mapping[str, Any], wanted: Mapping[str, Any]) -> set[str]:
+    """Keys that are neither the base model's nor a memory's."""
+    return {
+        key
+        for key in shapes
+        if key not in wanted
+        and key != "lm_head.weight"  # the copy of a tied head
+        and not key.endswith("rotary_emb.inv_freq")  # computed; old checkpoints hold it
+        and not _MEMORY_KEY.match(key)
+        and not _ROUTER_KEY.match(key)
+    }
+
+
+def _base_problems(
+    path: str | Path, wanted: Mapping[str, tuple[int, ...]], shapes: Mapping[str, tuple[int, ...]]
+) -> list[str]:
+    """Base tensors that are missing, unknown, or of a shape that contradicts the configuration."""
     problems = []
     if missing := wanted.keys() - shapes.keys():
         problems.append(f"{path}: weights are missing: {_listed(missing)}")
+    if strays := _strays(shapes, wanted):
+        problems.append(f"{path}: keys that the model has not: {_listed(strays)}")
     problems += [
         f"{path}: {key} has shape {list(shapes[key])}, config.json says {list(size)}"
         for key, size in wanted.items()
@@ -237,10 +266,13 @@ def check_model(
     try:
         config, _, settings, source = _resolve(path_or_id, variant, ahn, window, sinks)
         shape = ModelShape.from_config(config)
-        problems = _base_problems(path_or_id, shape, tensor_shapes(path_or_id))
+        wanted = _base_shapes(shape)
+        problems = _base_problems(path_or_id, wanted, tensor_shapes(path_or_id))
         if source is not None:
-            needed = _memory_shapes(shape, settings)
-            problems += _memory_problems(source, tensor_shapes(source), needed)
+            held = tensor_shapes(source)
+            problems += _memory_problems(source, held, _memory_shapes(shape, settings))
+            if source != path_or_id and (strays := _strays(held, wanted)):
+                problems.append(f"{source}: keys that no model here has: {_listed(strays)}")
         return problems
     except InputError as error:
         return str(error).splitlines()

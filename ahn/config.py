@@ -84,10 +84,14 @@ class AHNConfig:
             found.append(f"variant {variant!r} is unknown; one of {', '.join(VARIANTS)}")
         if cell is not None and cell not in CELLS:
             found.append(f"cell {cell!r} is unknown; one of {', '.join(CELLS)}")
-        if window is not None and window <= 0:
-            found.append(f"window must be at least 1 token, not {window}")
-        if sinks is not None and sinks < 0:
-            found.append(f"sinks must be 0 or more tokens, not {sinks}")
+        for name, value, least in (("window", window, 1), ("sinks", sinks, 0)):
+            if value is None:
+                continue
+            wanted = f"at least {least} token" if least else "0 or more tokens"
+            if not isinstance(value, int) or isinstance(value, bool):
+                found.append(f"{name} must be a whole number, {wanted}, not {value!r}")
+            elif value < least:
+                found.append(f"{name} must be {wanted}, not {value}")
         for layer in full_attention_layers:
             if layer < 0 or (num_hidden_layers is not None and layer >= num_hidden_layers):
                 found.append(f"full_attention_layers: the model has no layer {layer}")

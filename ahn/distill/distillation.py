@@ -75,7 +75,7 @@ def draw_span(recipe: Recipe, length: int, rng: random.Random) -> tuple[int, int
     sinks = recipe.num_attn_sinks
     if recipe.ahn_position == "random":
         sinks = rng.choice([s for s in recipe.num_attn_sinks_choices if s <= total / 2] or [0])
-    return total, sinks
+    return (total, sinks) if sinks < total else None
 
 
 @contextmanager
@@ -214,5 +214,7 @@ def distillation_loss(
     if "ce" in losses:
         loss = loss + ce_loss(mine[predicting], targets[predicting], model.lm_head)
     if "distill" in losses:
-        loss = loss + distill_loss(student_outputs, teacher_outputs, total, normalized)
+        loss = loss + distill_loss(
+            student_outputs, teacher_outputs, total, normalized, inputs.get("attention_mask")
+        )
     return loss

@@ -72,7 +72,11 @@ def ce_loss(student: Tensor, targets: Tensor, head: nn.Linear) -> Tensor:
 
 
 def distill_loss(
-    student: Sequence[Tensor], teacher: Sequence[Tensor], lossless: int, normalized: bool
+    student: Sequence[Tensor],
+    teacher: Sequence[Tensor],
+    lossless: int,
+    normalized: bool,
+    attention_mask: Tensor | None = None,
 ) -> Tensor:
     """Mean squared error of attention outputs, mean over layers.
 
@@ -81,6 +85,7 @@ def distill_loss(
         teacher: the same of the teacher.
         lossless: W_total; positions before it are left out.
         normalized: L2-normalise each vector over `H * d` first.
+        attention_mask: `[B, L]`, 0 for padding, which is left out too.
 
     Returns:
         A float32 scalar.
@@ -88,6 +93,9 @@ def distill_loss(
     losses = []
     for mine, theirs in zip(student, teacher, strict=True):
         a, b = mine[:, lossless:].float(), theirs[:, lossless:].float()
+        if attention_mask is not None:
+            tokens = attention_mask[:, lossless:].bool()
+            a, b = a[tokens], b[tokens]
         if normalized:
             a, b = F.normalize(a, dim=-1), F.normalize(b, dim=-1)
         losses.append(F.mse_loss(a, b))

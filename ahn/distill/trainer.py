@@ -73,6 +73,8 @@ class RecipeTrainer(Trainer):
         self.recipe = recipe
         self.data = data
         super().__init__(model=model, args=training_arguments(recipe), train_dataset=data, **kwargs)
+        # our losses are means of a batch: let the Trainer divide by the accumulated ones
+        self.model_accepts_loss_kwargs = False
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Batches by tokens in file order where the recipe says so, else the Trainer's own."""

@@ -176,6 +176,30 @@ class TestRefused:
         self.refused("memory keys are missing: model.layers.0.ahn.fn.A_log", base, ahn=memory)
         self.refused("has not: model.layers.0.ahn.fn.surprise", base, ahn=memory)
 
+    def test_keys_that_nobody_knows(self, base: Path, memory: Path) -> None:
+        for folder, options in ((memory, {"ahn": memory}), (base, {"variant": "full"})):
+            tensors = load_file(folder / "model.safetensors")
+            save_file(tensors | {"foo": torch.ones(1)}, folder / "model.safetensors")
+            self.refused("foo", base, **options)
+            save_file(tensors, folder / "model.safetensors")
+
+    def test_biases_belong_to_the_base(self, base: Path) -> None:
+        tensors = load_file(base / "model.safetensors")
+        key = "model.layers.0.self_attn.q_proj.bias"
+        save_file({k: v for k, v in tensors.items() if k != key}, base / "model.safetensors")
+        self.refused(f"weights are missing: {key}", base, variant="full")
+        save_file(tensors | {key: torch.ones(7)}, base / "model.safetensors")
+        self.refused(f"{key} has shape [7]", base, variant="full")
+
+    def test_a_file_that_was_cut_off(self, base: Path) -> None:
+        data = (base / "model.safetensors").read_bytes()
+        (base / "model.safetensors").write_bytes(data[:-100])
+        self.refused("cut off?", base, variant="full")
+
+    @pytest.mark.parametrize("window", [16.5, True, "12"])
+    def test_windows_that_are_no_whole_numbers(self, base: Path, window: Any) -> None:
+        self.refused("window must be a whole number", base, variant="window", window=window)
+
     def test_another_cell_than_the_weights(self, base: Path, memory: Path) -> None:
         edit(memory, _ahn_implementation="Mamba2")
         self.refused("memory keys are missing", base, ahn=memory)

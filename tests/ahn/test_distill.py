@@ -143,6 +143,26 @@ def test_batches_with_nothing_to_learn_are_skipped() -> None:
     assert loss is not None and torch.isfinite(loss)
 
 
+def test_padding_does_not_enter_the_attention_loss() -> None:
+    model, ids = variant_model("ahn"), tokens(60)
+    alone = distillation_loss(model, {"input_ids": ids}, ids, (16, 4), ["distill"])
+    padded = F.pad(ids, (0, 40))
+    inputs = {"input_ids": padded, "attention_mask": (torch.arange(100) < 60).long()[None]}
+    together = distillation_loss(model, inputs, padded, (16, 4), ["distill"])
+    assert alone is not None and together is not None
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-7)
+
+
+def test_accumulated_batches_are_averaged(pocket: Path, tmp_path: Path) -> None:
+    losses = []
+    for accumulation in (1, 4):
+        options = {"max_steps": 1, "gradient_accumulation_steps": accumulation}
+        run(pocket, tmp_path / str(accumulation), **options)
+        log = json.loads((tmp_path / str(accumulation) / "training.json").read_text())
+        losses.append(log["history"][0]["loss"])
+    assert losses[1] < 2 * losses[0]  # a sum of four would be about four times as much
+
+
 def test_kl_of_a_model_with_itself_is_zero_and_positive_otherwise() -> None:
     generator = torch.Generator().manual_seed(0)
     head = torch.nn.Linear(16, 50, bias=False)
