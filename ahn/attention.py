@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ahn.config import LayerLayout
+from ahn.window_attention import mask_free, split_attention
 
 #: At most so many query-key pairs are masked at a time; longer chunks go in query blocks.
 _PAIRS = 1 << 23
@@ -31,12 +32,13 @@ class MemoryStep:
 
     Attributes:
         first_query: queries `first_query ... T-1` read the memory.
-        columns: `[b, n]`, the column that is written before each of them reads.
+        columns: the column that is written before each of them reads: a slice while all rows
+            are alike, else `[B, n]`.
         writes: `[b, n]` bool, False where a row writes nothing at that step; None: all write.
     """
 
     first_query: int
-    columns: Tensor
+    columns: Tensor | slice
     writes: Tensor | None
 
 
@@ -61,7 +63,7 @@ class Chunk:
     Args:
         tokens: T.
         seen: tokens of each row before this chunk (padding not counted): an int when all rows
-            are alike, else `[B]`.
+            are alike, else `[B]` on the CPU, so that looking at it waits for no GPU.
         attention_mask: `[B, >= T]`, 1 for tokens and 0 for padding; only the last T columns are
             read. Padding may stand left or right of a row's tokens, not between them.
         device: of the index tensors.
@@ -92,7 +94,7 @@ class Chunk:
             if bool(valid.all()):
                 valid = None
         if valid is None:
-            start = seen if isinstance(seen, int) else seen[:, None]
+            start = seen if isinstance(seen, int) else seen.to(device)[:, None]
             self.index = (steps + start).reshape(-1, tokens)  # [b, T]
             self.valid = None
             self.after: int | Tensor = seen + tokens
@@ -108,7 +110,7 @@ class Chunk:
             start = torch.as_tensor(seen, device=device) - left
             self.index = torch.where(valid, steps + start[:, None], -1)  # [B, T], -1: padding
             self.valid = valid
-            self.after = torch.as_tensor(seen, device=device) + counts
+            self.after = torch.as_tensor(seen) + counts.cpu()
 
     def position_ids(self) -> Tensor:
         """`[b, T]`: each token's own position in its row; padding gets 0."""
@@ -123,24 +125,34 @@ class Chunk:
 
 
 class LayerPlan:
-    """The index arithmetic of one chunk for one window and number of sinks."""
+    """The index arithmetic of one chunk for one window and number of sinks.
+
+    Columns are what `LayerCache.joined` makes: what the cache holds, then the chunk. While all
+    rows are alike they stand in the order of their positions, so that the window of a run of
+    queries, and what leaves it, are slices.
+    """
 
     def __init__(self, chunk: Chunk, window: int | None, sinks: int) -> None:
         self.chunk, self.window, self.sinks = chunk, window, sinks
-        #: slots in use before this chunk, and after it
+        #: slots in use before this chunk
         self.cached = self._slots(chunk.seen)
-        self.kept = self._slots(chunk.after)
-        #: one token for every row: it is stored first and attends to the slots as they lie,
-        #: so that decoding copies no keys
-        self.in_place = chunk.tokens == 1 and chunk.valid is None
-        if self.in_place:
-            self.keys = self._held(chunk.after, self.kept)
-        else:
-            held = self._held(chunk.seen, self.cached)
-            rows = max(held.shape[0], chunk.index.shape[0])
-            #: `[b, N]` token in each column, -1: none
-            self.keys = torch.cat([held.expand(rows, -1), chunk.index.expand(rows, -1)], 1)
+        self.alike = chunk.valid is None and isinstance(chunk.seen, int)
+        held = self._held(chunk.seen, self.cached)
+        if self.turn:
+            ring = held[:, sinks:].roll(-self.turn, 1)
+            held = torch.cat([held[:, :sinks], ring], 1)
+        rows = max(held.shape[0], chunk.index.shape[0])
+        #: `[b, N]` token in each column, -1: none
+        self.keys = torch.cat([held.expand(rows, -1), chunk.index.expand(rows, -1)], 1)
         self._mask: Tensor | None = None
+
+    @property
+    def turn(self) -> int:
+        """How far the oldest token of the ring stands behind its first slot, rows being alike."""
+        seen = self.chunk.seen
+        if not self.alike or self.window is None or not isinstance(seen, int):
+            return 0
+        return (seen - self.sinks) % self.window if seen > self.sinks + self.window else 0
 
     def _slots(self, seen: int | Tensor) -> int:
         longest = seen if isinstance(seen, int) else int(seen.max())
@@ -164,11 +176,6 @@ class LayerPlan:
         reach = self.window is None or chunk.tokens <= self.sinks + self.window
         return self.cached == 0 and chunk.valid is None and reach
 
-    @property
-    def everything(self) -> bool:
-        """Whether the queries see every column: one token, rows alike, keys in their slots."""
-        return self.in_place and isinstance(self.chunk.seen, int)
-
     def visible(self, first: int, last: int, columns: Tensor | slice) -> Tensor:
         """Mask `[b, 1, last - first, columns]` of queries `first ... last - 1`; True: seen."""
         query = self.chunk.index[:, first:last, None]
@@ -184,7 +191,7 @@ class LayerPlan:
 
         Args:
             q: `[B, H, T, d]`.
-            k: `[B, K, N, d]`, cached slots first, then the chunk; or all slots, if `in_place`.
+            k: `[B, K, N, d]`, what the cache holds, then the chunk.
             v: `[B, K, N, d]`.
             scaling: factor of the scores.
 
@@ -192,8 +199,11 @@ class LayerPlan:
             `[B, H, T, d]`.
         """
         tokens, columns = q.shape[2], k.shape[2]
-        if self.causal or self.everything:
+        if self.causal:
             return _attention(q, k, v, None, scaling)
+        if self.alike and self.window is not None and mask_free(q):
+            assert isinstance(self.chunk.seen, int)
+            return split_attention(q, k, v, self.chunk.seen, self.window, self.sinks, scaling)
         if tokens * columns <= _PAIRS:
             if self._mask is None:
                 self._mask = self.visible(0, tokens, slice(None))
@@ -205,19 +215,27 @@ class LayerPlan:
             outputs.append(
                 _attention(
                     q[:, :, first:last],
-                    k[:, :, block],
-                    v[:, :, block],
-                    self.visible(first, last, block),
+                    take(k, block),
+                    take(v, block),
+                    self.visible(first, last, block if isinstance(block, slice) else block[0]),
                     scaling,
                 )
             )
         return torch.cat(outputs, 2)
 
-    def _columns(self, first: int, last: int) -> Tensor:
-        """Columns that any of the queries `first ... last - 1` may see."""
+    def _columns(self, first: int, last: int) -> Tensor | slice:
+        """Columns that any of the queries `first ... last - 1` may see; a tensor is `[1, n]`."""
         device = self.keys.device
         if self.window is None:
-            return torch.arange(self.cached + last, device=device)
+            return slice(0, self.cached + last)
+        if self.alike:
+            # the oldest column in the window of `first`; the columns before it are sinks
+            oldest = self.cached + first - self.window + 1
+            if oldest <= self.sinks:
+                return slice(0, self.cached + last)
+            sinks = torch.arange(self.sinks, device=device)
+            window = torch.arange(oldest, self.cached + last, device=device)
+            return torch.cat([sinks, window])[None]
         low = max(0, first - self.window + 1)
         cached = self.cached if low == 0 else min(self.cached, self.sinks)
         # a row's sinks stand behind its left padding
@@ -231,22 +249,21 @@ class LayerPlan:
                 torch.arange(self.cached, self.cached + head, device=device),
                 torch.arange(self.cached + low, self.cached + last, device=device),
             ]
-        )
+        )[None]
 
     def memory_step(self) -> MemoryStep | None:
         """What leaves the window, and who reads then; None when nothing leaves."""
         if self.window is None or self.chunk.tokens == 0:
             return None
         sinks, window, index = self.sinks, self.window, self.chunk.index
-        seen = self.chunk.seen
-        if self.chunk.valid is None and isinstance(seen, int):
+        seen, tokens = self.chunk.seen, self.chunk.tokens
+        if self.alike and isinstance(seen, int):
             first = max(0, sinks + window - seen)
-            if first >= self.chunk.tokens:
+            if first >= tokens:
                 return None
-            leaving = index[:, first:] - window  # [1, n]
-            slots = sinks + (leaving - sinks) % window
-            columns = torch.where(leaving < seen, slots, self.cached + leaving - seen)
-            return MemoryStep(first, columns, None)
+            # the columns end with position seen + tokens - 1, and those up to W before are there
+            start = self.cached + first - window
+            return MemoryStep(first, slice(start, start + tokens - first), None)
         leaving = index - window  # [B, T]
         writes = leaving >= sinks
         reading = writes.any(0)
@@ -260,35 +277,40 @@ class LayerPlan:
             left = self.chunk.valid.int().argmax(1)[:, None]
         slots = sinks + (leaving - sinks) % window
         columns = torch.where(leaving < length, slots, self.cached + left + leaving - length)
-        last = self.cached + (0 if self.in_place else self.chunk.tokens) - 1
-        columns = columns.clamp(max=last)  # where nothing is written
+        columns = columns.clamp(max=self.cached + tokens - 1)  # where nothing is written
         return MemoryStep(first, columns, writes)
 
     def slot_write(self) -> SlotWrite:
         """Which tokens of the chunk stay in the cache."""
-        index, after = self.chunk.index, self.chunk.after
-        last = torch.as_tensor(after, device=index.device).reshape(-1, 1)
+        index, seen = self.chunk.index, self.chunk.seen
+        if self.alike and isinstance(seen, int):  # without waiting for a GPU
+            last = seen + self.chunk.tokens
+            kept = torch.arange(seen, last, device=index.device)
+            if self.window is not None and last - max(seen, self.sinks) > self.window:
+                sinks = kept[: max(0, self.sinks - seen)]
+                kept = torch.cat([sinks, kept[-self.window :]])
+            return SlotWrite(None, kept - seen, self._ring(kept))
+        after = torch.as_tensor(self.chunk.after, device=index.device).reshape(-1, 1)
         keep = index >= 0
         if self.window is not None:
-            keep = keep & ((index < self.sinks) | (index >= last - self.window))
-        if index.shape[0] == 1:
-            if self.window is None or self.chunk.tokens == 1:  # all stay; no sync with a GPU
-                tokens = torch.arange(self.chunk.tokens, device=index.device)
-            else:
-                tokens = keep[0].nonzero()[:, 0]
-            rows, kept = None, index[0, tokens]
-        else:
-            rows, tokens = keep.nonzero(as_tuple=True)
-            kept = index[rows, tokens]
-        if self.window is not None:
-            kept = torch.where(
-                kept < self.sinks, kept, self.sinks + (kept - self.sinks) % self.window
-            )
-        return SlotWrite(rows, tokens, kept)
+            keep = keep & ((index < self.sinks) | (index >= after - self.window))
+        rows, tokens = keep.expand(after.shape[0], -1).nonzero(as_tuple=True)
+        kept = index.expand(after.shape[0], -1)[rows, tokens]
+        return SlotWrite(rows, tokens, self._ring(kept))
+
+    def _ring(self, positions: Tensor) -> Tensor:
+        return ring_slots(positions, self.window, self.sinks)
+
+
+def ring_slots(positions: Tensor, window: int | None, sinks: int) -> Tensor:
+    """The slot in which the token at each position lives."""
+    if window is None:
+        return positions
+    return torch.where(positions < sinks, positions, sinks + (positions - sinks) % window)
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
-    """torch's attention; without a mask it is causal (or, for one token, sees everything)."""
+    """torch's attention; without a mask it is causal."""
     groups = q.shape[1] // k.shape[1]
     if groups > 1 and mask is not None and q.is_cuda:
         # CUDA's fused kernels take a mask or grouped heads, not both; the other way out is a
@@ -306,8 +328,10 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scaling: fl
     )
 
 
-def take(x: Tensor, columns: Tensor) -> Tensor:
-    """Pick columns of `x [B, heads, N, ...]`: `columns [1, n]` for all rows alike, or `[B, n]`."""
+def take(x: Tensor, columns: Tensor | slice) -> Tensor:
+    """Pick columns of `x [B, heads, N, ...]`: the same for all rows, or `[B, n]`."""
+    if isinstance(columns, slice):
+        return x[:, :, columns]
     if columns.shape[0] == 1:
         return x.index_select(2, columns[0])
     index = columns[:, None].reshape(columns.shape[0], 1, -1, *([1] * (x.dim() - 3)))

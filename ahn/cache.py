@@ -18,6 +18,7 @@ from ahn.attention import Chunk, LayerPlan
 from ahn.cells.base import Gates
 from ahn.config import LayerLayout
 from ahn.cost import allocated_slots
+from ahn.token_step import TokenStep
 
 _BUFFERS = ("keys", "values", "write", "log_decay", "state")
 
@@ -45,49 +46,70 @@ class LayerCache:
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors, allocated slots included."""
-        return sum(x.nbytes for x in self._tensors().values())
+        return sum(x.nbytes for x in self.tensors().values())
 
-    def _tensors(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, Tensor]:
+        """What is held, by name."""
         return {name: x for name in _BUFFERS if (x := getattr(self, name)) is not None}
 
     def joined(self, name: str, new: Tensor, plan: LayerPlan) -> Tensor:
-        """Cached slots of buffer `name`, then `new [B, heads, T, ...]`."""
+        """The columns of a plan: what buffer `name` holds, then `new [B, heads, T, ...]`."""
         held = getattr(self, name)
         if held is None or not plan.cached:
             return new
-        return torch.cat([held[:, :, : plan.cached], new], 2)
+        if not plan.turn:
+            return torch.cat([held[:, :, : plan.cached], new], 2)
+        sinks, oldest = plan.sinks, plan.sinks + plan.turn
+        parts = [held[:, :, :sinks], held[:, :, oldest:], held[:, :, sinks:oldest], new]
+        return torch.cat(parts, 2)
 
-    def store(self, keys: Tensor, values: Tensor, gates: Gates | None, plan: LayerPlan) -> None:
-        """Keep what the layout keeps of a chunk's keys, values `[B, K, T, d]` and gates."""
-        new = {"keys": keys, "values": values}
-        if gates is not None:
-            new["write"] = gates.write.transpose(1, 2)
-            if gates.log_decay is not None:
-                new["log_decay"] = gates.log_decay.transpose(1, 2)
-        after = plan.chunk.after
-        longest = after if isinstance(after, int) else int(after.max())
-        slots = allocated_slots(longest, self.layout.sinks, self.layout.window)
+    def store(self, new: dict[str, Tensor], plan: LayerPlan) -> None:
+        """Keep what the layout keeps of a chunk's keys, values and gates (see `named`)."""
         target = plan.slot_write()
         for name, tensor in new.items():
             buffer = getattr(self, name)
-            held = 0 if buffer is None else buffer.shape[2]
-            if held < slots:
-                grown = tensor.new_zeros(*tensor.shape[:2], slots, *tensor.shape[3:])
-                if buffer is not None:
-                    grown[:, :, :held] = buffer
-                buffer = grown
-            elif torch.is_grad_enabled() and tensor.requires_grad:
-                buffer = buffer.clone()  # autograd may still need the old contents
+            fresh = self._with_room(buffer, tensor, plan.chunk)
+            if fresh is buffer and torch.is_grad_enabled() and tensor.requires_grad:
+                fresh = fresh.clone()  # autograd may still need the old contents
             if target.rows is None:
-                buffer.index_copy_(2, target.slots, tensor.index_select(2, target.tokens))
+                fresh.index_copy_(2, target.slots, tensor.index_select(2, target.tokens))
             else:
-                buffer[target.rows, :, target.slots] = tensor[target.rows, :, target.tokens]
-            setattr(self, name, buffer)
+                fresh[target.rows, :, target.slots] = tensor[target.rows, :, target.tokens]
+            setattr(self, name, fresh)
+
+    def make_room(self, chunk: Chunk) -> None:
+        """Allocate slots for a chunk's tokens in a cache that holds some already."""
+        for name, buffer in self.tensors().items():
+            if name != "state":
+                setattr(self, name, self._with_room(buffer, buffer, chunk))
+
+    def _with_room(self, buffer: Tensor | None, like: Tensor, chunk: Chunk) -> Tensor:
+        """The buffer, or a larger one with its contents where the chunk needs more slots."""
+        after = chunk.after
+        longest = after if isinstance(after, int) else int(after.max())
+        slots = allocated_slots(longest, self.layout.sinks, self.layout.window)
+        held = 0 if buffer is None else buffer.shape[2]
+        if buffer is not None and held >= slots:
+            return buffer
+        grown = like.new_zeros(*like.shape[:2], slots, *like.shape[3:])
+        if buffer is not None:
+            grown[:, :, :held] = buffer
+        return grown
 
     def select(self, rows: Tensor) -> None:
         """Keep (or repeat) batch rows."""
-        for name, tensor in self._tensors().items():
+        for name, tensor in self.tensors().items():
             setattr(self, name, tensor.index_select(0, rows.to(tensor.device)))
+
+
+def named(keys: Tensor, values: Tensor, gates: Gates | None) -> dict[str, Tensor]:
+    """Keys, values and gates by the names of their buffers, tokens in the third dimension."""
+    new = {"keys": keys, "values": values}
+    if gates is not None:
+        new["write"] = gates.write.transpose(1, 2)
+        if gates.log_decay is not None:
+            new["log_decay"] = gates.log_decay.transpose(1, 2)
+    return new
 
 
 class AHNCache(Cache):
@@ -104,6 +126,7 @@ class AHNCache(Cache):
         self.layer_class_to_replicate = None
         self.offloading = False
         #: tokens of each row, padding not counted: an int while all rows are alike, else `[B]`
+        #: on the CPU
         self.seen: int | Tensor = 0
         self._columns = 0
 
@@ -126,6 +149,26 @@ class AHNCache(Cache):
         """The index arithmetic for the next `tokens` columns."""
         return Chunk(tokens, self.seen, attention_mask, device)
 
+    def plans(self, chunk: Chunk, fixed: bool) -> list[LayerPlan | TokenStep]:
+        """What each layer does with the chunk.
+
+        Args:
+            chunk: the next tokens, from `chunk()`.
+            fixed: keep shapes as they are from token to token (see `TokenStep`).
+        """
+        in_place = chunk.tokens == 1 and chunk.valid is None and not torch.is_grad_enabled()
+        if not in_place or not self.is_initialized:
+            return [chunk.plan(layer.layout) for layer in self.layers]
+        steps: dict[LayerLayout, TokenStep] = {}
+        for layer in self.layers:
+            layer.make_room(chunk)
+            if layer.layout not in steps:
+                assert layer.keys is not None
+                allocated = layer.keys.shape[2]
+                steps[layer.layout] = TokenStep(chunk, layer.layout, allocated, fixed)
+        return [steps[layer.layout] for layer in self.layers]
+
+    @torch.compiler.disable
     def advance(self, chunk: Chunk) -> None:
         """All layers have stored the chunk."""
         self.seen = chunk.after
@@ -137,7 +180,7 @@ class AHNCache(Cache):
         fork.seen = copy.copy(self.seen) if isinstance(self.seen, int) else self.seen.clone()
         fork._columns = self._columns
         for mine, theirs in zip(self.layers, fork.layers, strict=True):
-            for name, tensor in mine._tensors().items():
+            for name, tensor in mine.tensors().items():
                 setattr(theirs, name, tensor.clone())
         return fork
 

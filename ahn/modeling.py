@@ -28,11 +28,12 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
-from ahn.attention import Chunk
+from ahn.attention import Chunk, LayerPlan
 from ahn.cache import AHNCache
 from ahn.cells import CELL_CLASSES, MemoryCell
 from ahn.config import AHNConfig, LayerLayout
-from ahn.streaming import StreamingQwen2Attention, StreamingQwen3Attention
+from ahn.streaming import Observer, StreamingQwen2Attention, StreamingQwen3Attention
+from ahn.token_step import TokenStep
 
 #: Tokens that go through the model at once when a prompt is streamed.
 PREFILL_CHUNK_SIZE = 1024
@@ -72,13 +73,16 @@ class Memory(nn.Module):
 
 
 def _memory(config: Any, layer_idx: int) -> Memory | None:
-    cell = ahn_config(config).layer(layer_idx).cell
-    if cell is None:
+    settings = ahn_config(config)
+    name = settings.layer(layer_idx).cell
+    if name is None:
         return None
     head_dim = getattr(config, "head_dim", None) or (
         config.hidden_size // config.num_attention_heads
     )
-    return Memory(CELL_CLASSES[cell](config.hidden_size, config.num_attention_heads, head_dim))
+    cell = CELL_CLASSES[name](config.hidden_size, config.num_attention_heads, head_dim)
+    cell.use_backend(settings.backend)
+    return Memory(cell)
 
 
 class _MemoryLayer(nn.Module):
@@ -124,6 +128,8 @@ class _StreamingModel(_InitialisesCells):
     """The stack of layers over one chunk."""
 
     _layer: ClassVar[Callable[..., nn.Module]]
+    #: a compiled `_run` for tokens that come one at a time; see `ahn.compile_decode`
+    compiled_step: Callable[..., Any] | None = None
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)  # type: ignore[call-arg]
@@ -147,6 +153,7 @@ class _StreamingModel(_InitialisesCells):
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         layout: Sequence[LayerLayout] | None = None,
+        observer: Observer | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
@@ -163,6 +170,7 @@ class _StreamingModel(_InitialisesCells):
             use_cache: make and return a cache when none was given.
             layout: what each layer sees in this pass; default: the configuration's. A layout
                 other than the cache's cannot be used with a cache.
+            observer: is shown what each layer's memory does (see `ahn.streaming.Observer`).
             output_hidden_states: return the input of every layer and the last output.
             output_attentions: refused.
             return_dict: ignored; the output is always a dataclass.
@@ -182,43 +190,91 @@ class _StreamingModel(_InitialisesCells):
                 f"past_key_values must be an AHNCache (model.new_cache()), not "
                 f"{type(past_key_values).__name__}"
             )
-        if inputs_embeds is None:
-            inputs_embeds = self.embed_tokens(input_ids)  # type: ignore[attr-defined]
-        cache: AHNCache | None = past_key_values
+        inputs = input_ids if input_ids is not None else inputs_embeds
         layouts = list(layout) if layout is not None else self.layout
+        cache, chunk, plans = self._prepare(
+            inputs,
+            attention_mask,
+            past_key_values,
+            bool(use_cache),
+            layouts,
+            fixed=self.compiled_step is not None or torch.compiler.is_compiling(),
+        )
+        if position_ids is None:
+            position_ids = chunk.position_ids()
+        arguments = (
+            input_ids, inputs_embeds, position_ids, cache, plans, layouts,
+            bool(output_hidden_states), observer,
+        )  # fmt: skip
+        if not all(isinstance(plan, TokenStep) for plan in plans):
+            hidden, states = self._run_chunk(*arguments)
+        elif self.compiled_step is not None and observer is None:
+            hidden, states = self.compiled_step(*arguments)
+        else:
+            hidden, states = self._run(*arguments)
+        if cache is not None:
+            cache.advance(chunk)
+        return BaseModelOutputWithPast(
+            last_hidden_state=hidden, past_key_values=cache, hidden_states=states
+        )
+
+    @torch.compiler.disable
+    def _prepare(
+        self,
+        inputs: Tensor,
+        attention_mask: Tensor | None,
+        cache: AHNCache | None,
+        use_cache: bool,
+        layouts: list[LayerLayout],
+        fixed: bool,
+    ) -> tuple[AHNCache | None, Chunk, list[LayerPlan | TokenStep]]:
+        """All that depends on how many tokens have passed; the layers see only its tensors."""
         if cache is None and use_cache:
             cache = AHNCache(layouts)
         elif cache is not None and [layer.layout for layer in cache.layers] != layouts:
             raise ValueError("the cache was made for another layout (window, sinks or variant)")
-        tokens, device = inputs_embeds.shape[1], inputs_embeds.device
-        chunk = (
-            cache.chunk(tokens, attention_mask, device)
-            if cache is not None
-            else Chunk(tokens, 0, attention_mask, device)
-        )
-        if position_ids is None:
-            position_ids = chunk.position_ids()
+        tokens, device = inputs.shape[1], inputs.device
+        if cache is None:
+            chunk = Chunk(tokens, 0, attention_mask, device)
+            return None, chunk, [chunk.plan(layout) for layout in layouts]
+        chunk = cache.chunk(tokens, attention_mask, device)
+        return cache, chunk, cache.plans(chunk, fixed)
+
+    @torch.compiler.disable
+    def _run_chunk(self, *arguments: Any) -> tuple[Tensor, tuple[Tensor, ...] | None]:
+        """Chunks of several tokens are matrix products of ever new sizes: never compiled."""
+        return self._run(*arguments)
+
+    def _run(
+        self,
+        input_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
+        position_ids: Tensor,
+        cache: AHNCache | None,
+        plans: Sequence[LayerPlan | TokenStep],
+        layouts: Sequence[LayerLayout],
+        output_hidden_states: bool,
+        observer: Observer | None,
+    ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
+        """Embedding, all layers and the last norm."""
         hidden = inputs_embeds
+        if hidden is None:
+            hidden = self.embed_tokens(input_ids)  # type: ignore[attr-defined]
         embeddings = self.rotary_emb(hidden, position_ids)  # type: ignore[attr-defined]
         states = [hidden]
-        for layer, seen in zip(self.layers, layouts, strict=True):
+        for layer, seen, plan in zip(self.layers, layouts, plans, strict=True):
             hidden = layer(
                 hidden,
                 position_embeddings=embeddings,
                 past_key_values=cache,
-                chunk=chunk,
+                plan=plan,
                 layout=seen,
+                observer=observer,
             )
             if output_hidden_states:
                 states.append(hidden)
-        if cache is not None:
-            cache.advance(chunk)
         hidden = self.norm(hidden)  # type: ignore[attr-defined]
-        return BaseModelOutputWithPast(
-            last_hidden_state=hidden,
-            past_key_values=cache,
-            hidden_states=(*states[:-1], hidden) if output_hidden_states else None,
-        )
+        return hidden, (*states[:-1], hidden) if output_hidden_states else None
 
 
 class Qwen2AHNModel(_StreamingModel, Qwen2Model):

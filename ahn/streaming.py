@@ -5,6 +5,8 @@ The only place where attention and memory meet; `ahn.modeling` puts it into Qwen
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,10 +18,38 @@ from transformers.models.qwen2.modeling_qwen2 import (
 )
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention
 
-from ahn.attention import Chunk, LayerPlan, take
-from ahn.cache import AHNCache, LayerCache
+from ahn.attention import LayerPlan, take
+from ahn.cache import AHNCache, LayerCache, named
 from ahn.cells import Gates, MemoryCell
 from ahn.config import LayerLayout
+from ahn.token_step import TokenStep
+
+
+#: Called as `(attention, gates, state, added)` by every layer that has a memory, after each chunk:
+#: the gates of the chunk's tokens, the state `[B, H, d, d]`, and what the memory adds to the
+#: attention output of the last n queries `[B, n, H, d]` (None: no query read it).
+Observer = Callable[["StreamingAttention", Gates, Tensor | None, Tensor | None], None]
+
+
+@dataclass
+class Leaving:
+    """What leaves the window.
+
+    Attributes:
+        first_query: queries from here on read the memory, each after one write.
+        columns: keys, values `[B, K, n, d]` and gates `[B, H, n]` of what they are preceded by.
+    """
+
+    first_query: int
+    columns: dict[str, Tensor]
+
+    def keep(self, leaves: Tensor | None) -> None:
+        """Where `leaves [b, 1, n]` is False nothing is written, and nothing decays."""
+        if leaves is None:
+            return
+        self.columns["write"] = self.columns["write"] * leaves
+        if "log_decay" in self.columns:
+            self.columns["log_decay"] = self.columns["log_decay"].masked_fill(~leaves, 0.0)
 
 
 class StreamingAttention(nn.Module):
@@ -43,9 +73,10 @@ class StreamingAttention(nn.Module):
         attention_mask: Tensor | None = None,
         past_key_values: AHNCache | None = None,
         *,
-        chunk: Chunk,
+        plan: LayerPlan | TokenStep,
         layout: LayerLayout,
         memory: MemoryCell | None = None,
+        observer: Observer | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, None]:
         """One chunk: `hidden_states [B, T, D] -> [B, T, D]` (layer-normed input).
@@ -53,17 +84,17 @@ class StreamingAttention(nn.Module):
         Args:
             hidden_states: input of the layer after `input_layernorm`.
             position_embeddings: RoPE's cos and sin `[b, T, d]`.
-            attention_mask: not used; padding is part of `chunk`.
+            attention_mask: not used; padding is part of the plan.
             past_key_values: holds the layer's past and is updated; None: there is no past.
-            chunk: positions of this pass.
+            plan: what is seen, stored and written; a `TokenStep` works in place on the cache.
             layout: what this layer sees.
             memory: the layer's cell, used when the layout names one.
+            observer: is shown what the memory does.
             kwargs: what transformers passes around.
         """
         del attention_mask, kwargs
         q, k, v = self._project(hidden_states)  # [B, H, T, d], [B, K, T, d] twice
         q, k = apply_rotary_pos_emb(q, k, *position_embeddings)
-        plan = chunk.plan(layout)
         layer = LayerCache(layout)  # no past
         if past_key_values is not None:
             layer = past_key_values.layers[self.layer_idx]
@@ -73,24 +104,39 @@ class StreamingAttention(nn.Module):
             gates = memory.gates(hidden_states)
             if not layout.write:
                 gates = Gates(torch.zeros_like(gates.write), gates.log_decay)
-        stored = past_key_values is not None
-        if stored and plan.in_place:
-            read = self._remember(layer, plan, hidden_states, q, k, v, gates, memory)
-            layer.store(k, v, gates, plan)
+            if layer.state is None:
+                layer.state = memory.new_state(hidden_states.shape[0], hidden_states.device)
+        new = named(k, v, gates)
+        leaving: Leaving | None = None
+        if isinstance(plan, TokenStep):
+            if gates is not None and plan.reads:
+                leaving = Leaving(0, {name: plan.at(getattr(layer, name)) for name in new})
+                leaving.keep(plan.leaves)
+            for name, tensor in new.items():
+                plan.put(getattr(layer, name), tensor)
             assert layer.keys is not None and layer.values is not None
-            output = plan.attend(
-                q, layer.keys[:, :, : plan.kept], layer.values[:, :, : plan.kept], self.scaling
-            )
+            output = plan.attend(q, layer.keys, layer.values, self.scaling)
         else:
-            keys, values = layer.joined("keys", k, plan), layer.joined("values", v, plan)
-            read = self._remember(layer, plan, hidden_states, q, keys, values, gates, memory)
-            output = plan.attend(q, keys, values, self.scaling)
-            if stored:
-                layer.store(k, v, gates, plan)
+            joined = {name: layer.joined(name, tensor, plan) for name, tensor in new.items()}
+            step = None if gates is None else plan.memory_step()
+            if step is not None:
+                columns = {name: take(x, step.columns) for name, x in joined.items()}
+                leaving = Leaving(step.first_query, columns)
+                leaving.keep(None if step.writes is None else step.writes[:, None])
+            output = plan.attend(q, joined["keys"], joined["values"], self.scaling)
+            if past_key_values is not None:
+                layer.store(new, plan)
         output = output.transpose(1, 2)  # [B, T, H, d]
-        if read is not None:
-            first, readout = read
-            output = torch.cat([output[:, :first], output[:, first:] + readout], 1)
+        added: Tensor | None = None
+        if leaving is not None:
+            assert memory is not None
+            first = leaving.first_query
+            added = self._remember(
+                layer, leaving, hidden_states[:, first:], q[:, :, first:], memory
+            )
+            output = torch.cat([output[:, :first], output[:, first:] + added], 1)
+        if observer is not None and gates is not None:
+            observer(self, gates, layer.state, added)
         return self.o_proj(output.flatten(2)), None
 
     def _project(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -102,57 +148,36 @@ class StreamingAttention(nn.Module):
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
     def _remember(
-        self,
-        layer: LayerCache,
-        plan: LayerPlan,
-        hidden: Tensor,
-        q: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        gates: Gates | None,
-        memory: MemoryCell | None,
-    ) -> tuple[int, Tensor] | None:
-        """Write what leaves the window, read it in the same step.
+        self, layer: LayerCache, leaving: Leaving, hidden: Tensor, q: Tensor, memory: MemoryCell
+    ) -> Tensor:
+        """Write what leaves the window into the layer's state and read it in the same step.
 
-        `keys` and `values` are cached slots and chunk `[B, K, N, d]` (when the plan is
-        `in_place` they are not looked at: what leaves lies in the cache).
+        Args:
+            layer: its state is replaced, or overwritten where no gradient needs the old one.
+            leaving: what leaves before each of the n last queries.
+            hidden: of the queries that read `[B, n, D]`.
+            q: the queries that read `[B, H, n, d]`.
+            memory: the layer's cell.
 
         Returns:
-            First reading query and the read-outs `[B, n, H, d]`; None when nothing leaves.
+            What is added to their attention output `[B, n, H, d]`.
         """
-        if gates is None or memory is None:
-            return None
-        batch = hidden.shape[0]
-        if layer.state is None:
-            layer.state = memory.new_state(batch, hidden.device)
-        step = plan.memory_step()
-        if step is None:
-            return None
-        write, decay = gates.write.transpose(1, 2), gates.log_decay  # [B, H, T]
-        decay = None if decay is None else decay.transpose(1, 2)
-        if plan.in_place:
-            keys, values, write, decay = layer.keys, layer.values, layer.write, layer.log_decay  # type: ignore[assignment]
-        else:
-            write = layer.joined("write", write, plan)
-            decay = None if decay is None else layer.joined("log_decay", decay, plan)
-
-        def leaving(x: Tensor) -> Tensor:  # [B, heads, N, ...] -> [B, n, heads, ...]
-            return take(x, step.columns).transpose(1, 2)
-
-        write = leaving(write)
-        decay = None if decay is None else leaving(decay)
-        if step.writes is not None:
-            write = write * step.writes[..., None]
-            decay = None if decay is None else decay.masked_fill(~step.writes[..., None], 0.0)
         groups = self.num_key_value_groups
-        read, layer.state = memory.scan(
-            q[:, :, step.first_query :].transpose(1, 2),
-            repeat_kv(take(keys, step.columns), groups).transpose(1, 2),
-            repeat_kv(take(values, step.columns), groups).transpose(1, 2),
-            Gates(write, decay),
+        held = leaving.columns
+        decay = held.get("log_decay")
+        assert layer.state is not None
+        read, state = memory.scan(
+            q.transpose(1, 2),
+            repeat_kv(held["keys"], groups).transpose(1, 2),
+            repeat_kv(held["values"], groups).transpose(1, 2),
+            Gates(held["write"].transpose(1, 2), None if decay is None else decay.transpose(1, 2)),
             layer.state,
         )
-        return step.first_query, memory.readout(read, hidden[:, step.first_query :])
+        if torch.is_grad_enabled():
+            layer.state = state
+        else:
+            layer.state.copy_(state)
+        return memory.readout(read, hidden)
 
 
 class StreamingQwen2Attention(StreamingAttention, Qwen2Attention):

@@ -13,6 +13,7 @@ from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb, repea
 import ahn.attention
 from ahn.attention import Chunk
 from ahn.config import CELLS, VARIANTS, LayerLayout
+from ahn.token_step import TokenStep
 from tests.ahn.conftest import SINKS, WINDOW, tokens, variant_model
 
 S, W = SINKS, WINDOW
@@ -157,21 +158,65 @@ def test_every_earlier_position_is_seen_exactly_once(
     # by the query's visible columns or by the memory when it is read, never by both
     layout = LayerLayout(window, sinks, "GatedDeltaNet")
     written: list[int] = []
+    slots: dict[int, int] = {}  # what the cache holds, by slot, as `LayerCache.store` puts it
     seen = 0
     for size in sizes:
         chunk = Chunk(size, seen, None, torch.device("cpu"))
         plan = chunk.plan(layout)
-        held = plan._held(seen, plan.cached)[0].tolist()
-        columns = held + list(range(seen, seen + size))
+        turned = [*range(sinks), *range(sinks + plan.turn, sinks + window)]
+        order = [*turned, *range(sinks, sinks + plan.turn)] if plan.turn else range(plan.cached)
+        columns = [slots[slot] for slot in order] + list(range(seen, seen + size))
+        assert plan.keys[0].tolist() == columns
         visible = plan.visible(0, size, slice(None))[0, 0]
         step = plan.memory_step()
+        leaving = columns[step.columns] if step is not None else []
         for t in range(size):
             position = seen + t
             if step is not None and t >= step.first_query:
-                written.append(columns[int(step.columns[0, t - step.first_query])])
-            attended = [int(k) for k, see in zip(plan.keys[0], visible[t], strict=True) if see]
+                written.append(leaving[t - step.first_query])
+            attended = [k for k, see in zip(columns, visible[t], strict=True) if see]
             assert sorted(attended + written) == list(range(position + 1))
+        target = plan.slot_write()
+        kept = zip(target.slots.tolist(), target.tokens.tolist(), strict=True)
+        slots |= {slot: seen + token for slot, token in kept}
         seen += size
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+@pytest.mark.parametrize("sinks,window", [(0, 5), (3, 5), (8, 5), (1, 1), (0, 1), (4, 7)])
+@pytest.mark.parametrize("starts", [(1,), (1, 4), (9, 30), (3, 12, 13)])
+def test_token_by_token_too_every_position_is_seen_once(
+    sinks: int, window: int, starts: tuple[int, ...], fixed: bool
+) -> None:
+    # rows that have read differently much before; one row alike
+    layout = LayerLayout(window, sinks, "GatedDeltaNet")
+    slots: list[dict[int, int]] = []
+    written: list[list[int]] = []
+    for start in starts:
+        plan = Chunk(start, 0, None, torch.device("cpu")).plan(layout)
+        target, step = plan.slot_write(), plan.memory_step()
+        slots.append(dict(zip(target.slots.tolist(), target.tokens.tolist(), strict=True)))
+        written.append([] if step is None else list(range(start))[step.columns])
+    seen: int | Tensor = starts[0] if len(starts) == 1 else torch.tensor(starts)
+    for _ in range(2 * (sinks + window)):
+        chunk = Chunk(1, seen, None, torch.device("cpu"))
+        token = TokenStep(chunk, layout, sinks + window, fixed)
+        for row in range(len(starts)):
+            slot, position = int(token.slots[row]), int(chunk.index[row, 0])
+            leaves = token.reads and (token.leaves is None or bool(token.leaves[row]))
+            assert leaves == (position >= sinks + window)
+            if leaves:
+                written[row].append(slots[row][slot])
+            slots[row][slot] = position
+            width = sinks + window if token.width is None else token.width
+            seen_slots = [
+                s
+                for s in range(width)
+                if token.mask is None or token.mask[row % len(starts), 0, 0, s]
+            ]
+            attended = [slots[row][s] for s in seen_slots]
+            assert sorted(attended + written[row]) == list(range(position + 1))
+        seen = chunk.after
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -1,0 +1,108 @@
+"""Window and sinks without a mask, for GPUs: flash attention on pieces, merged exactly.
+
+A mask forces CUDA's attention into kernels that read it for every score and that know no grouped
+heads.  While all rows are alike none is needed.  Columns stand in the order of their positions, so
+queries before `S + W` see everything behind them (one causal piece), and later ones see the S
+sinks (a piece without restriction) and the last W columns (a piece with flash attention's own
+sliding window).  Each piece returns its log-sum-exp, with which two softmaxes over different
+keys become the softmax over both (Milakov and Gimelshein, arXiv 1805.02867).
+
+Shape letters as in `ahn.attention`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+#: `(q [B, H, T, d], k [B, K, N, d], v, scaling, causal, window)` to the output `[B, H, T, d]` and
+#: the log-sum-exp of the scores `[B, H, T]` float32. The last query and the last key stand at the
+#: same position; `window` counts the query's own position, None: no limit.
+Piece = Callable[[Tensor, Tensor, Tensor, float, bool, int | None], tuple[Tensor, Tensor]]
+
+
+def mask_free(q: Tensor) -> bool:
+    """Whether flash attention takes these queries: on a CUDA device from Ampere on, half types."""
+    return (
+        q.is_cuda
+        and q.dtype in (torch.float16, torch.bfloat16)
+        and q.shape[-1] % 8 == 0
+        and q.shape[-1] <= 256
+        and not (torch.is_grad_enabled() and q.requires_grad)
+        and torch.cuda.get_device_capability(q.device) >= (8, 0)
+    )
+
+
+def flash_piece(
+    q: Tensor, k: Tensor, v: Tensor, scaling: float, causal: bool, window: int | None
+) -> tuple[Tensor, Tensor]:
+    """A piece by the flash attention that is part of torch."""
+    output, log_sum, *_ = torch.ops.aten._flash_attention_forward(
+        q.transpose(1, 2),
+        k.transpose(1, 2),
+        v.transpose(1, 2),
+        None,
+        None,
+        q.shape[2],
+        k.shape[2],
+        0.0,
+        causal and window is None,
+        False,
+        scale=scaling,
+        window_size_left=None if window is None else window - 1,
+        window_size_right=None if window is None else 0,
+    )
+    return output.transpose(1, 2), log_sum
+
+
+def split_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    seen: int,
+    window: int,
+    sinks: int,
+    scaling: float,
+    piece: Piece = flash_piece,
+) -> Tensor:
+    """Attention of a chunk's queries over sinks and window.
+
+    Args:
+        q: `[B, H, T, d]`, positions `seen ... seen + T - 1`.
+        k: `[B, K, N, d]`: the sinks, what the window held, the chunk, in order of position.
+        v: as `k`.
+        seen: tokens before the chunk.
+        window: W.
+        sinks: S.
+        scaling: factor of the scores.
+        piece: how a piece is computed.
+
+    Returns:
+        `[B, H, T, d]`.
+    """
+    tokens, columns = q.shape[2], k.shape[2]
+    cached = columns - tokens
+    early = min(max(sinks + window - seen, 0), tokens)  # queries that see all before them
+    outputs = []
+    if early:
+        reach = cached + early
+        outputs.append(
+            piece(q[:, :, :early], k[:, :, :reach], v[:, :, :reach], scaling, True, None)[0]
+        )
+    if early < tokens:
+        late = q[:, :, early:]
+        first = cached + early - window + 1  # the oldest column that the first of them sees
+        output, log_sum = piece(late, k[:, :, first:], v[:, :, first:], scaling, True, window)
+        if sinks:
+            to_sinks = piece(late, k[:, :, :sinks], v[:, :, :sinks], scaling, False, None)
+            output = merge(output, log_sum, *to_sinks)
+        outputs.append(output)
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, 2)
+
+
+def merge(first: Tensor, first_sum: Tensor, second: Tensor, second_sum: Tensor) -> Tensor:
+    """Attention over two sets of keys from attention over each, and their log-sum-exps."""
+    share = torch.sigmoid(second_sum - first_sum)[..., None]  # of the second
+    return torch.lerp(first.float(), second.float(), share).to(first.dtype)
