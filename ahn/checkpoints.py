@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -333,7 +333,7 @@ def build_model(
     if "_ahn_implementation" in config:  # a released configuration's window is the memory's
         values.pop("sliding_window", None)
         values.pop("use_sliding_window", None)
-    own = config_class(ahn=asdict(settings), **values)
+    own = config_class(ahn=settings.to_dict(), **values)
     own.architectures = [model_class.__name__]
     with _without_load_report():
         model, info = model_class.from_pretrained(

@@ -6,8 +6,8 @@ Pure data, no torch: a plan can be checked without loading a model.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal, get_args
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
 
 Cell = Literal["GatedDeltaNet", "DeltaNet", "Mamba2"]
 CELLS: tuple[str, ...] = get_args(Cell)
@@ -16,6 +16,10 @@ Variant = Literal["full", "window", "ahn", "no-write"]
 #: `full`: attention over everything; `window`: sinks and sliding window; `ahn`: the same and a
 #: memory of what left the window; `no-write`: the same memory, never written to.
 VARIANTS: tuple[str, ...] = get_args(Variant)
+
+Backend = Literal["recurrent", "chunked", "fla", "mamba_ssm"]
+#: Forms of the memory's recurrence, see `ahn.ops`; `AHN_BACKEND` in the environment overrides.
+BACKENDS: tuple[str, ...] = get_args(Backend)
 
 #: Defaults of the paper for LV-Eval and InfiniteBench: 128 + 32,640 = 32,768 positions.
 PAPER_WINDOW, PAPER_SINKS = 32_640, 128
@@ -53,6 +57,7 @@ class AHNConfig:
         full_attention_layers: layers that keep full attention and have no memory
             (`fa_layer_ids` of released configurations).
         variant: how the past is seen; see `VARIANTS`.
+        backend: form of the memory's recurrence, see `BACKENDS`; None: the fastest that fits.
     """
 
     cell: str = "GatedDeltaNet"
@@ -60,11 +65,14 @@ class AHNConfig:
     sinks: int = PAPER_SINKS
     full_attention_layers: tuple[int, ...] = field(default_factory=tuple)
     variant: str = "ahn"
+    backend: str | None = None
 
     def __post_init__(self) -> None:
         problems = self.problems(
             self.variant, self.cell, self.window, self.sinks, self.full_attention_layers
         )
+        if self.backend is not None and self.backend not in BACKENDS:
+            problems.append(f"backend {self.backend!r} is unknown; one of {', '.join(BACKENDS)}")
         if problems:
             raise InputError("\n".join(problems))
         object.__setattr__(self, "full_attention_layers", tuple(self.full_attention_layers))
@@ -96,6 +104,13 @@ class AHNConfig:
             if layer < 0 or (num_hidden_layers is not None and layer >= num_hidden_layers):
                 found.append(f"full_attention_layers: the model has no layer {layer}")
         return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as `AHNConfig(**fields)` takes them; `backend` only where one is set."""
+        fields = asdict(self)
+        if self.backend is None:
+            del fields["backend"]
+        return fields
 
     def layer(self, index: int) -> LayerLayout:
         """The layout of layer `index`."""

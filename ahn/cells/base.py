@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 
+from ahn.ops import asked, check, recurrence
+
 EPS = 1e-5
 
 
@@ -42,12 +44,24 @@ class MemoryCell(nn.Module):
     #: log of the decay rate and bias of the step `[H]`, where the cell decays
     A_log: nn.Parameter
     dt_bias: nn.Parameter
+    #: form of the recurrence that a configuration asks for, see `ahn.ops`; None: none
+    backend: str | None
 
     def __init__(self, hidden_size: int, num_attention_heads: int, head_dim: int) -> None:
         super().__init__()
         self.hidden_size = hidden_size
         self.num_attention_heads = num_attention_heads
         self.head_dim = head_dim
+        self.backend = None
+
+    def use_backend(self, name: str | None) -> None:
+        """Compute the recurrence this way, unless `AHN_BACKEND` says otherwise.
+
+        Raises:
+            InputError: the form that is now asked for is unknown or not installed.
+        """
+        check(asked(name))
+        self.backend = name
 
     def gates(self, hidden: Tensor) -> Gates:
         """Gates of the tokens with layer-normed hidden states `[B, T, D]`."""
@@ -62,6 +76,21 @@ class MemoryCell(nn.Module):
             Read-outs `[B, T, H, d]` float32, and the state `[B, H, d, d]` float32.
         """
         raise NotImplementedError
+
+    def recur(
+        self, q: Tensor, k: Tensor, v: Tensor, gates: Gates, state: Tensor, *, delta_rule: bool
+    ) -> tuple[Tensor, Tensor]:
+        """`ahn.ops.recurrence` in the form that is asked for; for `scan`."""
+        return recurrence(
+            q,
+            k,
+            v,
+            gates.write,
+            gates.log_decay,
+            state,
+            delta_rule=delta_rule,
+            backend=asked(self.backend),
+        )
 
     def readout(self, read: Tensor, hidden: Tensor) -> Tensor:
         """What the memory adds to the attention output, before the layer's `o_proj`.

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from ahn.cells.base import Gates, HeadLinear, MemoryCell, Scale, rms_norm, wide
-from ahn.ops import recurrence
 
 
 class DeltaNet(MemoryCell):
@@ -34,7 +33,7 @@ class DeltaNet(MemoryCell):
         q, k = wide(q), wide(k)
         q = q * torch.rsqrt(q.pow(2).sum(-1, keepdim=True) + 1e-6) * self.head_dim**-0.5
         k = k * torch.rsqrt(k.pow(2).sum(-1, keepdim=True) + 1e-6)
-        return recurrence(q, k, v, gates.write, gates.log_decay, state, delta_rule=True)
+        return self.recur(q, k, v, gates, state, delta_rule=True)
 
     def readout(self, read: Tensor, hidden: Tensor) -> Tensor:
         """RMSNorm per head, then one output gate per head, then `o_proj`."""

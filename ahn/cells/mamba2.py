@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from ahn.cells.base import Gates, HeadLinear, MemoryCell, Scale, rms_norm, wide
-from ahn.ops import recurrence
 
 
 class Mamba2(MemoryCell):
@@ -42,7 +41,7 @@ class Mamba2(MemoryCell):
         """Decayed outer products of normalised keys; queries are normalised and not scaled."""
         q = nn.functional.normalize(wide(q), dim=-1, eps=1e-12)
         k = nn.functional.normalize(wide(k), dim=-1, eps=1e-12)
-        return recurrence(q, k, v, gates.write, gates.log_decay, state, delta_rule=False)
+        return self.recur(q, k, v, gates, state, delta_rule=False)
 
     def readout(self, read: Tensor, hidden: Tensor) -> Tensor:
         """Output gate per head, then RMSNorm across heads, then `o_proj`."""

@@ -1,7 +1,8 @@
 """The recurrences of the memory cells: one mathematics, several speeds.
 
 `recurrent.py` is the readable form and the oracle of every test; `chunked.py` computes the same
-with matrix products over chunks.  Callers use `recurrence`, which picks.
+with matrix products over chunks; `fla_kernels.py` and `mamba_kernels.py` call the Triton kernels
+of other packages on CUDA devices.  Callers use `recurrence`; `selector.py` picks.
 
 Shapes, everywhere: `q, k, v [B, T, H, d]`, gates `[B, T, H]`, state `[B, H, d, d]` float32 with
 the key dimension first.
@@ -9,17 +10,12 @@ the key dimension first.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
+import torch
 from torch import Tensor
 
-from ahn.ops.chunked import chunked
-from ahn.ops.recurrent import recurrent
+from ahn.ops.selector import BACKENDS, asked, check, pick
 
-BACKENDS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
-    "recurrent": recurrent,
-    "chunked": chunked,
-}
+__all__ = ["BACKENDS", "asked", "check", "recurrence"]
 
 
 def recurrence(
@@ -39,28 +35,44 @@ def recurrence(
     it `write * k v^T` (Mamba2).
 
     Args:
-        q: queries `[B, T, H, d]`, any float dtype; computed in float32 (float64 stays).
+        q: queries `[B, T, H, d]`, any float dtype; computed in float32 (float64 stays), also
+            under autocast. Kernels multiply in the dtype of `v`, bfloat16 if that is wider.
         k: keys `[B, T, H, d]`.
         v: values `[B, T, H, d]`.
         write: write strength `[B, T, H]`.
         log_decay: `g [B, T, H]`, zero or negative, -inf allowed; None: no decay.
-        state: `[B, H, d, d]`, key dimension first.
+        state: `[B, H, d, d]` float32, key dimension first.
         delta_rule: whether a write first takes out what the key already holds.
-        backend: key of `BACKENDS`; None: `recurrent` for one token, else `chunked`.
+        backend: one of `ahn.config.BACKENDS`; None: what `AHN_BACKEND` says, else the fastest
+            that fits (`ahn.ops.selector.pick`).
 
     Returns:
         Outputs `[B, T, H, d]` and the state after the last token, both float32 (float64).
 
     Raises:
-        ValueError: unknown backend, or shapes that do not fit; the message holds them.
+        InputError: a backend that is unknown, not installed, or cannot do this.
+        ValueError: shapes that do not fit; the message holds them.
     """
-    if k.shape != q.shape or v.shape != q.shape or write.shape != q.shape[:3]:
+    batch, tokens, heads, d = q.shape
+    gates = (batch, tokens, heads)
+    if k.shape != q.shape or v.shape != q.shape or write.shape != gates:
         raise ValueError(
             f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)} must be equal "
             f"[B, T, H, d], and write {tuple(write.shape)} [B, T, H]"
         )
-    if backend is None:
-        backend = "recurrent" if q.shape[1] == 1 else "chunked"
-    if backend not in BACKENDS:
-        raise ValueError(f"unknown backend {backend!r}; one of {', '.join(BACKENDS)}")
-    return BACKENDS[backend](q, k, v, write, log_decay, state, delta_rule)
+    if log_decay is not None and log_decay.shape != gates:
+        raise ValueError(f"log_decay {tuple(log_decay.shape)} must be [B, T, H] = {gates}")
+    if state.shape != (batch, heads, d, d):
+        raise ValueError(
+            f"state {tuple(state.shape)} must be [B, H, d, d] = {(batch, heads, d, d)}"
+        )
+    tensors = (q, k, v, write, state) if log_decay is None else (q, k, v, write, state, log_decay)
+    gradients = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+    device = q.device.type
+    name = pick(backend or asked(), device, v.dtype, d, tokens == 1, delta_rule, gradients)
+    form = BACKENDS[name]
+    if not torch.amp.is_autocast_available(device):  # the meta device
+        return form(q, k, v, write, log_decay, state, delta_rule)
+    # autocast would round what is multiplied with the state, and mix dtypes
+    with torch.autocast(device, enabled=False):
+        return form(q, k, v, write, log_decay, state, delta_rule)

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ahn.ops.recurrent import recurrent
+
 CHUNK = 64
 
 
@@ -39,8 +41,8 @@ def chunked(
     """See `ahn.ops.recurrence`."""
     dtype = torch.promote_types(q.dtype, torch.float32)
     batch, tokens, heads, d = q.shape
-    if tokens == 0:
-        return q.to(dtype), state.to(dtype)
+    if tokens <= 1:  # nothing to chunk
+        return recurrent(q, k, v, write, log_decay, state, delta_rule)
     chunk = min(chunk, tokens)
     padding = -tokens % chunk  # padded tokens write nothing and do not decay
 
@@ -58,22 +60,27 @@ def chunked(
         from_start = start[..., None]  # [N, B, H, C, 1]
         to_end = between[..., -1, :, None]
     scores = (q @ k.transpose(-1, -2)) * between
-    values, keys = write * v, write * k * from_start
+    values, keys = write * v, None
     if delta_rule:
         system = (write * (k @ k.transpose(-1, -2)) * between).tril(-1)
         system = system + torch.eye(chunk, dtype=dtype, device=q.device)
         solved = torch.linalg.solve_triangular(
-            system, torch.cat([values, keys], -1), upper=False, unitriangular=True
+            system, torch.cat([values, write * k * from_start], -1), upper=False, unitriangular=True
         )
-        values, keys = solved[..., :d], solved[..., d:]
-    q_start, k_end = q * from_start, k * to_end
+        values, keys = solved.split(d, -1)
+    decay = None if log_decay is None else from_start[..., -1:, :]  # of a whole chunk
+    # taken apart once: the gradient of x[n] is as large as x, which would make a backward pass
+    # quadratic in T
+    parts = (q * from_start, scores, values, keys, k * to_end, decay)
+    pieces = ([None] * q.shape[0] if x is None else x.unbind() for x in parts)
     state = state.to(dtype)
     outputs = []
-    for n in range(q.shape[0]):
-        new = values[n] - keys[n] @ state if delta_rule else values[n]
-        outputs.append(q_start[n] @ state + scores[n] @ new)
-        kept = state if log_decay is None else state * from_start[n][..., -1:, :]
-        state = kept + k_end[n].transpose(-1, -2) @ new
+    for q_n, scores_n, new, keys_n, k_n, decay_n in zip(*pieces, strict=True):
+        if keys_n is not None:
+            new = new - keys_n @ state
+        outputs.append(q_n @ state + scores_n @ new)
+        kept = state if decay_n is None else state * decay_n
+        state = kept + k_n.transpose(-1, -2) @ new
     # [N, B, H, C, d] -> [B, T, H, d]
     output = torch.stack(outputs).permute(1, 0, 3, 2, 4).flatten(1, 2)[:, :tokens]
     return output, state
