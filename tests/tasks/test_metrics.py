@@ -29,6 +29,19 @@ TEXT = st.text(
     st.sampled_from(["the", "a.m.", "cat", "sat", "Paragraph 3", "段落3", "北京", "大学", "."]),
     max_size=12,
 ).map(" ".join)
+# The answers are one value together, or only the first counts.
+ONE_LABEL = {
+    "infinitebench_choice",
+    "infinitebench_code_debug",
+    "infinitebench_code_debug_letter",
+    "infinitebench_code_run",
+    "infinitebench_dialogue",
+    "infinitebench_first_number",
+    "infinitebench_kv_retrieval",
+    "infinitebench_math_calc",
+    "infinitebench_math_calc_gpt4",
+    "infinitebench_math_find",
+}
 WORDS = st.lists(st.sampled_from(["cat", "sat", "mat", "hat", "on"]), max_size=8)
 
 
@@ -52,6 +65,8 @@ def test_every_metric_gives_a_score_between_0_and_1_for_any_text(prediction, ans
 @settings(max_examples=150, deadline=None)
 def test_the_score_is_the_best_over_the_answers_in_any_order(prediction, answers, classes):
     for name, metric in METRICS.items():
+        if name in ONE_LABEL:
+            continue
         alone = [metric(prediction, scored_example([answer], classes)) for answer in answers]
         assert metric(prediction, scored_example(answers, classes)) == max(alone), name
         assert metric(prediction, scored_example(answers[::-1], classes)) == max(alone), name
