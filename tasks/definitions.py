@@ -1,25 +1,29 @@
 """The form of a benchmark's YAML files, checked when they are read.
 
-A benchmark is a folder beside this file: `_benchmark.yaml` says what its tasks share, every
-other YAML file is one task. An unknown key, a missing one or a value of the wrong kind is an
+A benchmark is a folder beside this file. `_benchmark.yaml` says what its tasks share; every
+other YAML file in it whose name does not begin with `_` is one task or one group of tasks, in
+the form that lm-evaluation-harness reads too (ours stands under `metadata`; `include` merges
+top-level keys only, as there). An unknown key, a missing one or a value of the wrong kind is an
 InputError that names the file, so a mistyped constant never becomes a silent default.
 """
 
 from __future__ import annotations
 
 import string
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from tasks.metrics import METRICS
+from tasks.rows import form_of
 from tasks.schema import InputError, Task, TaskProtocol, TextCut, Truncation
 
-ROW_FIELDS = frozenset({"context", "input"})
-"""The fields of a row that a prompt may use."""
+Settings = dict[str, bool | int | float | str]
 
 
 class _Strict(BaseModel):
@@ -39,11 +43,10 @@ class CutDefinition(_Strict):
 
 
 class HubLocation(_Strict):
-    """Where a benchmark's rows lie on the Hugging Face hub."""
+    """Where a benchmark's rows lie on the Hugging Face hub; the form says in which file."""
 
     repository: str
     revision: str
-    file: str
 
 
 class ProtocolDefaults(_Strict):
@@ -51,10 +54,13 @@ class ProtocolDefaults(_Strict):
 
     source: str
     truncation: Truncation
+    odd_token_in_tail: bool = False
     reserve_generation: bool
     default_max_length: int | None = Field(gt=0)
+    chat_template: bool | None = None
+    system_message: str | None = None
     seed: int
-    generation: dict[str, bool | int | float | str]
+    generation: Settings
     postprocess: list[CutDefinition]
 
 
@@ -62,134 +68,309 @@ class BenchmarkDefinition(_Strict):
     """`_benchmark.yaml`."""
 
     benchmark: str
+    title: str
     citation: str
     hub: HubLocation
     protocols: dict[str, ProtocolDefaults]
-    groups: dict[str, list[str]]
+    levels: list[str] = []
+    """Length levels, shortest first, that every data set has; none: it has one file."""
+    related: list[str] = []
+    """Benchmarks whose tasks and groups may be asked for under this one's name."""
+    protocol_aliases: dict[str, str] = {}
+    """Other names of the protocols."""
+    synthetic: list[str] = []
+    """Tasks that `data="synthetic"` generates."""
 
 
 class TaskProtocolDefinition(_Strict):
-    """One protocol's constants in a task's file."""
+    """One protocol's constants in a task's file; what is left out, the task's own apply."""
 
-    max_new_tokens: int = Field(gt=0)
-    chat_template: bool
-    metric: str
     prompt: str | None = None
-    """Only where the protocol asks in other words than the task's `prompt`."""
+    max_new_tokens: int | None = Field(default=None, gt=0)
+    chat_template: bool | None = None
+    system_message: str | None = None
+    metric: str | None = None
     postprocess: list[CutDefinition] = []
     """Cuts of this task, made after those that the protocol makes to every task."""
-    generation: dict[str, bool | int | float | str] = {}
+    generation: Settings = {}
     """Additions to the protocol's generation arguments."""
+    default_max_length: int | None = Field(default=None, gt=0)
 
     @field_validator("metric")
     @classmethod
-    def _metric_exists(cls, name: str) -> str:
-        if name not in METRICS:
-            raise ValueError(f"unknown metric {name!r} (known: {', '.join(sorted(METRICS))})")
-        return name
+    def _metric_exists(cls, name: str | None) -> str | None:
+        return None if name is None else _known_metric(name)
 
 
-class TaskDefinition(_Strict):
-    """One task's file."""
+def _known_metric(name: str) -> str:
+    if name not in METRICS:
+        raise ValueError(f"unknown metric {name!r} (known: {', '.join(sorted(METRICS))})")
+    return name
 
-    task: str
-    benchmark: str
-    language: str
+
+class Constants(_Strict):
+    """`metadata` of a task's file: what lm-evaluation-harness has no words for."""
+
+    version: float
+    language: Literal["en", "zh"]
     category: str
     citation: str
     source: list[str] = Field(min_length=1)
     prompt: str
+    metric: str
+    chat_template: bool | None = None
     protocols: dict[str, TaskProtocolDefinition]
 
-    @field_validator("prompt")
+    @field_validator("metric")
     @classmethod
-    def _fields_exist(cls, prompt: str) -> str:
-        fields = {name for _, name, _, _ in string.Formatter().parse(prompt) if name is not None}
-        if not fields <= ROW_FIELDS:
-            raise ValueError(
-                f"the prompt uses {sorted(fields - ROW_FIELDS)}, not a field of the rows"
-            )
-        return prompt
+    def _metric_exists(cls, name: str) -> str:
+        return _known_metric(name)
 
-    def build(self, benchmark: BenchmarkDefinition) -> Task:
+
+class RowsAsked(_Strict):
+    """`dataset_kwargs`: whose rows."""
+
+    benchmark: str
+    name: str
+    level: str | None = None
+
+
+class GenerationKwargs(_Strict):
+    """`generation_kwargs`, in lm-evaluation-harness's words, of the protocol `official`."""
+
+    max_gen_toks: int = Field(gt=0)
+    do_sample: bool
+    until: list[str]
+
+
+class MetricEntry(_Strict):
+    """The one entry of `metric_list`."""
+
+    metric: Literal["score"]
+    aggregation: Literal["mean"]
+    higher_is_better: Literal[True]
+
+
+class TaskDefinition(_Strict):
+    """One task's file, with what it includes."""
+
+    task: str
+    dataset_kwargs: RowsAsked
+    generation_kwargs: GenerationKwargs
+    metadata: Constants
+    custom_dataset: Literal["tasks.lm_eval.rows"]
+    output_type: Literal["generate_until"]
+    test_split: Literal["test"]
+    doc_to_text: Literal["prompt"]
+    doc_to_target: Literal["target"]
+    process_results: Literal["tasks.lm_eval.score"]
+    metric_list: list[MetricEntry] = Field(min_length=1, max_length=1)
+
+    @property
+    def dataset(self) -> str:
+        """The authors' name of the data set."""
+        return self.dataset_kwargs.name
+
+    def build(self, name: str, benchmark: BenchmarkDefinition) -> Task:
         """The task, its constants completed by those of its benchmark."""
-        protocols = {}
-        for name, own in self.protocols.items():
-            shared = benchmark.protocols[name]
-            protocols[name] = TaskProtocol(
-                template=self.prompt if own.prompt is None else own.prompt,
-                max_new_tokens=own.max_new_tokens,
-                chat_template=own.chat_template,
-                truncation=shared.truncation,
-                reserve_generation=shared.reserve_generation,
-                metric=own.metric,
-                generation={**shared.generation, **own.generation},
-                seed=shared.seed,
-                default_max_length=shared.default_max_length,
-                postprocess=tuple(cut.build() for cut in (*shared.postprocess, *own.postprocess)),
-            )
+        constants = self.metadata
         return Task(
-            name=self.task,
-            benchmark=self.benchmark,
-            language=self.language,
-            category=self.category,
-            citation=self.citation,
-            source="; ".join(self.source),
-            protocols=protocols,
+            name=name,
+            benchmark=benchmark.benchmark,
+            language=constants.language,
+            category=constants.category,
+            citation=constants.citation,
+            source="; ".join(constants.source),
+            protocols={
+                protocol: self._protocol(own, benchmark.protocols[protocol])
+                for protocol, own in constants.protocols.items()
+            },
+            dataset=self.dataset,
+            level=self.dataset_kwargs.level,
+            lm_eval_name=self.task,
         )
 
+    def _protocol(self, own: TaskProtocolDefinition, shared: ProtocolDefaults) -> TaskProtocol:
+        constants = self.metadata
+        chat_template = _first(own.chat_template, constants.chat_template, shared.chat_template)
+        return TaskProtocol(
+            template=_first(own.prompt, constants.prompt),
+            max_new_tokens=_first(own.max_new_tokens, self.generation_kwargs.max_gen_toks),
+            chat_template=bool(chat_template),
+            truncation=shared.truncation,
+            reserve_generation=shared.reserve_generation,
+            metric=_first(own.metric, constants.metric),
+            generation={**shared.generation, **own.generation},
+            seed=shared.seed,
+            default_max_length=_first(own.default_max_length, shared.default_max_length),
+            postprocess=tuple(cut.build() for cut in (*shared.postprocess, *own.postprocess)),
+            system_message=_first(own.system_message, shared.system_message),
+            stop=tuple(self.generation_kwargs.until),
+            odd_token_in_tail=shared.odd_token_in_tail,
+        )
 
-def _read_yaml(path: Path) -> Any:
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: cannot be read as YAML: {error}") from None
+    def problems(self, name: str, benchmark: BenchmarkDefinition) -> list[str]:
+        """What does not fit the file's name or the benchmark."""
+        found = []
+        asked, constants = self.dataset_kwargs, self.metadata
+        if asked.benchmark != benchmark.benchmark:
+            found.append(f"dataset_kwargs.benchmark: is not {benchmark.benchmark!r}")
+        if (asked.level is not None) != bool(benchmark.levels) or (
+            asked.level is not None and asked.level not in benchmark.levels
+        ):
+            found.append(f"dataset_kwargs.level: is {asked.level!r}, known: {benchmark.levels}")
+        if not (name == asked.name or name.startswith(f"{asked.name}_")):
+            found.append(f"dataset_kwargs.name: is {asked.name!r}, the file's name says otherwise")
+        if not self.task.endswith(f"_{name}") and not self.task.endswith(f"_{asked.name}"):
+            found.append(f"task: is {self.task!r}, the file's name says otherwise")
+        unknown = sorted(set(constants.protocols) - set(benchmark.protocols))
+        if unknown or "official" not in constants.protocols:
+            found.append(
+                f"metadata.protocols: must be official and any of {sorted(benchmark.protocols)}"
+            )
+        allowed = form_of(benchmark.benchmark).prompt_fields
+        prompts = {"prompt": constants.prompt} | {
+            f"protocols.{protocol}.prompt": own.prompt
+            for protocol, own in constants.protocols.items()
+            if own.prompt is not None
+        }
+        for key, prompt in prompts.items():
+            names = {field for _, field, _, _ in string.Formatter().parse(prompt) if field}
+            if not names <= allowed:
+                found.append(
+                    f"metadata.{key}: uses {sorted(names - allowed)}, not a field of the rows"
+                )
+        for protocol, own in constants.protocols.items():
+            shared = benchmark.protocols.get(protocol)
+            given = (own.chat_template, constants.chat_template, shared and shared.chat_template)
+            if given == (None, None, None):
+                found.append(f"metadata.protocols.{protocol}.chat_template: is not given")
+        return found
 
 
-def _problems(path: Path, error: ValidationError) -> list[str]:
-    return [
-        f"{path}: {'.'.join(map(str, problem['loc'])) or 'file'}: {problem['msg']}"
-        for problem in error.errors()
-    ]
+def _first(*values: Any) -> Any:
+    """The first value that is given."""
+    return next((value for value in values if value is not None), None)
+
+
+class GroupDefinition(_Strict):
+    """A group's file. Our name of it is `group`, less `ahnbench_` at its beginning."""
+
+    group: str
+    task: list[str] = Field(min_length=1)
+    """lm-evaluation-harness's names of tasks and of other groups."""
+    aggregate_metric_list: list[dict[str, Any]] = Field(min_length=1, max_length=1)
+    metadata: dict[Literal["version"], float]
+
+    @property
+    def name(self) -> str:
+        """What the group is called in commands."""
+        return self.group.removeprefix("ahnbench_")
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A benchmark's folder, read."""
+
+    definition: BenchmarkDefinition
+    tasks: Mapping[str, Task]
+    """By name: in the order of the files' names, levels from short to long."""
+    groups: Mapping[str, tuple[str, ...]]
+    """The names of the tasks in each group; first the group of all."""
+
+
+class _Loader(yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader):  # type: ignore[misc]
+    """YAML with lm-evaluation-harness's `!function`, which stays the text that it is."""
+
+
+_Loader.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))
 
 
 @cache
-def read_benchmark(folder: Path) -> tuple[BenchmarkDefinition, dict[str, Task]]:
-    """A benchmark's definition and its tasks by name, in the alphabetical order of their files.
+def _read_yaml(path: Path) -> Any:
+    """A YAML file with what it includes: its own top-level keys win."""
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: cannot be read as YAML: {error}") from None
+    if isinstance(content, dict) and "include" in content:
+        included = _read_yaml((path.parent / content["include"]).resolve())
+        return {**included, **{key: own for key, own in content.items() if key != "include"}}
+    return content
+
+
+def _validated(path: Path, model: type[BaseModel]) -> Any:
+    """The file's content as `model`; InputError with one message per problem."""
+    try:
+        return model.model_validate(_read_yaml(path))
+    except ValidationError as error:
+        raise InputError(
+            *(
+                f"{path}: {'.'.join(map(str, problem['loc'])) or 'file'}: "
+                f"{problem['msg'].removeprefix('Value error, ')}"
+                for problem in error.errors()
+            )
+        ) from None
+
+
+@cache
+def read_benchmark(folder: Path) -> Benchmark:
+    """The benchmark in `folder`.
 
     InputError with one message for each thing that is wrong in any of the files.
     """
-    path = folder / "_benchmark.yaml"
-    try:
-        benchmark = BenchmarkDefinition.model_validate(_read_yaml(path))
-    except ValidationError as error:
-        raise InputError(*_problems(path, error)) from None
-
-    tasks: dict[str, Task] = {}
+    definition: BenchmarkDefinition = _validated(folder / "_benchmark.yaml", BenchmarkDefinition)
+    tasks: list[Task] = []
+    groups: dict[Path, GroupDefinition] = {}
     problems: list[str] = []
-    for path in sorted(folder.glob("[!_]*.yaml")):
+    for path in sorted(folder.rglob("[!_]*.yaml")):
         try:
-            definition = TaskDefinition.model_validate(_read_yaml(path))
-        except ValidationError as error:
-            problems += _problems(path, error)
-            continue
+            content = _read_yaml(path)
+            if isinstance(content, dict) and "group" in content:
+                groups[path] = _validated(path, GroupDefinition)
+                continue
+            task: TaskDefinition = _validated(path, TaskDefinition)
         except InputError as error:
             problems += error.problems
             continue
-        if definition.task != path.stem:
-            problems.append(f"{path}: task: is {definition.task!r}, the file's name says otherwise")
-        if definition.benchmark != benchmark.benchmark:
-            problems.append(f"{path}: benchmark: is not {benchmark.benchmark!r}")
-        if set(definition.protocols) != set(benchmark.protocols):
-            problems.append(f"{path}: protocols: must be exactly {sorted(benchmark.protocols)}")
-            continue
-        tasks[definition.task] = definition.build(benchmark)
-    problems += [
-        f"{folder / '_benchmark.yaml'}: groups.{group}: no task {name!r}"
-        for group, names in benchmark.groups.items()
-        for name in names
-        if name not in tasks
-    ]
+        wrong = task.problems(path.stem, definition)
+        problems += [f"{path}: {problem}" for problem in wrong]
+        if not wrong:
+            tasks.append(task.build(path.stem, definition))
+    tasks.sort(key=lambda task: (task.dataset, _rank(definition.levels, task.level)))
+    members, wrong = _resolve_groups(groups, {task.lm_eval_name or "": task.name for task in tasks})
+    problems += wrong
     if problems:
         raise InputError(*problems)
-    return benchmark, tasks
+    return Benchmark(definition, {task.name: task for task in tasks}, members)
+
+
+def _rank(levels: list[str], level: str | None) -> int:
+    return levels.index(level) if level is not None else 0
+
+
+def _resolve_groups(
+    groups: Mapping[Path, GroupDefinition], tasks: Mapping[str, str]
+) -> tuple[dict[str, tuple[str, ...]], list[str]]:
+    """Our task names by our group names, the largest group first, and what is wrong.
+
+    `tasks` are our names by lm-evaluation-harness's.
+    """
+    by_name = {group.group: group for group in groups.values()}
+    problems: list[str] = []
+
+    def names(group: GroupDefinition, path: Path, above: tuple[str, ...]) -> list[str]:
+        found = []
+        for member in group.task:
+            if member in tasks:
+                found.append(tasks[member])
+            elif member in by_name and member not in above:
+                found += names(by_name[member], path, (*above, member))
+            else:
+                problems.append(f"{path}: task: no task or group {member!r}")
+        return found
+
+    members = {
+        group.name: tuple(names(group, path, (group.group,))) for path, group in groups.items()
+    }
+    return dict(sorted(members.items(), key=lambda item: -len(item[1]))), problems

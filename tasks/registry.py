@@ -5,16 +5,19 @@ Adding either is adding a file: nothing here, and nothing that uses this, change
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from tasks.definitions import BenchmarkDefinition, read_benchmark
+from tasks.definitions import Benchmark, BenchmarkDefinition, read_benchmark
 from tasks.schema import InputError, Task
 
 POCKET = "pocket"
 """As `data`: generated rows. As a task name: all pocket tasks."""
+SYNTHETIC = "synthetic"
+"""As `data`: rows of a benchmark's own construction, made here at any length."""
 _POCKET_PREFIX = "pocket_"
 _HERE = Path(__file__).parent
 
@@ -25,7 +28,7 @@ def benchmark_names() -> tuple[str, ...]:
     return tuple(sorted(path.parent.name for path in _HERE.glob("*/_benchmark.yaml")))
 
 
-def _read(benchmark: str) -> tuple[BenchmarkDefinition, dict[str, Task]]:
+def _read(benchmark: str) -> Benchmark:
     if benchmark not in benchmark_names():
         raise InputError(
             f"unknown benchmark {benchmark!r}{_hint(benchmark, benchmark_names())} "
@@ -35,18 +38,18 @@ def _read(benchmark: str) -> tuple[BenchmarkDefinition, dict[str, Task]]:
 
 
 def benchmark_definition(benchmark: str) -> BenchmarkDefinition:
-    """What the tasks of a benchmark share: protocols, groups, place on the hub."""
-    return _read(benchmark)[0]
+    """What the tasks of a benchmark share: protocols, levels, place on the hub."""
+    return _read(benchmark).definition
 
 
 def task_names(benchmark: str) -> list[str]:
-    """The names of a benchmark's tasks with published rows, in alphabetical order."""
-    return list(_read(benchmark)[1])
+    """The names of a benchmark's tasks with published rows: alphabetical, short levels first."""
+    return list(_read(benchmark).tasks)
 
 
 def group_names(benchmark: str) -> list[str]:
-    """Names that stand for several tasks of a benchmark; the benchmark's own name is all."""
-    return [benchmark, *benchmark_definition(benchmark).groups]
+    """Names that stand for several tasks of a benchmark; the first, its own, is all of them."""
+    return list(_groups(benchmark))
 
 
 def is_pocket(name: str) -> bool:
@@ -54,42 +57,93 @@ def is_pocket(name: str) -> bool:
     return name.startswith(_POCKET_PREFIX)
 
 
+def _groups(benchmark: str) -> dict[str, Sequence[str]]:
+    """Task names by group: the benchmark itself, its groups, its data sets of several levels."""
+    read = _read(benchmark)
+    groups: dict[str, Sequence[str]] = {benchmark: list(read.tasks), **read.groups}
+    if read.definition.levels:
+        for task in read.tasks.values():
+            groups.setdefault(task.dataset, [t.name for t in _of_dataset(read, task.dataset)])
+    return groups
+
+
+def _of_dataset(read: Benchmark, dataset: str) -> list[Task]:
+    return [task for task in read.tasks.values() if task.dataset == dataset]
+
+
 def find_task(benchmark: str, name: str) -> Task:
-    """The task of this name, with or without `<benchmark>/` before it.
+    """The task of this name; InputError with the nearest names when there is none.
 
-    InputError with the nearest names when there is none.
+    `hotpotqa` may also be given as `longbench/hotpotqa`, as `longbench_hotpotqa` and by its name
+    in lm-evaluation-harness; LongBench-E's tasks with or without `_e`; a level of LV-Eval after
+    `_` or `@`. A data set with levels, given without one, is a task that can be scored (the
+    constants are the same at each level) but has no rows: its `level` is None.
     """
-    tasks = _read(benchmark)[1]
-    name = name.removeprefix(f"{benchmark}/")
-    if is_pocket(name):
-        from tasks import pocket
+    task = _find(benchmark, name)
+    if task is not None:
+        return task
+    for related in benchmark_definition(benchmark).related:
+        task = _find(related, name)
+        if task is not None:
+            return task
+    raise InputError(_unknown(benchmark, name))
 
-        return pocket.find_task(name)
-    if name not in tasks:
-        raise InputError(_unknown(benchmark, name, [*tasks, *group_names(benchmark)]))
-    return tasks[name]
+
+def _find(benchmark: str, name: str) -> Task | None:
+    read = _read(benchmark)
+    for plain in _spellings(benchmark, name):
+        if is_pocket(plain):
+            from tasks import pocket
+
+            return pocket.find_task(plain)
+        if plain in read.tasks:
+            return read.tasks[plain]
+        same = _of_dataset(read, plain)
+        if same and read.definition.levels:
+            return dataclasses.replace(same[0], name=plain, level=None, lm_eval_name=None)
+        if same:
+            return same[0]
+    return None
+
+
+def _spellings(benchmark: str, name: str) -> list[str]:
+    """What a name may mean, the nearest first."""
+    plain = name.strip().removeprefix(f"{benchmark}/")
+    if not is_pocket(plain):
+        plain = plain.replace("@", "_")
+    short = plain.removeprefix("ahnbench_").removeprefix(f"{benchmark}_")
+    return [plain, short]
+
+
+def protocol_name(benchmark: str, name: str) -> str:
+    """The protocol that a user's name means: LongBench-E's `official` is also `official_e`."""
+    definition = benchmark_definition(benchmark)
+    return definition.protocol_aliases.get(name, name)
 
 
 def expand(benchmark: str, names: Sequence[str], data: str | None) -> list[Task]:
     """The tasks that a user's list of names stands for, each once, in the order given.
 
-    A name is a task, a group (`longbench_paper`), the benchmark itself (all of its tasks),
-    `pocket` (all pocket tasks), or several of these joined by commas. No names: all pocket
-    tasks when `data` is `"pocket"`, else all tasks of the benchmark. InputError with one
-    message for each unknown name, and for a name that has no rows in `data`.
+    A name is a task, a group (`longbench_paper`, `lveval_16k`), a data set of LV-Eval (its
+    levels), the benchmark itself (all of its tasks), `pocket` (all pocket tasks), or several of
+    these joined by commas. No names: all pocket tasks when `data` is `"pocket"`, all tasks that
+    can be generated when it is `"synthetic"`, else all tasks of the benchmark. InputError with
+    one message for each unknown name, and for a name that has no rows in `data`.
     """
-    benchmark_tasks = _read(benchmark)[1]
-    groups = {**benchmark_definition(benchmark).groups, benchmark: list(benchmark_tasks)}
+    definition = benchmark_definition(benchmark)
+    groups: Mapping[str, Sequence[str]] = _groups(benchmark)
     wanted = [part.strip() for name in names for part in name.split(",") if part.strip()]
     if not wanted:
-        wanted = [POCKET if data == POCKET else benchmark]
+        wanted = [POCKET] if data == POCKET else [benchmark]
+        if data == SYNTHETIC and definition.synthetic:
+            wanted = definition.synthetic
 
-    found: dict[str, Task] = {}
+    found: dict[tuple[str, str], Task] = {}
     problems: list[str] = []
     for name in wanted:
-        for member in _members(name, groups):
+        for owner, member in _members(name, groups, definition.related, benchmark):
             try:
-                task = find_task(benchmark, member)
+                task = find_task(owner, member)
             except InputError as error:
                 problems += error.problems
                 continue
@@ -99,16 +153,24 @@ def expand(benchmark: str, names: Sequence[str], data: str | None) -> list[Task]
                     f"or choose pocket tasks (known: {', '.join(_pocket_names())})"
                 )
                 continue
-            found[task.name] = task
+            found[task.benchmark, task.name] = task
     if problems:
         raise InputError(*dict.fromkeys(problems))
     return list(found.values())
 
 
-def _members(name: str, groups: dict[str, list[str]]) -> list[str]:
+def _members(
+    name: str, groups: Mapping[str, Sequence[str]], related: Iterable[str], benchmark: str
+) -> list[tuple[str, str]]:
+    """The tasks, each with its benchmark, that a group or any other name stands for."""
     if name == POCKET:
-        return _pocket_names()
-    return groups.get(name, [name])
+        return [(benchmark, member) for member in _pocket_names()]
+    if name in groups:
+        return [(benchmark, member) for member in groups[name]]
+    for other in related:
+        if name in _groups(other):
+            return [(other, member) for member in _groups(other)[name]]
+    return [(benchmark, name)]
 
 
 def _pocket_names() -> list[str]:
@@ -122,6 +184,7 @@ def _hint(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""
 
 
-def _unknown(benchmark: str, name: str, known: list[str]) -> str:
+def _unknown(benchmark: str, name: str) -> str:
+    known = [*task_names(benchmark), *group_names(benchmark)]
     hint = _hint(name, known) or f" (known: {', '.join(known)})"
     return f"unknown task {name!r} of {benchmark}{hint}"

@@ -1,12 +1,70 @@
-"""What a benchmark's row must hold to be asked and scored."""
+"""The form of a benchmark's rows and prediction files, and checks that the forms share.
+
+Every benchmark folder has a module `form` with one `FORM`: what is read, asked and scored of a
+row. What is common to all benchmarks asks `form_of` and knows none of them by name.
+"""
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictStr, ValidationError
+from pydantic import AfterValidator, BaseModel, StrictStr, ValidationError
 
-from tasks.schema import Task
+from tasks.schema import Example, Task
+
+Row = Mapping[str, Any]
+"""A row of a benchmark, or a line of a prediction file: a JSON object."""
+
+
+@dataclass(frozen=True)
+class RowForm:
+    """What a benchmark's rows and prediction files look like."""
+
+    prompt_fields: frozenset[str]
+    """The names that a prompt template may use: the keys that `fields` gives."""
+    check: Callable[[Row, Task], list[str]]
+    """A message for each thing that is wrong with a row of a task; none: it can be used."""
+    example_id: Callable[[Row, Task, int], str]
+    """Identifier of a row, unique in its task, from the row, else from its line (from 1)."""
+    answers: Callable[[Row], list[str]]
+    """The gold answers as texts."""
+    label: Callable[[Row], Any]
+    """The gold with its JSON types."""
+    context: Callable[[Row], str]
+    """The document; rows with the same one form a cluster."""
+    fields: Callable[[Row, Task, str], Mapping[str, Any]]
+    """(row, task, protocol): what the prompt template is formatted with."""
+    files: Callable[[Task], list[str]]
+    """Where a local folder may have the rows: file names and patterns, in order of preference."""
+    member: Callable[[Task], str]
+    """File name, without folder, of the rows inside a zip archive."""
+    hub_file: Callable[[Task], str]
+    """The file on the hub that holds the rows."""
+    gold: Callable[[Row, Task], tuple[Example | None, list[str]]]
+    """What a line of a prediction file says besides the prediction, as an example that a metric
+    can score against; None with the problems of the line."""
+    own_keys: frozenset[str]
+    """Keys that only this benchmark's prediction files have: they give a mixed-up file away."""
+    own_columns: frozenset[str]
+    """Likewise for rows."""
+    export: Callable[[Row, Task], dict[str, Any]]
+    """(a run's record as a dict, task): one line of a prediction file as the authors write it."""
+    export_name: Callable[[Task], str]
+    """The name that the authors' scoring script expects of that file."""
+
+
+@cache
+def form_of(benchmark: str) -> RowForm:
+    """The form of a benchmark's rows."""
+    form: RowForm = importlib.import_module(f"tasks.{benchmark}.form").FORM
+    return form
+
+
+# -- what the forms check alike ------------------------------------------------------------------
 
 
 def _is_text(text: str) -> str:
@@ -24,46 +82,17 @@ def _is_not_blank(text: str) -> str:
 
 
 Text = Annotated[StrictStr, AfterValidator(_is_text)]
+"""A string that can be written as UTF-8."""
 FullText = Annotated[Text, AfterValidator(_is_not_blank)]
+"""A `Text` that is not blank."""
 
 
-class Row(BaseModel):
-    """The LongBench row schema; further fields may be there and are kept."""
-
-    model_config = ConfigDict(extra="allow")
-
-    context: FullText
-    input: Text
-    """May be empty: some tasks ask the same of every document."""
-    answers: Annotated[list[Text], Field(min_length=1)]
-    id_: StrictStr | None = Field(default=None, alias="_id")
-    all_classes: list[Text] | None = None
-    length: int | None = None
-    """Words (English, code) or characters (Chinese) of the row."""
-    dataset: StrictStr | None = None
-    language: StrictStr | None = None
-
-
-class ClassificationRow(Row):
-    """A row of a task whose answers are classes."""
-
-    all_classes: Annotated[list[Text], Field(min_length=1)]
-
-
-def check_row(row: dict[str, Any], task: Task) -> list[str]:
-    """A message for each thing that is wrong with a row of `task`; none: it can be used."""
+def parse(model: type[BaseModel], row: Row) -> tuple[BaseModel | None, list[str]]:
+    """A row as `model`, or a message for each of its problems."""
     try:
-        checked = _model(task).model_validate(row)
+        return model.model_validate(row), []
     except ValidationError as error:
-        return [describe(problem) for problem in error.errors()]
-    if checked.dataset is not None and checked.dataset != task.name:
-        return [f"'dataset' is {checked.dataset!r}: a row of another task than {task.name!r}"]
-    return []
-
-
-def _model(task: Task) -> type[Row]:
-    needs_classes = any(p.metric == "classification" for p in task.protocols.values())
-    return ClassificationRow if needs_classes else Row
+        return None, [describe(problem) for problem in error.errors()]
 
 
 def describe(problem: Any) -> str:
@@ -75,3 +104,15 @@ def describe(problem: Any) -> str:
     if problem["type"] == "value_error":
         return f"'{field}' {message}"
     return f"'{field}': {message[0].lower()}{message[1:]}"
+
+
+def foreign_keys(
+    row: Row, task: Task, benchmarks: Sequence[str], of: Callable[[RowForm], frozenset[str]]
+) -> list[str]:
+    """A message if `row` has keys that only another benchmark's rows (or predictions) have."""
+    own = of(form_of(task.benchmark))
+    for benchmark in benchmarks:
+        found = sorted((of(form_of(benchmark)) - own) & row.keys())
+        if found:
+            return [f"{found[0]!r} is a key of {benchmark}, but {task.benchmark} is being read"]
+    return []

@@ -1,7 +1,8 @@
 """Task, Example, TaskProtocol: what every benchmark provides, and nothing about how it is run.
 
-A *task* is a data set with a question form (LongBench's `hotpotqa`). A *protocol* is a way of
-asking and scoring it: the benchmark authors' own (`official`) or that of the AHN evaluation
+A *task* is a data set with a question form (LongBench's `hotpotqa`, one level of an LV-Eval
+data set). A *protocol* is a way of asking and scoring it: the benchmark authors' own (`official`,
+and `official-<family>` where they asked in several wordings) or that of the AHN evaluation
 (`ahn`). A score means nothing without the protocol that made it, so every method here takes
 the protocol's name.
 """
@@ -13,7 +14,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Truncation = Literal["middle", "left", "none"]
+Truncation = Literal["middle", "middle_joined", "left", "none"]
+"""What happens to a prompt that is too long.
+
+`middle`: the first and the last half of the ids are kept, decoded apart (LongBench, LV-Eval);
+`middle_joined`: the same halves, joined and decoded at once (InfiniteBench); `left`: the last
+ids are kept; `none`: it is never cut.
+"""
 
 
 class InputError(ValueError):
@@ -36,17 +43,20 @@ class Example:
     """One row of a benchmark, as it was published."""
 
     example_id: str
-    """The row's `_id`, else `<task>:<line>`."""
+    """The row's own identifier, else `<task>:<line>`."""
     row: Mapping[str, Any]
     """The raw row, untouched: `context`, `input`, `answers`, `all_classes`, `length`, ..."""
     answers: list[str]
-    """The gold answers; a prediction is scored against the best of them."""
+    """The gold answers as texts."""
     document_id: str
     """`document_id_of(context)`: rows of one document form one cluster."""
     where: str
     """`file:line`, or `generated`."""
     attributes: dict[str, Any] = field(default_factory=dict)
     """What a generator knows of its row (facts, distance of the evidence); empty for real rows."""
+    label: Any = None
+    """The gold of the row with its JSON types, for metrics that tell 4 from "4"; None where the
+    answers say all."""
 
 
 def document_id_of(context: str) -> str:
@@ -97,6 +107,12 @@ class TaskProtocol:
     """Longest prompt in tokens; None: the model's context less 500, as the LongBench authors."""
     postprocess: tuple[TextCut, ...] = ()
     """Cuts made to a prediction, in order, before the metric sees it."""
+    system_message: str | None = None
+    """The system's turn before the prompt; None: none of ours (a chat template may have its own)."""
+    stop: tuple[str, ...] = ()
+    """Texts that end an answer, besides the tokens that the model's own settings name."""
+    odd_token_in_tail: bool = False
+    """Of an odd number of tokens to keep by `middle_joined`, whether the tail gets the odd one."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +120,7 @@ class Task:
     """A task of a benchmark under each of its protocols."""
 
     name: str
+    """Unique in its benchmark: `hotpotqa`, `hotpotqa_e` (LongBench-E), `cmrc_mixup_16k`."""
     benchmark: str
     language: str
     """`en` or `zh`."""
@@ -112,6 +129,12 @@ class Task:
     source: str
     """Where the constants come from, with revision."""
     protocols: Mapping[str, TaskProtocol]
+    dataset: str = ""
+    """The authors' name of the data set, without level or `_e`; empty for generated tasks."""
+    level: str | None = None
+    """The length level, as `16k`, of a data set that has several (LV-Eval)."""
+    lm_eval_name: str | None = None
+    """Its name in lm-evaluation-harness; None where it has no file for it."""
 
     def protocol(self, name: str) -> TaskProtocol:
         """The constants under protocol `name`; InputError when the task does not have it."""
@@ -125,9 +148,12 @@ class Task:
 
     def render(self, example: Example, protocol: str) -> str:
         """The prompt of an example before truncation and chat template."""
+        from tasks.rows import form_of
+
         template = self.protocol(protocol).template
+        fields = form_of(self.benchmark).fields(example.row, self, protocol)
         try:
-            return template.format_map(example.row)
+            return template.format_map(fields)
         except KeyError as error:
             raise InputError(
                 f"{example.where}: field {error.args[0]!r}, which the prompt of {self.name} "
@@ -141,7 +167,7 @@ class Task:
         return prediction
 
     def score(self, prediction: str, example: Example, protocol: str) -> float:
-        """The score of a raw prediction in [0, 1]: cleaned, then the best over all answers.
+        """The score of a raw prediction in [0, 1]: cleaned, then measured by the protocol's metric.
 
         Without answers it is 0, as in the authors' scripts.
         """
@@ -156,8 +182,16 @@ class Task:
 
 
 def scored_example(
-    answers: Sequence[str], all_classes: Sequence[str] | None = None, where: str = "given"
+    answers: Sequence[str],
+    all_classes: Sequence[str] | None = None,
+    where: str = "given",
+    *,
+    label: Any = None,
+    **fields: Any,
 ) -> Example:
-    """An example that holds only what a metric needs, for scoring without the original row."""
-    row = {"answers": list(answers), "all_classes": all_classes}
-    return Example(where, row, list(answers), "", where)
+    """An example that holds only what a metric needs, for scoring without the original row.
+
+    `fields` are further fields of the row that the benchmark's metrics read.
+    """
+    row = {"answers": list(answers), "all_classes": all_classes, **fields}
+    return Example(where, row, list(answers), "", where, label=label)

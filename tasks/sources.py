@@ -1,23 +1,30 @@
-"""Rows of a task: from a local folder, from the hub's file, or from a generator.
+"""Rows of a task: from a local folder, from the hub's files, or made here.
 
-All three give the same thing, `RowSource`. Rows are checked when they are read; one that
-cannot be used is an error that names its file, line and field. None is skipped.
+All give the same thing, `RowSource`. Rows are checked when they are read; one that cannot be
+used is an error that names its file, line and field. None is skipped. Which file holds a task's
+rows is said by the benchmark's form (`tasks.rows.RowForm`); what the files are, here.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import zipfile
+import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from tasks.archives import read_member
+from tasks.hub import from_hub
 from tasks.jsonl import Line, Problem, located, parse_objects
-from tasks.registry import POCKET, benchmark_definition, is_pocket
-from tasks.rows import check_row
+from tasks.registry import (
+    POCKET,
+    SYNTHETIC,
+    benchmark_definition,
+    benchmark_names,
+    is_pocket,
+)
+from tasks.rows import foreign_keys, form_of
 from tasks.schema import Example, InputError, Task, document_id_of
 
 
@@ -31,25 +38,29 @@ class RowSource:
     generated rows; `revision`, the hub commit it belongs to, null for local files."""
 
 
-def load_examples(task: Task, data: str | None, limit: int | None, seed: int) -> RowSource:
+def load_examples(
+    task: Task, data: str | None, limit: int | None, seed: int, length: int | None = None
+) -> RowSource:
     """The first `limit` rows of a task (all when None), in the order of the file.
 
-    `data`: a folder; `"pocket"`, the generator, which alone uses `seed`; None, the hub. Pocket
-    tasks are generated whatever `data` says. All rows are checked, also those after `limit`.
-    InputError with one message per problem.
+    `data`: a folder; `"pocket"` and `"synthetic"`, the generators, which alone use `seed`, and
+    the latter of which makes documents of about `length` tokens (None: the length published);
+    None, the hub. Pocket tasks are generated whatever `data` says. All rows are checked, also
+    those after `limit`. InputError with one message per problem.
     """
     if limit is not None and limit <= 0:
         raise InputError(f"limit must be at least 1, not {limit}")
+    if length is not None and data != SYNTHETIC:
+        raise InputError(f"a length of {length} tokens can be asked of synthetic rows only")
     if is_pocket(task.name):
         from tasks import pocket
 
-        name = f"generated:{task.name}?seed={seed}"
-        return RowSource(
-            pocket.load_examples(task, limit, seed),
-            [{"path": name, "sha256": None, "revision": None}],
-        )
+        examples = pocket.load_examples(task, limit, seed)
+        return RowSource(examples, [_generated(f"{task.name}?seed={seed}")])
     if data == POCKET:
         raise InputError(f"task {task.name!r} has no pocket rows; give its rows with --data")
+    if data == SYNTHETIC:
+        return _synthetic(task, limit, seed, length)
     found = _from_hub(task) if data is None else _from_folder(task, Path(data))
     examples = _examples(task, found)
     file = {"path": found.name, "sha256": found.sha256, "revision": found.revision}
@@ -68,30 +79,26 @@ class _Found:
 
 
 def _examples(task: Task, found: _Found) -> list[Example]:
+    form = form_of(task.benchmark)
+    others = [name for name in benchmark_names() if name != task.benchmark]
     problems = list(found.problems)
     examples = []
     seen: dict[str, int] = {}
     for line in found.rows:
-        wrong = check_row(line.value, task)
+        row = line.value
+        wrong = form.check(row, task)
         if wrong:
+            # A row of another benchmark lacks and has much: one message says it all.
+            wrong = foreign_keys(row, task, others, lambda f: f.own_columns) or wrong
             problems += [(line.number, problem) for problem in wrong]
             continue
-        row = line.value
-        example_id = str(row.get("_id") or f"{task.name}:{line.number}")
+        example_id = form.example_id(row, task, line.number)
         if example_id in seen:
             earlier = seen[example_id]
-            problems.append((line.number, f"'_id' {example_id!r} is that of line {earlier} too"))
+            problems.append((line.number, f"id {example_id!r} is that of line {earlier} too"))
             continue
         seen[example_id] = line.number
-        examples.append(
-            Example(
-                example_id=example_id,
-                row=row,
-                answers=list(row["answers"]),
-                document_id=document_id_of(row["context"]),
-                where=f"{found.name}:{line.number}",
-            )
-        )
+        examples.append(as_example(task, row, example_id, f"{found.name}:{line.number}"))
     if problems:
         raise located(found.name, problems)
     if not examples:
@@ -99,26 +106,50 @@ def _examples(task: Task, found: _Found) -> list[Example]:
     return examples
 
 
+def as_example(task: Task, row: dict[str, Any], example_id: str, where: str) -> Example:
+    """A row that has been checked, as an example."""
+    form = form_of(task.benchmark)
+    return Example(
+        example_id=example_id,
+        row=row,
+        answers=form.answers(row),
+        document_id=document_id_of(form.context(row)),
+        where=where,
+        label=form.label(row),
+    )
+
+
+# -- made here ----------------------------------------------------------------------------------
+
+
+def _generated(what: str) -> dict[str, str | None]:
+    return {"path": f"generated:{what}", "sha256": None, "revision": None}
+
+
+def _synthetic(task: Task, limit: int | None, seed: int, length: int | None) -> RowSource:
+    """Rows by the benchmark's own construction, checked like those of a file."""
+    known = benchmark_definition(task.benchmark).synthetic
+    if task.name not in known:
+        can = f"only {', '.join(known)} can" if known else f"no task of {task.benchmark} can"
+        raise InputError(f"task {task.name!r} cannot be generated ({can}); give its rows")
+    generator = importlib.import_module(f"tasks.{task.benchmark}.synthetic")
+    rows = generator.generate(task.name, length=length, limit=limit, seed=seed)
+    what = f"{task.benchmark}/{task.name}?length={length or 'published'}&seed={seed}"
+    lines = [Line(number, row) for number, row in enumerate(rows, 1)]
+    return RowSource(
+        _examples(task, _Found(f"generated:{what}", "", None, lines, [])), [_generated(what)]
+    )
+
+
 # -- local folder -------------------------------------------------------------------------------
-
-
-def _candidates(task: Task) -> list[str]:
-    name = task.name
-    return [
-        f"{name}.jsonl",
-        f"data/{name}.jsonl",
-        f"{name}.parquet",
-        f"data/{name}.parquet",
-        f"{name}/test*.parquet",
-        benchmark_definition(task.benchmark).hub.file,
-    ]
 
 
 def _from_folder(task: Task, folder: Path) -> _Found:
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
         raise InputError(f"data folder {folder} {what}")
-    for pattern in _candidates(task):
+    candidates = form_of(task.benchmark).files(task)
+    for pattern in candidates:
         paths = sorted(folder.glob(pattern))
         if len(paths) > 1:
             raise InputError(
@@ -126,7 +157,7 @@ def _from_folder(task: Task, folder: Path) -> _Found:
             )
         if paths:
             return _read(task, paths[0], None)
-    looked_for = ", ".join(_candidates(task))
+    looked_for = ", ".join(candidates)
     raise InputError(f"task {task.name!r}: no rows in {folder}; looked for {looked_for}")
 
 
@@ -152,26 +183,20 @@ def _read_jsonl(task: Task, path: Path, revision: str | None) -> _Found:
 
 
 def _read_zip(task: Task, path: Path, revision: str | None) -> _Found:
-    wanted = f"{task.name}.jsonl"
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = [name for name in archive.namelist() if name.split("/")[-1] == wanted]
-            if len(members) != 1:
-                raise InputError(f"{path}: has {len(members)} members named {wanted}, not one")
-            return _from_jsonl(f"{path}/{members[0]}", archive.read(members[0]), revision)
-    except zipfile.BadZipFile as error:
-        raise InputError(f"{path}: is not a whole zip file: {error}") from None
+    member, content = read_member(path, form_of(task.benchmark).member(task))
+    return _from_jsonl(f"{path}/{member}", content, revision)
 
 
 def _read_parquet(task: Task, path: Path, revision: str | None) -> _Found:
-    from pyarrow import ArrowInvalid, parquet
+    from pyarrow import ArrowException, BufferReader, parquet
 
     content = path.read_bytes()
     try:
-        table = parquet.read_table(path)
-    except ArrowInvalid as error:
-        raise InputError(f"{path}: is not a Parquet file: {error}") from None
-    rows = [Line(number, row) for number, row in enumerate(_parquet_rows(table), 1)]
+        table = parquet.read_table(BufferReader(content))
+        rows = [Line(number, row) for number, row in enumerate(_parquet_rows(table), 1)]
+    except (ArrowException, OSError, UnicodeDecodeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: is not a whole Parquet file: {reason}") from None
     return _Found(str(path), hashlib.sha256(content).hexdigest(), revision, rows, [])
 
 
@@ -182,52 +207,7 @@ def _parquet_rows(table: Any) -> Iterator[dict[str, Any]]:
 
 # -- the hub ------------------------------------------------------------------------------------
 
-REVISION_VARIABLE = "AHN_BENCH_DATA_REVISION"
-"""Environment variable that pins the hub's files to a commit."""
-
 
 def _from_hub(task: Task) -> _Found:
-    """The rows from the benchmark's file on the hub, downloaded once and kept in its cache.
-
-    The revision is `AHN_BENCH_DATA_REVISION`, else the one named in `_benchmark.yaml`. What is
-    recorded is the commit that it stood for, which the hub's cache keeps in the file's path.
-    """
-    hub = benchmark_definition(task.benchmark).hub
-    revision = os.environ.get(REVISION_VARIABLE) or hub.revision
-    path = _download(hub.repository, hub.file, revision)
-    if isinstance(path, str):
-        raise InputError(
-            f"{path} Remedy: on a machine with network, fetch "
-            f"https://huggingface.co/datasets/{hub.repository}/resolve/{revision}/{hub.file}, "
-            f"place it here as FOLDER/{hub.file} (or unpack it to FOLDER/data/<task>.jsonl), "
-            f"and give --data FOLDER."
-        )
-    return _read(task, path, _commit_of(path, revision))
-
-
-@lru_cache(maxsize=8)
-def _download(repository: str, file: str, revision: str) -> Path | str:
-    """The path of a data set's file in the hub's cache, or why it could not be had.
-
-    Remembered either way, so that the 21 tasks in one file do not wait 21 times for a hub that
-    cannot be reached.
-    """
-    from huggingface_hub import constants, hf_hub_download
-
-    try:
-        return Path(hf_hub_download(repository, file, repo_type="dataset", revision=revision))
-    except (OSError, ValueError) as error:  # huggingface_hub's own errors are kinds of these
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        why = "HF_HUB_OFFLINE is set and it is not in the local cache"
-        return (
-            f"{file} of the data set {repository} (revision {revision}) could not be had from "
-            f"the hub: {why if constants.HF_HUB_OFFLINE else reason}."
-        )
-
-
-def _commit_of(path: Path, revision: str) -> str:
-    """The commit in a path of the hub's cache, `.../snapshots/<commit>/<file>`."""
-    parts = path.parts
-    if "snapshots" in parts:
-        return parts[parts.index("snapshots") + 1]
-    return revision
+    path, commit = from_hub(task)
+    return _read(task, path, commit)

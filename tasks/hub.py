@@ -1,0 +1,71 @@
+"""Files of a data set on the Hugging Face hub: downloaded once, kept in its cache, never run."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+
+from tasks.registry import benchmark_definition
+from tasks.rows import form_of
+from tasks.schema import InputError, Task
+
+REVISION_VARIABLE = "AHN_BENCH_DATA_REVISION"
+"""Environment variable that pins the hub's files to a commit."""
+
+
+def from_hub(task: Task) -> tuple[Path, str]:
+    """The file with a task's rows in the hub's cache, and the commit it belongs to.
+
+    The revision asked for is `AHN_BENCH_DATA_REVISION`, else the one in `_benchmark.yaml`. The
+    commit is what that stood for, which the cache keeps in the file's path. InputError, which
+    names the file and where to place it, when it is neither in the cache nor to be had.
+    """
+    hub = benchmark_definition(task.benchmark).hub
+    file = form_of(task.benchmark).hub_file(task)
+    revision = os.environ.get(REVISION_VARIABLE) or hub.revision
+    path = _download(hub.repository, file, revision)
+    if isinstance(path, str):
+        unpacked = "" if Path(file).suffix != ".zip" else _unpacked(task)
+        raise InputError(
+            f"{path} Remedy: on a machine with network, fetch "
+            f"https://huggingface.co/datasets/{hub.repository}/resolve/{revision}/{file}, "
+            f"place it here as FOLDER/{file}{unpacked}, and give --data FOLDER."
+        )
+    return path, _commit_of(path, revision)
+
+
+def _unpacked(task: Task) -> str:
+    """Where the rows may lie when the zip file is unpacked, the same words for all its tasks."""
+    if task.level is not None:
+        dataset = task.dataset
+        return f" (or unpack it to FOLDER/{dataset}/{dataset}_<level>.jsonl)"
+    return " (or unpack it to FOLDER/data/<task>.jsonl)"
+
+
+@lru_cache(maxsize=32)
+def _download(repository: str, file: str, revision: str) -> Path | str:
+    """The path of a data set's file in the hub's cache, or why it could not be had.
+
+    Remembered either way, so that the tasks in one file do not each wait for a hub that cannot
+    be reached.
+    """
+    from huggingface_hub import constants, hf_hub_download
+
+    try:
+        return Path(hf_hub_download(repository, file, repo_type="dataset", revision=revision))
+    except (OSError, ValueError) as error:  # huggingface_hub's own errors are kinds of these
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        why = "HF_HUB_OFFLINE is set and it is not in the local cache"
+        return (
+            f"{file} of the data set {repository} (revision {revision}) could not be had from "
+            f"the hub: {why if constants.HF_HUB_OFFLINE else reason}."
+        )
+
+
+def _commit_of(path: Path, revision: str) -> str:
+    """The commit in a path of the hub's cache, `.../snapshots/<commit>/<file>`."""
+    parts = path.parts
+    if "snapshots" in parts:
+        return parts[parts.index("snapshots") + 1]
+    return revision

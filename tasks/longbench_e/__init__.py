@@ -1,0 +1,1 @@
+"""LongBench-E: 13 tasks of LongBench, their rows spread evenly over three lengths."""
