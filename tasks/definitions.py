@@ -286,17 +286,30 @@ class _Loader(yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader):  
 _Loader.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))
 
 
-@cache
-def _read_yaml(path: Path) -> Any:
-    """A YAML file with what it includes: its own top-level keys win."""
+def _parse_yaml(path: Path) -> Any:
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"{path}: cannot be read as YAML: {error}") from None
-    if isinstance(content, dict) and "include" in content:
-        included = _read_yaml((path.parent / content["include"]).resolve())
-        return {**included, **{key: own for key, own in content.items() if key != "include"}}
-    return content
+
+
+@cache
+def _read_yaml(path: Path, above: tuple[Path, ...] = ()) -> Any:
+    """A YAML file with the one that it includes: its own top-level keys win.
+
+    `above` are the files that led here by including one another.
+    """
+    content = _parse_yaml(path)
+    if not isinstance(content, dict) or "include" not in content:
+        return content
+    own = {key: value for key, value in content.items() if key != "include"}
+    included = (path.parent / str(content["include"])).resolve()
+    if included in (path, *above):
+        raise InputError(f"{path}: include: {content['include']} includes this file")
+    shared = _read_yaml(included, (*above, path))
+    if not isinstance(shared, dict):
+        raise InputError(f"{path}: include: {content['include']} holds no keys")
+    return {**shared, **own}
 
 
 def _validated(path: Path, model: type[BaseModel]) -> Any:
@@ -340,6 +353,9 @@ def read_benchmark(folder: Path) -> Benchmark:
     tasks.sort(key=lambda task: (task.dataset, _rank(definition.levels, task.level)))
     members, wrong = _resolve_groups(groups, {task.lm_eval_name or "": task.name for task in tasks})
     problems += wrong
+    whole = set(members.get(definition.benchmark, ()))
+    if whole and whole != {task.name for task in tasks}:
+        problems.append(f"{folder}: the group {definition.benchmark} does not hold all tasks")
     if problems:
         raise InputError(*problems)
     return Benchmark(definition, {task.name: task for task in tasks}, members)

@@ -60,7 +60,8 @@ def is_pocket(name: str) -> bool:
 def _groups(benchmark: str) -> dict[str, Sequence[str]]:
     """Task names by group: the benchmark itself, its groups, its data sets of several levels."""
     read = _read(benchmark)
-    groups: dict[str, Sequence[str]] = {benchmark: list(read.tasks), **read.groups}
+    groups: dict[str, Sequence[str]] = {benchmark: [], **read.groups}
+    groups[benchmark] = list(read.tasks)  # in our order
     if read.definition.levels:
         for task in read.tasks.values():
             groups.setdefault(task.dataset, [t.name for t in _of_dataset(read, task.dataset)])

@@ -108,7 +108,7 @@ class TaskProtocol:
     postprocess: tuple[TextCut, ...] = ()
     """Cuts made to a prediction, in order, before the metric sees it."""
     system_message: str | None = None
-    """The system's turn before the prompt; None: none of ours (a chat template may have its own)."""
+    """The system's turn before the prompt; None: none of ours (a template may have its own)."""
     stop: tuple[str, ...] = ()
     """Texts that end an answer, besides the tokens that the model's own settings name."""
     odd_token_in_tail: bool = False

@@ -12,7 +12,7 @@ import yaml
 
 import tasks
 from tasks.definitions import read_benchmark
-from tasks.registry import expand, find_task, task_names
+from tasks.registry import expand, find_task, protocol_name, task_names
 from tasks.schema import InputError
 from tasks.sources import load_examples
 
@@ -27,6 +27,35 @@ def test_a_task_is_found_with_and_without_its_benchmark():
     task = find_task("longbench", "multifieldqa_zh")
     assert find_task("longbench", "longbench/multifieldqa_zh") is task
     assert (task.name, task.benchmark, task.language) == ("multifieldqa_zh", "longbench", "zh")
+
+
+@pytest.mark.parametrize(
+    "name", ["longbench_hotpotqa", "ahnbench_longbench_hotpotqa", "longbench/hotpotqa", "hotpotqa "]
+)
+def test_other_spellings_of_a_name(name):
+    assert find_task("longbench", name) is find_task("longbench", "hotpotqa")
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "name"),
+    [
+        ("longbench_e", "hotpotqa_e"),
+        ("longbench_e", "hotpotqa"),
+        ("longbench_e", "longbench_e/hotpotqa"),
+        ("longbench_e", "ahnbench_longbench_e_hotpotqa"),
+        ("longbench", "hotpotqa_e"),
+    ],
+)
+def test_tasks_of_longbench_e_are_found_with_and_without_e(benchmark, name):
+    task = find_task(benchmark, name)
+    assert (task.benchmark, task.name, task.dataset) == ("longbench_e", "hotpotqa_e", "hotpotqa")
+    assert protocol_name("longbench_e", "official_e") == "official"
+
+
+def test_longbench_knows_the_tasks_of_longbench_e_by_their_group():
+    found = expand("longbench", ["longbench_e", "hotpotqa"], "folder")
+    assert len(found) == 14 and {task.benchmark for task in found[:13]} == {"longbench_e"}
+    assert len({task.name for task in found}) == 14  # so both can be in one run
 
 
 @pytest.mark.parametrize(
@@ -129,11 +158,21 @@ def test_importing_the_wing_loads_no_heavy_package():
 
 @pytest.fixture
 def folder(tmp_path):
-    """A benchmark of one task."""
+    """A benchmark of one task and one group."""
+    shutil.copy(LONGBENCH.parent / "_lm_eval.yaml", tmp_path)
+    place = tmp_path / "longbench"
+    place.mkdir()
     for name in ("_benchmark", "trec"):
-        shutil.copy(LONGBENCH / f"{name}.yaml", tmp_path)
-    change(tmp_path / "_benchmark.yaml", lambda benchmark: benchmark.update(groups={}))
-    return tmp_path
+        shutil.copy(LONGBENCH / f"{name}.yaml", place)
+    group = {
+        "group": "ahnbench_few",
+        "task": ["ahnbench_longbench_trec"],
+        "aggregate_metric_list": [{"metric": "score", "aggregation": "mean"}],
+        "metadata": {"version": 1.0},
+    }
+    (place / "groups").mkdir()
+    (place / "groups" / "few.yaml").write_text(yaml.safe_dump(group), encoding="utf-8")
+    return place
 
 
 def change(path, edit):
@@ -142,10 +181,29 @@ def change(path, edit):
     path.write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8")
 
 
+def refused(folder, message):
+    with pytest.raises(InputError, match=message):
+        read_benchmark(folder)
+
+
 def test_a_new_task_is_one_more_file(folder):
     shutil.copy(folder / "trec.yaml", folder / "trek.yaml")
-    change(folder / "trek.yaml", lambda task: task.update(task="trek"))
-    assert list(read_benchmark(folder)[1]) == ["trec", "trek"]
+    new = {"benchmark": "longbench", "name": "trek"}
+    edit = {"task": "ahnbench_longbench_trek", "dataset_kwargs": new}
+    change(folder / "trek.yaml", lambda task: task.update(edit))
+    read = read_benchmark(folder)
+    assert list(read.tasks) == ["trec", "trek"] and read.groups == {"few": ("trec",)}
+    assert read.tasks["trek"].lm_eval_name == "ahnbench_longbench_trek"
+
+
+def test_a_file_may_build_on_another(folder):
+    (folder / "trek.yaml").write_text(
+        "include: trec.yaml\ntask: ahnbench_longbench_trek\n"
+        "dataset_kwargs: {benchmark: longbench, name: trek}\n",
+        encoding="utf-8",
+    )
+    trec, trek = read_benchmark(folder).tasks.values()
+    assert trek.name == "trek" and trek.protocols == trec.protocols
 
 
 @pytest.mark.parametrize(
@@ -153,31 +211,66 @@ def test_a_new_task_is_one_more_file(folder):
     [
         (lambda t: t.update(max_new_token=3), r"trec\.yaml: max_new_token: Extra inputs"),
         (
-            lambda t: t["protocols"]["ahn"].update(strip=True),
-            r"trec\.yaml: protocols\.ahn\.strip: Extra inputs",
+            lambda t: t["metadata"]["protocols"]["ahn"].update(strips=True),
+            r"trec\.yaml: metadata\.protocols\.ahn\.strips: Extra inputs",
         ),
-        (lambda t: t["protocols"]["ahn"].update(metric="f1"), "unknown metric 'f1'"),
-        (lambda t: t["protocols"]["ahn"].update(max_new_tokens=0), "greater than 0"),
-        (lambda t: t["protocols"].pop("ahn"), "must be exactly"),
-        (lambda t: t.pop("citation"), r"citation: Field required"),
-        (lambda t: t.update(prompt="{context} {question}"), "'question'"),
-        (lambda t: t.update(task="other"), "file's name says otherwise"),
-        (lambda t: t.update(benchmark="other"), "is not 'longbench'"),
+        (lambda t: t["metadata"]["protocols"]["ahn"].update(metric="f1"), "unknown metric 'f1'"),
+        (lambda t: t["metadata"].update(metric="f1"), r"metadata\.metric: unknown metric 'f1'"),
+        (lambda t: t["generation_kwargs"].update(max_gen_toks=0), "greater than 0"),
+        (lambda t: t["metadata"]["protocols"].pop("official"), "must be official and any of"),
+        (lambda t: t["metadata"]["protocols"].update(ours={}), "must be official and any of"),
+        (lambda t: t["metadata"].pop("citation"), r"metadata\.citation: Field required"),
+        (lambda t: t["metadata"].pop("chat_template"), r"official\.chat_template: is not given"),
+        (lambda t: t["metadata"].update(prompt="{context} {question}"), "'question'"),
+        (
+            lambda t: t["metadata"]["protocols"]["ahn"].update(prompt="{question}"),
+            r"metadata\.protocols\.ahn\.prompt: uses \['question'\]",
+        ),
+        (lambda t: t.update(task="other"), "task: .*file's name says otherwise"),
+        (lambda t: t["dataset_kwargs"].update(name="other"), "name: .*file's name says otherwise"),
+        (lambda t: t["dataset_kwargs"].update(benchmark="other"), "is not 'longbench'"),
+        (lambda t: t["dataset_kwargs"].update(level="16k"), r"level: is '16k', known: \[\]"),
+        (lambda t: t.update(doc_to_text="{{prompt}}"), r"trec\.yaml: doc_to_text"),
+        (lambda t: t.update(include="trec.yaml"), "includes this file"),
+        (lambda t: t.update(include="none.yaml"), r"none\.yaml: cannot be read as YAML"),
     ],
 )
 def test_a_mistake_in_a_task_file_is_told_with_file_and_key(folder, edit, message):
     change(folder / "trec.yaml", edit)
-    with pytest.raises(InputError, match=message):
-        read_benchmark(folder)
+    refused(folder, message)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda g: g["task"].append("trek"), r"few\.yaml: task: no task or group 'trek'"),
+        (lambda g: g["task"].append("ahnbench_few"), "no task or group 'ahnbench_few'"),
+        (lambda g: g.update(tasks=[]), r"few\.yaml: tasks: Extra inputs"),
+        (lambda g: g.update(group="longbench", task=["ahnbench_longbench_trec"]), None),
+    ],
+)
+def test_a_mistake_in_a_groups_file_is_told(folder, edit, message):
+    change(folder / "groups" / "few.yaml", edit)
+    if message:
+        refused(folder, message)
+        return
+    assert list(read_benchmark(folder).groups) == ["longbench"]
+
+
+def test_the_group_of_all_must_hold_all(folder):
+    change(folder / "groups" / "few.yaml", lambda group: group.update(group="longbench"))
+    shutil.copy(folder / "trec.yaml", folder / "trek.yaml")
+    new = {"benchmark": "longbench", "name": "trek"}
+    edit = {"task": "ahnbench_longbench_trek", "dataset_kwargs": new}
+    change(folder / "trek.yaml", lambda task: task.update(edit))
+    refused(folder, "the group longbench does not hold all tasks")
 
 
 def test_a_mistake_in_the_benchmarks_file_is_told(folder):
-    change(folder / "_benchmark.yaml", lambda b: b.update(groups={"few": ["trec", "trek"]}))
-    with pytest.raises(InputError, match=r"_benchmark\.yaml: groups\.few: no task 'trek'"):
-        read_benchmark(folder)
+    change(folder / "_benchmark.yaml", lambda b: b.update(groups={}))
+    refused(folder, r"_benchmark\.yaml: groups: Extra inputs")
 
 
 def test_a_file_that_is_no_yaml_is_told(folder):
     (folder / "trek.yaml").write_text("task: [", encoding="utf-8")
-    with pytest.raises(InputError, match=r"trek\.yaml: cannot be read as YAML"):
-        read_benchmark(folder)
+    refused(folder, r"trek\.yaml: cannot be read as YAML")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tasks import sources
+from tasks import hub as hub_files
 from tasks.registry import find_task
 from tasks.schema import InputError
 from tasks.sources import load_examples
@@ -149,7 +149,7 @@ def without(field):
         (ROW | {"answers": ["one", 2]}, "'answers.1': input should be a valid string"),
         (ROW | {"dataset": "trec"}, "'dataset' is 'trec': a row of another task"),
         (ROW | {"length": "long"}, "'length': input should be a valid integer"),
-        (ROW | {"_id": "a"}, "'_id' 'a' is that of line 1 too"),
+        (ROW | {"_id": "a"}, "id 'a' is that of line 1 too"),
         ('{"context": "half \\ud800", "input": "", "answers": ["a"]}', "half a surrogate pair"),
         ("{", "is not JSON"),
         ("", "is empty"),
@@ -193,7 +193,7 @@ def test_a_wrong_folder_is_told_with_what_was_looked_for(tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("multi_news.parquet", "is not a Parquet file"),
+        ("multi_news.parquet", "is not a whole Parquet file"),
         ("data.zip", "is not a whole zip file"),
         ("multi_news.jsonl", "is empty: there are no rows"),
     ],
@@ -222,9 +222,9 @@ def hub(monkeypatch, tmp_path):
         return str(path)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", hf_hub_download)
-    sources._download.cache_clear()
+    hub_files._download.cache_clear()
     yield calls
-    sources._download.cache_clear()
+    hub_files._download.cache_clear()
 
 
 def from_hub():
@@ -239,7 +239,7 @@ def test_the_commit_that_the_hub_gave_is_recorded(hub):
 
 
 def test_the_revision_can_be_pinned(hub, monkeypatch):
-    monkeypatch.setenv(sources.REVISION_VARIABLE, "0123abc")
+    monkeypatch.setenv(hub_files.REVISION_VARIABLE, "0123abc")
     from_hub()
     assert hub[0][2]["revision"] == "0123abc"
 
