@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from evaluation import pocket_data
+from evaluation.run_options import COMMANDS, run_command
 
 app = typer.Typer(
     name="run_eval",
@@ -64,116 +65,21 @@ def _input_errors() -> Iterator[None]:
         raise typer.Exit(BAD_INPUT) from None
 
 
-@app.command()
-def longbench(
-    model: Annotated[
-        str | None, typer.Option(help="Base model: folder, hub id, or 'pocket'.")
-    ] = None,
-    ahn: Annotated[
-        str | None, typer.Option(help="AHN weights: folder, hub id, or 'pocket'.")
-    ] = None,
-    variant: Annotated[
-        list[str] | None, typer.Option(help="full, window, ahn, no-write; repeatable.")
-    ] = None,
-    window: Annotated[int | None, typer.Option(help="Sliding window, in tokens.")] = None,
-    sinks: Annotated[int | None, typer.Option(help="Attention sinks, in tokens.")] = None,
-    tasks: Annotated[
-        list[str] | None,
-        typer.Option(help="Tasks or groups, joined by commas or repeated. See run_eval tasks."),
-    ] = None,
-    data: Annotated[
-        str | None, typer.Option(help="Folder with <task>.jsonl, or 'pocket'. Default: the hub.")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(help="Examples per task.")] = None,
-    protocol: Annotated[
-        str | None, typer.Option(help="official (the authors') or ahn. Default: official.")
-    ] = None,
-    max_length: Annotated[
-        int | None,
-        typer.Option(
-            help="Longest prompt, in tokens. Default: official, the model's context - 500; "
-            "ahn, 32000."
-        ),
-    ] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16, float16, or auto (the default).")
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, or auto.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Default: the protocol's.")] = None,
-    output: Annotated[
-        str | None, typer.Option("--output", "-o", help="Run folder; continued if it is there.")
-    ] = None,
-    config: Annotated[
-        str | None,
-        typer.Option(help="YAML file with the same keys as the flags, or a preset; flags win."),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the plan; load no weights, write nothing.")
-    ] = False,
-    threads: Annotated[
-        int | None,
-        typer.Option(help="Threads of torch on the CPU. Default: 1 for tiny models, else torch's."),
-    ] = None,
-    tokenizer: Annotated[
-        str | None, typer.Option(help="Tokenizer: folder or hub id. Default: the model's.")
-    ] = None,
-    overwrite: Annotated[
-        bool | None,
-        typer.Option("--overwrite", help="Delete the records of an earlier run in --output."),
-    ] = None,
-    allow_overlong: Annotated[
-        bool | None,
-        typer.Option("--allow-overlong", help="Accept prompts beyond the model's positions."),
-    ] = None,
-    max_errors: Annotated[
-        int | None, typer.Option(help="Failed examples per variant before the run stops (20).")
-    ] = None,
-    reuse_prefixes: Annotated[
-        bool | None,
-        typer.Option(
-            "--reuse-prefixes/--no-reuse-prefixes",
-            help="Read a document once for all its questions (default).",
-        ),
-    ] = None,
-    report: Annotated[
-        bool | None,
-        typer.Option("--report/--no-report", help="Write <output>/report.html (default)."),
-    ] = None,
-) -> None:
-    """Run LongBench tasks on one or more variants of a model, record and score every answer."""
-    flags: dict[str, Any] = {
-        "model": model,
-        "ahn": ahn,
-        "variants": variant,
-        "window": window,
-        "sinks": sinks,
-        "tasks": tasks,
-        "data": data,
-        "limit": limit,
-        "protocol": protocol,
-        "max_length": max_length,
-        "dtype": dtype,
-        "device": device,
-        "seed": seed,
-        "output": output,
-        "threads": threads,
-        "tokenizer": tokenizer,
-        "overwrite": overwrite,
-        "allow_overlong": allow_overlong,
-        "max_errors": max_errors,
-        "reuse_prefixes": reuse_prefixes,
-        "report": report,
-    }
+def _run(benchmark: str, flags: dict[str, Any], config: str | None, dry_run: bool) -> None:
     with _tidy_interrupts(), _input_errors():
         try:
             from evaluation.session import run
 
-            code = run("longbench", flags, config, dry_run)
+            code = run(benchmark, flags, config, dry_run)
         except KeyboardInterrupt as interrupt:
             typer.echo("interrupted: the same command continues where it stopped", err=True)
             stopped_by = TERMINATED if isinstance(interrupt, _Terminated) else INTERRUPTED
             raise typer.Exit(stopped_by) from None
     raise typer.Exit(code)
+
+
+for _command in COMMANDS:
+    app.command(_command.benchmark)(run_command(_command, _run))
 
 
 @app.command()

@@ -8,6 +8,7 @@ flags. Resolving the names in it (tasks, models, data) is `evaluation.plan`'s jo
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Hashable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -26,7 +27,7 @@ from pydantic import (
 
 from evaluation.problems import InputError
 
-Protocol = Literal["official", "ahn"]
+Benchmark = Literal["longbench", "lveval", "infinitebench", "pocket"]
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -35,22 +36,24 @@ class RunConfiguration(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
-    benchmark: Literal["longbench"] = Field(
-        default="longbench", description="Benchmark; set by the command."
-    )
+    benchmark: Benchmark = Field(default="longbench", description="Benchmark; set by the command.")
     model: str | None = Field(
         default=None, description="Base model: folder, hub id, or 'pocket' for the embedded one."
     )
     tokenizer: str | None = Field(
         default=None, description="Tokenizer: folder or hub id. Default: the model's own."
     )
-    ahn: str | None = Field(
-        default=None, description="AHN weights: folder, hub id, or 'pocket' for the embedded ones."
+    ahn: dict[str, str] = Field(
+        default_factory=dict,
+        description="AHN weights (folder, hub id, or 'pocket', 'pocket/dn' ... for embedded ones) "
+        "by name. One without a name (here '') gives the variant 'ahn'; several need names, "
+        "gdn=PATH gives 'ahn-gdn'.",
     )
     variants: list[str] = Field(
         default_factory=list,
-        description="full, window, ahn, no-write. Default: full; with a window also window; "
-        "with AHN weights also window and ahn.",
+        description="full, window, ahn, no-write; of several AHN weights 'ahn' means each, "
+        "'ahn-gdn' one. Default: full; with a window also window; with AHN weights also window "
+        "and ahn.",
     )
     window: StrictInt | None = Field(
         default=None, description="Sliding window, in tokens. Default: that of the AHN weights."
@@ -65,14 +68,21 @@ class RunConfiguration(BaseModel):
     data: str | None = Field(
         default=None, description="Folder with rows, or 'pocket'. Default: the benchmark's hub."
     )
+    lengths: list[str] = Field(
+        default_factory=list,
+        description="Lengths of the texts. LV-Eval: levels, 16k to 256k; generated rows: about so "
+        "many tokens. Default: all levels; what the generator chooses.",
+    )
     limit: StrictInt | None = Field(
         default=None, gt=0, description="Examples per task. Default: all."
     )
-    protocol: Protocol = Field(default="official", description="Whose procedure is followed.")
+    protocol: str = Field(
+        default="official", min_length=1, description="Whose procedure is followed."
+    )
     max_length: StrictInt | None = Field(
         default=None,
-        description="Longest prompt before the chat template, in tokens. Default: official, the "
-        "model's context - 500; ahn, 32000.",
+        description="Longest prompt before the chat template, in tokens. Default: the protocol's, "
+        "or the model's context - 500.",
     )
     allow_overlong: StrictBool = Field(
         default=False,
@@ -108,23 +118,65 @@ class RunConfiguration(BaseModel):
     )
     report: StrictBool = Field(default=True, description="Write <output>/report.html at the end.")
 
-    @field_validator("variants", "tasks", mode="before")
+    @field_validator("ahn", mode="before")
+    @classmethod
+    def _by_name(cls, value: object) -> object:
+        """Accept PATH, NAME=PATH, a list of these, or a mapping of names to paths."""
+        if isinstance(value, str):
+            value = [value]
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            return value
+        found: dict[str, str] = {}
+        for item in value:
+            name, path = _named(item)
+            if name in found:
+                raise ValueError(
+                    f"{name} is given twice"
+                    if name
+                    else "several AHN weights need names, NAME=PATH"
+                )
+            found[name] = path
+        return found
+
+    @field_validator("ahn")
+    @classmethod
+    def _names_are_folder_names(cls, value: dict[str, str]) -> dict[str, str]:
+        odd = [name for name in value if name and not _NAME.fullmatch(name)]
+        if odd:
+            raise ValueError(f"{odd[0]!r} is no name (letters, digits, '.', '_', '+', '-')")
+        if "" in value and len(value) > 1:
+            raise ValueError("several AHN weights need names, NAME=PATH")
+        return value
+
+    @field_validator("variants", "tasks", "lengths", mode="before")
     @classmethod
     def _split_commas(cls, value: object) -> object:
         """Accept one name, names joined by commas, or a list of either; order kept, no doubles.
 
         Where something was said but no name (``--tasks ,``) one empty name stays, so that the
-        plan can refuse it; it does not mean the default.
+        plan can refuse it; it does not mean the default. A length may be a number.
         """
-        if isinstance(value, str):
+        if not isinstance(value, list):
             value = [value]
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        value = [str(item) if type(item) is int else item for item in value]
+        if not all(isinstance(item, str) for item in value):
             return value
         names = [name.strip() for item in value for name in item.split(",")]
         return list(dict.fromkeys(name for name in names if name)) or ([""] if names else [])
 
 
-_ALIASES = {"variant": "variants", "task": "tasks"}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+_ALIASES = {"variant": "variants", "task": "tasks", "length": "lengths"}
+
+
+def _named(item: str) -> tuple[str, str]:
+    """NAME=PATH taken apart; a path that holds '=' further on has no name."""
+    name, equals, path = item.partition("=")
+    return (name, path) if equals and _NAME.fullmatch(name) else ("", item)
+
+
+OWN_PRESET = ("pocket",)
+"""Commands whose defaults are the preset of their name."""
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -210,7 +262,8 @@ def _describe(error: Mapping[str, Any], from_file: set[str], file: str | None) -
         return f"--config: {file}: unknown key {key!r}{hint}"
     flag = {"variants": "variant"}.get(key, key).replace("_", "-")
     source = f"--config: {file}: {key}" if key in from_file else f"--{flag}"
-    return f"{source}: {error['msg']} (got {error['input']!r})"
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{source}: {message} (got {error['input']!r})"
 
 
 def resolve_configuration(
@@ -229,6 +282,8 @@ def resolve_configuration(
         except InputError as error:
             problems += error.problems
     given = {key: value for key, value in flags.items() if value is not None and value != []}
+    if file is None and given.get("benchmark") in OWN_PRESET:
+        values = read_config_file(given["benchmark"])
     benchmark = values.get("benchmark")
     if benchmark is not None and benchmark != given.get("benchmark", benchmark):
         problems.append(

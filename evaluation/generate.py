@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ class Generation:
 
     text: str
     token_ids: list[int]
-    finish_reason: str  # "eos" or "length"
+    finish_reason: str  # "eos", "length", or "stop" where a stop text ended it
     prefill_seconds: float
     decode_seconds: float
     reused_prefix_tokens: int
@@ -124,6 +124,12 @@ def settings_as_dict(settings: GenerationConfig) -> dict[str, Any]:
     return result
 
 
+def before_stop(text: str, stop: Sequence[str]) -> str:
+    """`text` up to the first place where one of the texts `stop` begins."""
+    ends = [at for end in stop if end and (at := text.find(end)) >= 0]
+    return text[: min(ends, default=len(text))]
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether the device, or the machine, had no memory left."""
     return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError)
@@ -154,13 +160,14 @@ class Generator:
         shared_tokens: int = 0,
         keep_shared: bool = False,
         seed: int | None = None,
+        stop: Sequence[str] = (),
     ) -> Generation:
         """Answer `prompt` (ids ``[T]``).
 
         The first `shared_tokens` ids (fewer than ``T``) are taken from the cache that an earlier
         call kept, if they are the same ones; with `keep_shared` they are kept for the next call.
         `seed` sets the generators first, so that a sampled answer does not depend on the
-        examples before it.
+        examples before it. The answer ends before the first of the texts `stop`.
         """
         if not 0 <= shared_tokens < len(prompt):
             raise ValueError(f"shared_tokens {shared_tokens} of a prompt of {len(prompt)} tokens")
@@ -176,14 +183,17 @@ class Generator:
             attention_mask=torch.ones_like(ids),
             past_key_values=cache,
             generation_config=settings,
+            **({"stop_strings": list(stop), "tokenizer": self._tokenizer} if stop else {}),
         )
         new_ids: list[int] = output[0, len(prompt) :].tolist()
         finished = self._now()
         ended = bool(new_ids) and new_ids[-1] in stop_ids(settings)
+        whole = self._tokenizer.decode(new_ids, skip_special_tokens=True)
+        text = before_stop(whole, stop)
         return Generation(
-            text=self._tokenizer.decode(new_ids, skip_special_tokens=True),
+            text=text,
             token_ids=new_ids,
-            finish_reason="eos" if ended else "length",
+            finish_reason="stop" if text != whole else "eos" if ended else "length",
             prefill_seconds=prefilled - started,
             decode_seconds=finished - prefilled,
             reused_prefix_tokens=reused,

@@ -1,8 +1,10 @@
 """What makes two runs the same run: only such records may share a folder.
 
 The identity is a SHA-256 over `identity_parts`. In it is all that can change a prediction or a
-score: weights, variants, prompts (their token ids, so tokenizer, template, truncation and row
-selection too), decoding settings, dtype, seed. Not in it: paths, versions, hardware.
+score: weights, variants, data, template, truncation, decoding settings, dtype, seed, and the first
+prompt's token ids (so the tokenizer too). Not in it: paths, versions, hardware, and how many
+examples are asked, so that a run can be continued with a higher limit. What guards the single
+examples is `prompt_sha256`, which every record holds and `evaluation.store` compares.
 """
 
 from __future__ import annotations
@@ -41,13 +43,12 @@ def digest_of(parts: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _prompts_sha256(planned: PlannedTask) -> str:
-    """Digest of which examples are asked, with which tokens, and what is the right answer."""
-    digest = hashlib.sha256()
-    for example, prompt in zip(planned.examples, planned.prompts, strict=True):
-        row = [example.example_id, example.answers, example.row.get("all_classes")]
-        digest.update(json.dumps(row).encode())
-        digest.update(prompt.ids.tobytes())
+def prompt_sha256(planned: PlannedTask, index: int) -> str:
+    """Digest (hex) of one example: which it is, with which tokens, and what is the right answer."""
+    example, prompt = planned.examples[index], planned.prompts[index]
+    row = [example.example_id, example.answers, example.label, example.row.get("all_classes")]
+    digest = hashlib.sha256(json.dumps(row, default=str).encode())
+    digest.update(prompt.ids.tobytes())
     return digest.hexdigest()
 
 
@@ -55,13 +56,14 @@ def _task_parts(planned: PlannedTask) -> dict[str, Any]:
     rules = planned.rules
     return {
         "template_sha256": planned.task.template_sha256(planned.protocol),
-        "prompts_sha256": _prompts_sha256(planned),
+        "first_prompt_sha256": prompt_sha256(planned, 0),
         "data_sha256": sorted(str(file.get("sha256")) for file in planned.files),
-        "examples": len(planned.examples),
         "truncation": rules.truncation,
         "reserve_generation": rules.reserve_generation,
         "max_length": planned.max_length,
         "chat_template": rules.chat_template,
+        "system_message": rules.system_message,
+        "stop": list(rules.stop),
         "metric": rules.metric,
         "decoding": settings_as_dict(planned.settings),
     }
@@ -170,6 +172,10 @@ def _task_description(planned: PlannedTask) -> dict[str, Any]:
         "chat_template": rules.chat_template,
         "metric": rules.metric,
         "examples": len(planned.examples),
+        "system_message": rules.system_message,
+        "benchmark": task.benchmark,
+        "dataset": task.dataset or task.name,
+        "level": task.level,
         "language": task.language,
         "category": task.category,
         "source": task.source,

@@ -15,9 +15,9 @@ from evaluation.variants import (
     VARIANTS,
     ModelSpec,
     ahn_path,
+    choose_variants,
     default_variants,
     model_path,
-    unknown_variant,
 )
 
 
@@ -45,20 +45,41 @@ def _device_and_dtype(configuration: RunConfiguration, problems: list[str]) -> t
 
 def _memory_settings(
     configuration: RunConfiguration, config: Mapping[str, Any] | None, problems: list[str]
-) -> AHNConfig | None:
-    """Settings of the AHN weights: those given, or those merged into the model."""
-    path = ahn_path(configuration.ahn)
-    if path is None:
+) -> dict[str, AHNConfig]:
+    """Settings of the AHN weights by name: those given, or (named '') those in the model."""
+    if not configuration.ahn:
         where = configuration.model or ""
-        return collect(problems, partial(read_ahn_config, config, where)) if config else None
-    described = collect(problems, partial(ahn.describe_model, path))
-    if described is None:
+        merged: AHNConfig | None = None
+        if config:
+            merged = collect(problems, partial(read_ahn_config, config, where))
+        return {} if merged is None else {"": merged}
+    found = {}
+    for name, given in configuration.ahn.items():
+        path = ahn_path(given)
+        described = collect(problems, partial(ahn.describe_model, path))
+        if described is None:
+            continue
+        before = len(problems)
+        settings: AHNConfig | None = collect(problems, partial(read_ahn_config, described, path))
+        if settings is not None:
+            found[name] = settings
+        elif len(problems) == before:
+            problems.append(
+                f"--ahn: {path} holds no AHN weights (config.json names no memory cell)"
+            )
+    return found
+
+
+def _one_of(
+    memories: Mapping[str, AHNConfig], setting: str, remedy: str, problems: list[str]
+) -> Any:
+    """What all AHN weights have as `setting`; None without any, or where they differ."""
+    values = {name: getattr(memory, setting) for name, memory in memories.items()}
+    if len(set(values.values())) > 1:
+        listed = ", ".join(f"{name} {value}" for name, value in values.items())
+        problems.append(f"--ahn: the weights differ in their {setting} ({listed}): {remedy}")
         return None
-    before = len(problems)
-    settings: AHNConfig | None = collect(problems, partial(read_ahn_config, described, path))
-    if settings is None and len(problems) == before:
-        problems.append(f"--ahn: {path} holds no AHN weights (config.json names no memory cell)")
-    return settings
+    return next(iter(values.values()), None)
 
 
 def resolve_models(
@@ -70,62 +91,71 @@ def resolve_models(
     """One `ModelSpec` per variant; the same window and sinks for all that have them."""
     device, dtype = _device_and_dtype(configuration, problems)
     before = len(problems)
-    memory = _memory_settings(configuration, config, problems)
+    memories = _memory_settings(configuration, config, problems)
     unreadable = len(problems) > before  # then its window and sinks are not known
-    has_memory = memory is not None or configuration.ahn is not None
+    has_memory = bool(memories or configuration.ahn)
     names = configuration.variants or default_variants(
         configuration.window is not None or has_memory, has_memory
     )
     if "" in names:
         problems.append("--variant: no name is given")
         names = [name for name in names if name]
-    problems += [unknown_variant(name) for name in names if name not in VARIANTS]
-    known = [VARIANTS[name] for name in names if name in VARIANTS]
-    if configuration.ahn is not None and not any(v.needs_memory for v in known):
-        warnings.append("--ahn: none of the variants reads these weights")
+    chosen = choose_variants(names, list(configuration.ahn), problems)
+    unread = [n for n in configuration.ahn if n not in {v.memory for v in chosen}]
+    if unread:
+        which = f" {', '.join(unread)}" if any(unread) else ""
+        warnings.append(f"--ahn: none of the variants reads these weights{which}")
 
     window, sinks = configuration.window, configuration.sinks
     if window is not None and window <= 0:
         problems.append(f"--window: must be at least 1 token, not {window}")
     if sinks is not None and sinks < 0:
         problems.append(f"--sinks: must be 0 or more tokens, not {sinks}")
-    effective_window = memory.window if window is None and memory else window
-    effective_sinks = sinks
-    if effective_sinks is None:
-        effective_sinks = memory.sinks if memory else PAPER_SINKS
-    keeping_all = memory.full_attention_layers if memory else ()
-    if any(v.needs_window for v in known):
-        if effective_window is None and not unreadable:
-            which = ", ".join(v.name for v in known if v.needs_window)
+    differ = len(problems)
+    if window is None:
+        window = _one_of(memories, "window", "give --window for all", problems)
+    if sinks is None:
+        sinks = _one_of(memories, "sinks", "give --sinks for all", problems)
+    unreadable = unreadable or len(problems) > differ
+    if sinks is None:
+        sinks = PAPER_SINKS
+    keeping_all = (
+        _one_of(memories, "full_attention_layers", "they cannot share a run", problems) or ()
+    )
+    if any(v.kind.needs_window for v in chosen):
+        if window is None and not unreadable:
+            which = ", ".join(v.name for v in chosen if v.kind.needs_window)
             problems.append(f"--window: needed by {which}")
-        elif effective_window is not None and 0 < effective_window < effective_sinks:
-            said = "" if sinks is not None else " (the default; see --sinks)"
-            problems.append(
-                f"--window: {effective_window} tokens are fewer than the {effective_sinks} "
-                f"sinks{said}"
-            )
-    if any(v.needs_memory for v in known) and not has_memory:
-        which = ", ".join(v.name for v in known if v.needs_memory)
+        elif window is not None and 0 < window < sinks:
+            said = "" if configuration.sinks is not None else " (the default; see --sinks)"
+            problems.append(f"--window: {window} tokens are fewer than the {sinks} sinks{said}")
+    if any(v.kind.needs_memory for v in chosen) and not has_memory:
+        which = ", ".join(v.name for v in chosen if v.kind.needs_memory)
         problems.append(
             f"--ahn: needed by {which} (AHN weights, or a model with AHN weights merged into it)"
         )
-    return {
-        v.name: ModelSpec(
-            variant=v.name,
+    # The window needs weights too where some layers keep full attention: the same ones.
+    any_memory = next(iter(configuration.ahn), None) if keeping_all else None
+    specs = {}
+    for v in chosen:
+        memory = v.memory
+        if memory is None and v.kind.needs_window:
+            memory = any_memory
+        given = None if memory is None else configuration.ahn.get(memory)
+        settings = None if v.memory is None else memories.get(v.memory)
+        specs[v.name] = ModelSpec(
+            name=v.name,
+            variant=v.kind.name,
             path=model_path(configuration.model) or "",
-            # The window needs it too where some layers keep full attention: the same ones.
-            ahn=ahn_path(configuration.ahn)
-            if v.needs_memory or (v.needs_window and keeping_all)
-            else None,
-            window=effective_window if v.needs_window else None,
-            sinks=effective_sinks if v.needs_window else None,
-            cell=memory.cell if v.needs_memory and memory else None,
+            ahn=None if given is None else ahn_path(given),
+            window=window if v.kind.needs_window else None,
+            sinks=sinks if v.kind.needs_window else None,
+            cell=settings.cell if settings else None,
             dtype=dtype,
             device=device,
-            full_attention_layers=keeping_all if v.needs_window else (),
+            full_attention_layers=keeping_all if v.kind.needs_window else (),
         )
-        for v in known
-    }
+    return specs
 
 
 def check_models(models: Mapping[str, ModelSpec], problems: list[str]) -> None:

@@ -23,10 +23,9 @@ from evaluation.generate import generation_settings, load_generation_config
 from evaluation.model_plan import check_models, resolve_models
 from evaluation.problems import InputError, collect
 from evaluation.prompting import PreparedPrompt, prepare, smallest_max_length
+from evaluation.task_plan import load_rows, resolve_tasks
 from evaluation.variants import ModelSpec, model_path
-from tasks.registry import expand, is_pocket, task_names
 from tasks.schema import Example, Task, TaskProtocol
-from tasks.sources import RowSource, load_examples
 
 CONTEXT_SLACK = 500  # the authors' max_length is the model's context less this
 
@@ -84,28 +83,6 @@ def context_length(config: Mapping[str, Any]) -> int | None:
     return positions
 
 
-def _resolve_tasks(configuration: RunConfiguration, problems: list[str]) -> list[Task]:
-    """The tasks asked for, each once. Names are looked up one by one, to report all unknown."""
-    data = configuration.data or ""
-    names: Sequence[str] = configuration.tasks
-    if not names:
-        if data != "pocket":
-            names = task_names(configuration.benchmark)
-        else:
-            found: list[Task] = (
-                collect(problems, lambda: expand(configuration.benchmark, [], data)) or []
-            )
-            return found
-    tasks: dict[str, Task] = {}
-    for name in names:
-        if not name:
-            problems.append("--tasks: no name is given")
-            continue
-        expanded = collect(problems, partial(expand, configuration.benchmark, [name], data))
-        tasks |= {task.name: task for task in expanded or []}
-    return list(tasks.values())
-
-
 def _load_tokenizer(path: str, problems: list[str]) -> Any:
     from transformers import AutoTokenizer
 
@@ -126,28 +103,14 @@ def _load_tokenizer(path: str, problems: list[str]) -> Any:
     return tokenizer
 
 
-def _load_rows(
-    tasks: Sequence[Task], configuration: RunConfiguration, seed: int, problems: list[str]
-) -> dict[str, RowSource | None]:
-    """Rows by task; None, with the reason in `problems`, where there are none.
-
-    The hub is not asked for a run that cannot start anyway: a download, or the wait for a hub
-    out of reach, would only delay the message.
-    """
-    data = configuration.data
-    if data is None and problems:
-        tasks = [task for task in tasks if is_pocket(task.name)]
-    return {
-        task.name: collect(problems, partial(load_examples, task, data, configuration.limit, seed))
-        for task in tasks
-    }
-
-
 def _max_length(
-    task: Task, configuration: RunConfiguration, context: int, problems: list[str]
+    task: str,
+    rules: TaskProtocol,
+    configuration: RunConfiguration,
+    context: int,
+    problems: list[str],
 ) -> int | None:
     """Longest prompt of `task`; None, with the reason in `problems`, if none is possible."""
-    rules = task.protocols[configuration.protocol]
     given = configuration.max_length
     if given is not None:
         length = given
@@ -159,7 +122,7 @@ def _max_length(
     if length >= smallest:
         return length
     reason = "" if given is not None else f"; by default the model's {context} - {CONTEXT_SLACK}"
-    problem = f"--max-length: {length} is too small for {task.name} (at least {smallest}{reason})"
+    problem = f"--max-length: {length} is too small for {task} (at least {smallest}{reason})"
     if problem not in problems:
         problems.append(problem)
     return None
@@ -240,12 +203,12 @@ def make_plan(
             f"{context} (give --allow-overlong if that is meant)"
         )
 
-    tasks = _resolve_tasks(configuration, problems)
+    tasks, protocol = resolve_tasks(configuration, problems)
     seed = configuration.seed
     if seed is None:
-        seed = tasks[0].protocols[configuration.protocol].seed if tasks else 0
+        seed = tasks[0].protocols[protocol].seed if tasks else 0
     _can_be_a_folder(configuration.output, problems)
-    sources = _load_rows(tasks, configuration, seed, problems)
+    sources = load_rows(tasks, configuration, seed, problems)
 
     folder = None  # a plan needs configuration and tokenizer, no weights
     if path is not None and config is not None:
@@ -265,28 +228,26 @@ def make_plan(
         done = 0
         for task in tasks:
             source = sources.get(task.name)
-            length = _max_length(task, configuration, context, problems)
+            rules = task.protocols[protocol]
+            length = _max_length(task.name, rules, configuration, context, problems)
             if source is None or length is None:
                 continue
-            rules = task.protocols[configuration.protocol]
             prompts = []
             for example in source.examples:
-                prompts.append(
-                    prepare(task, example, configuration.protocol, tokenizer, length, model_type)
-                )
+                prompts.append(prepare(task, example, protocol, tokenizer, length, model_type))
                 done += 1
                 if watch:
                     watch("preparing prompts", done, total)
             settings = generation_settings(
                 checkpoint,
-                configuration.protocol,
+                protocol,
                 rules.generation,
                 rules.max_new_tokens,
                 tokenizer,
                 model_type,
             )
             entry = PlannedTask(
-                task, configuration.protocol, length, source.examples, prompts, source.files,
+                task, protocol, length, source.examples, prompts, source.files,
                 settings,
             )  # fmt: skip
             _check_prompts(

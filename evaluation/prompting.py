@@ -9,6 +9,7 @@ top, and the length is not checked a second time. (LongBench ``pred.py:57-62``, 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy.typing as npt
 from tasks.schema import Example, Task, TaskProtocol
 
 TAIL_CHARACTERS = 400
+_DIGITS = "0123456789"
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Cut:
     text: str
     tokens_before: int
     tokens_cut: int
-    side: str  # "none" where nothing was cut, else "middle" or "left"
+    side: str  # "none" where nothing was cut, else the protocol's truncation
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class PreparedPrompt:
 
 def smallest_max_length(protocol: TaskProtocol) -> int:
     """Smallest ``max_length`` for which `truncate` keeps at least one token on each side."""
-    if protocol.truncation == "middle":
+    if protocol.truncation in ("middle", "middle_joined"):
         return 2
     if protocol.truncation == "left" and protocol.reserve_generation:
         return protocol.max_new_tokens + 1
@@ -61,9 +63,11 @@ def truncate(text: str, protocol: TaskProtocol, max_length: int, tokenizer: Any)
     """Cut `text` to about `max_length` tokens if it is longer.
 
     ``middle``: the first and the last ``int(max_length / 2)`` ids, decoded separately and
-    concatenated with nothing in between. ``left``: the last ``max_length`` ids, less the room
-    for the answer where the protocol reserves it; a prompt of exactly `max_length` stays whole.
-    Special tokens are dropped when decoding, so they do not reappear as text.
+    concatenated with nothing in between. ``middle_joined``: the same ids, joined and decoded
+    once; of an odd number the tail has one more where the protocol says so. ``left``: the last
+    ``max_length`` ids, less the room for the answer where the protocol reserves it; a prompt of
+    exactly `max_length` stays whole. Special tokens are dropped when decoding, so they do not
+    reappear as text.
     """
     ids = tokenizer(text, truncation=False).input_ids
     if protocol.truncation == "none" or len(ids) <= max_length:
@@ -73,31 +77,51 @@ def truncate(text: str, protocol: TaskProtocol, max_length: int, tokenizer: Any)
         head = tokenizer.decode(ids[:half], skip_special_tokens=True)
         tail = tokenizer.decode(ids[-half:], skip_special_tokens=True)
         return Cut(head + tail, len(ids), len(ids) - 2 * half, "middle")
+    if protocol.truncation == "middle_joined":
+        half = max_length // 2
+        tail_length = max_length - half if protocol.odd_token_in_tail else half
+        kept = tokenizer.decode([*ids[:half], *ids[-tail_length:]], skip_special_tokens=True)
+        return Cut(kept, len(ids), len(ids) - half - tail_length, "middle_joined")
     keep = max_length - (protocol.max_new_tokens if protocol.reserve_generation else 0)
     kept = tokenizer.decode(ids[-keep:], skip_special_tokens=True)
     return Cut(kept, len(ids), len(ids) - keep, "left")
 
 
-def apply_chat_template(text: str, tokenizer: Any, model_type: str | None) -> str:
+def apply_chat_template(
+    text: str, tokenizer: Any, model_type: str | None, system_message: str | None = None
+) -> str:
     """`text` as the only user message, followed by the opening of the assistant's turn.
 
-    No system message is added here; Qwen2.5's template adds its own. Qwen3 is asked not to
-    think. Whether the model is a Qwen3 is read from its configuration, not from its name.
+    A system message stands before it where the protocol has one; without, Qwen2.5's template adds
+    its own. Qwen3 is asked not to think. Whether the model is a Qwen3 is read from its
+    configuration, not from its name.
     """
+    messages = [{"role": "user", "content": text}]
+    if system_message is not None:
+        messages.insert(0, {"role": "system", "content": system_message})
     options = {"enable_thinking": False} if (model_type or "").startswith("qwen3") else {}
     return tokenizer.apply_chat_template(
-        [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True, **options
+        messages, tokenize=False, add_generation_prompt=True, **options
     )
 
 
 def contains_answer(text: str, answers: list[str]) -> bool | None:
     """Whether one of `answers` stands in `text`, letter by letter; None if there is none.
 
-    Space around an answer and a full stop at its end are not looked for.
+    Space around an answer and a full stop at its end are not looked for. A number must stand
+    whole: 4 is not in "48", nor in "3.4".
     """
     wanted = [answer.strip().rstrip(".。") for answer in answers]
     wanted = [answer for answer in wanted if answer]
-    return any(answer in text for answer in wanted) if wanted else None
+    return any(_occurs(answer, text) for answer in wanted) if wanted else None
+
+
+def _occurs(answer: str, text: str) -> bool:
+    if answer not in text:
+        return False
+    before = r"(?<![0-9])(?<![0-9]\.)" if answer[0] in _DIGITS else ""
+    after = r"(?!\.?[0-9])" if answer[-1] in _DIGITS else ""
+    return re.search(before + re.escape(answer) + after, text) is not None
 
 
 def prepare(
@@ -108,11 +132,16 @@ def prepare(
     max_length: int,
     model_type: str | None = None,
 ) -> PreparedPrompt:
-    """Render, truncate, wrap and tokenise one example under `protocol` ("official" or "ahn")."""
-    rules = task.protocols[protocol]
+    """Render, truncate, wrap and tokenise one example under `protocol` ("official", "ahn" ...).
+
+    A tokenizer without chat template gets the bare text, as the authors' scripts do.
+    """
+    rules = task.protocol(protocol)
     cut = truncate(task.render(example, protocol), rules, max_length, tokenizer)
+    text = cut.text
     wrapped = rules.chat_template and bool(getattr(tokenizer, "chat_template", None))
-    text = apply_chat_template(cut.text, tokenizer, model_type) if wrapped else cut.text
+    if wrapped:
+        text = apply_chat_template(text, tokenizer, model_type, rules.system_message)
     return PreparedPrompt(
         ids=np.asarray(tokenizer(text, truncation=False).input_ids, dtype=np.int32),
         tokens_untruncated=cut.tokens_before,

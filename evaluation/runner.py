@@ -19,6 +19,7 @@ import torch
 
 from evaluation.costs import example_cache_bytes, example_flops
 from evaluation.generate import Generation, Generator, is_out_of_memory
+from evaluation.identity import prompt_sha256
 from evaluation.plan import Plan, PlannedTask, sampling_seed
 from evaluation.prompting import common_prefix
 from evaluation.store import RunStore
@@ -192,20 +193,27 @@ class Answerer:
         return self._as_record(planned, index, prediction, score, generation, error)
 
     def _generate(self, planned: PlannedTask, index: int, shared: int, keep: bool) -> Generation:
-        prompt, settings = planned.prompts[index], planned.settings
+        prompt, settings, stop = planned.prompts[index], planned.settings, planned.rules.stop
         seed = None
         if settings.do_sample:
             name, example = planned.task.name, planned.examples[index]
             seed = sampling_seed(self._plan.seed, name, example.example_id)
         try:
             return self._generator.answer(
-                prompt.ids, settings, shared_tokens=shared, keep_shared=keep, seed=seed
+                prompt.ids,
+                settings,
+                shared_tokens=shared,
+                keep_shared=keep,
+                seed=seed,
+                stop=stop,
             )
         except Exception as reason:
             if not (is_out_of_memory(reason) and keep):
                 raise
         self._free_memory()  # the copy that was kept may be what did not fit
-        return self._generator.answer(prompt.ids, settings, shared_tokens=shared, seed=seed)
+        return self._generator.answer(
+            prompt.ids, settings, shared_tokens=shared, seed=seed, stop=stop
+        )
 
     def _free_memory(self) -> None:
         self._generator.forget()
@@ -242,7 +250,7 @@ class Answerer:
             benchmark=planned.task.benchmark,
             task=planned.task.name,
             protocol=planned.protocol,
-            variant=self._spec.variant,
+            variant=self._spec.name,
             example_id=example.example_id,
             document_id=example.document_id,
             prediction=prediction,
@@ -259,6 +267,9 @@ class Answerer:
             prompt_tail=prompt.tail,
             length=length if isinstance(length, int) else None,
             all_classes=example.row.get("all_classes"),
+            label=None if example.label == example.answers else example.label,
+            gold_ans=example.row.get("answer_keywords"),
+            prompt_sha256=prompt_sha256(planned, index),
             attributes=dict(example.attributes),
             error=error,
             **measured,

@@ -9,7 +9,7 @@ from typing import Any
 
 from evaluation.configuration import resolve_configuration
 from evaluation.engine import Engine, LocalEngine
-from evaluation.identity import run_info
+from evaluation.identity import prompt_sha256, run_info
 from evaluation.plan import Plan, make_plan
 from evaluation.progress import PreparationBar, RunProgress
 from evaluation.runner import TooManyErrors
@@ -76,7 +76,10 @@ def _run(plan: Plan, engine: Engine) -> int:
     info = run_info(plan)
     name = f"{configuration.benchmark}-{info.identity[:12]}"
     folder = Path(configuration.output) if configuration.output else Path("runs") / name
-    ids = {p.task.name: [example.example_id for example in p.examples] for p in plan.tasks}
+    ids = {
+        p.task.name: {e.example_id: prompt_sha256(p, i) for i, e in enumerate(p.examples)}
+        for p in plan.tasks
+    }
     status = console(stderr=True)
     with RunStore(folder, info, ids, configuration.overwrite) as store:
         for warning in [*plan.warnings, *store.warnings]:

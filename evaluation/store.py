@@ -7,8 +7,8 @@
     <run>/.lock                     held by the process that writes
 
 A record is one `write` of a whole line, so that only its last line can be torn. What is still
-to be done is a set difference of example ids. A folder whose ``run.json`` has another identity
-is refused.
+to be done is a set difference of example ids. A folder whose ``run.json`` has another identity,
+or a record that answered another prompt, is refused.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ class RunStore:
     Args:
         folder: the run folder; made if absent.
         info: what ``run.json`` shall say of this run.
-        expected: per task the ids of the examples that each variant answers.
+        expected: per task the ids of the examples that each variant answers, each with its
+            `prompt_sha256`.
         overwrite: delete the records of an earlier run in `folder` first.
     """
 
@@ -81,13 +82,13 @@ class RunStore:
         self,
         folder: Path,
         info: RunInfo,
-        expected: Mapping[str, list[str]],
+        expected: Mapping[str, Mapping[str, str]],
         overwrite: bool = False,
     ) -> None:
         self.folder = folder
         self.info = info
         self.warnings: list[str] = []
-        self._expected = {task: set(ids) for task, ids in expected.items()}
+        self._expected = {task: dict(hashes) for task, hashes in expected.items()}
         self._overwrite = overwrite
         self._lock: int | None = None
         self._files: dict[Path, int] = {}
@@ -164,6 +165,12 @@ class RunStore:
 
     def _continue(self, earlier: RunInfo) -> None:
         """Take over an earlier start of the same run."""
+        if earlier.schema_version < self.info.schema_version:
+            raise InputError(
+                f"--output: {self.folder} was written by an earlier version of ahn-bench (schema "
+                f"{earlier.schema_version}, now {self.info.schema_version}): run_eval report reads "
+                "it, but it cannot be continued. Name another folder, or give --overwrite"
+            )
         if earlier.identity != self.info.identity:
             reasons = differences(self.info.identity_parts, earlier.identity_parts)
             raise InputError(
@@ -182,20 +189,28 @@ class RunStore:
         variant, task = path.parent.name, path.stem
         records, warnings = read_jsonl(path)
         self.warnings += warnings
-        expected = self._expected.get(task, set()) if variant in self.info.models else set()
-        odd = [
-            r.example_id
-            for r in records
-            if (r.variant, r.task) != (variant, task) or r.example_id not in expected
-        ]
-        if odd:
+        expected = self._expected.get(task, {}) if variant in self.info.models else {}
+        if not expected or any((r.variant, r.task) != (variant, task) for r in records):
+            raise InputError(f"{path}: holds records that are not of this run")
+        beyond = [r.example_id for r in records if r.example_id not in expected]
+        if beyond:
             raise InputError(
-                f"{path}: holds {len(odd)} records that are not of this run (first: {odd[0]!r})"
+                f"{path}: holds {len(beyond)} records of examples that are not asked now (first: "
+                f"{beyond[0]!r}); was --limit lowered? Raise it, name another folder, or give "
+                "--overwrite"
+            )
+        other = [
+            r.example_id for r in records if r.prompt_sha256 not in (None, expected[r.example_id])
+        ]
+        if other:
+            raise InputError(
+                f"{path}: {len(other)} records answered other prompts or rows than are asked now "
+                f"(first: {other[0]!r}). Name another folder, or give --overwrite"
             )
         whole = [record for record in records if record.error is None]
         if len(whole) < len(records):
             self.warnings.append(f"{path}: {len(records) - len(whole)} failed examples run again")
-            write_atomically(path, "".join(r.model_dump_json() + "\n" for r in whole))
+            write_atomically(path, "".join(r.to_line() + "\n" for r in whole))
         self._done[variant, task] = {record.example_id for record in whole}
 
     # -- writing ---------------------------------------------------------------------------
@@ -211,7 +226,7 @@ class RunStore:
             path.parent.mkdir(exist_ok=True)
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
             self._files[path] = os.open(path, flags, 0o644)
-        line = memoryview(record.model_dump_json().encode("utf-8") + b"\n")
+        line = memoryview(record.to_line().encode("utf-8") + b"\n")
         while line:  # one write, unless the disk takes only a part
             line = line[os.write(self._files[path], line) :]
         os.fsync(self._files[path])

@@ -35,11 +35,45 @@ VARIANTS: dict[str, Variant] = {
 }
 
 
-def unknown_variant(name: str) -> str:
-    """The message for a variant that does not exist, with the nearest one that does."""
-    close = difflib.get_close_matches(name, VARIANTS, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    return f"--variant: unknown variant {name!r} (known: {', '.join(VARIANTS)}){hint}"
+@dataclass(frozen=True)
+class NamedVariant:
+    """A variant as it is called in a run: with several AHN weights, once for each."""
+
+    name: str
+    """In records and of its folder: ``ahn``, or ``ahn-gdn`` for the weights named ``gdn``."""
+    kind: Variant
+    memory: str | None
+    """Name of its AHN weights, '' for those without one; None for a variant without memory."""
+
+
+def named_variants(memories: Sequence[str]) -> dict[str, NamedVariant]:
+    """Every variant that there is with AHN weights of these names, by its own name."""
+    found = {}
+    for kind in VARIANTS.values():
+        for memory in (memories or [""]) if kind.needs_memory else [None]:
+            name = f"{kind.name}-{memory}" if memory else kind.name
+            found[name] = NamedVariant(name, kind, memory)
+    return found
+
+
+def choose_variants(
+    names: Sequence[str], memories: Sequence[str], problems: list[str]
+) -> list[NamedVariant]:
+    """What `names` stand for, each once: a variant, or one for every AHN weights (``ahn``)."""
+    known = named_variants(memories)
+    chosen: dict[str, NamedVariant] = {}
+    for name in names:
+        of_kind = [v for v in known.values() if v.kind.name == name]
+        if name in known:
+            of_kind = [known[name]]
+        if not of_kind:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            problems.append(
+                f"--variant: unknown variant {name!r} (known: {', '.join(known)}){hint}"
+            )
+        chosen |= {v.name: v for v in of_kind}
+    return list(chosen.values())
 
 
 def default_variants(has_window: bool, has_memory: bool) -> list[str]:
@@ -53,7 +87,8 @@ def default_variants(has_window: bool, has_memory: bool) -> list[str]:
 class ModelSpec:
     """One variant of one model, with everything that decides what is loaded."""
 
-    variant: str
+    name: str  # in records: "ahn-gdn"
+    variant: str  # how it sees the past: "ahn"
     path: str
     ahn: str | None
     window: int | None  # tokens, None for full attention
@@ -96,6 +131,11 @@ def model_path(name: str | None) -> str | None:
     return str(ahn.POCKET_PATH) if name == "pocket" else name
 
 
-def ahn_path(name: str | None) -> str | None:
-    """`name`, with ``pocket`` standing for the embedded memory (GatedDeltaNet)."""
-    return str(ahn.POCKET_PATH / "gdn") if name == "pocket" else name
+def ahn_path(name: str) -> str:
+    """`name`, with ``pocket`` standing for the embedded memory (GatedDeltaNet) and
+    ``pocket/dn`` for the one in that folder of the embedded model."""
+    if name == "pocket":
+        return str(ahn.POCKET_PATH / "gdn")
+    if name.startswith("pocket/"):
+        return str(ahn.POCKET_PATH / name.removeprefix("pocket/"))
+    return name

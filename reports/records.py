@@ -23,7 +23,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""1: the first one. 2: label, gold_ans, prompt_sha256 of a record; more about tasks in run.json.
+What an earlier version wrote can be read and reported, but not continued."""
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -97,7 +99,9 @@ class ExampleRecord(BaseModel):
     )
     truncated: bool = Field(default=False, description="Whether the prompt was cut to fit.")
     truncation: str = Field(
-        default="none", description="Side that was cut by the protocol: 'none', 'middle', 'left'."
+        default="none",
+        description="Side that was cut by the protocol: 'none', 'middle' (halves decoded apart), "
+        "'middle_joined' (halves decoded together), 'left'.",
     )
     tokens_cut: Count = Field(
         default=0, description="Tokens removed by truncation (counted); 0 when nothing was cut."
@@ -147,6 +151,18 @@ class ExampleRecord(BaseModel):
     all_classes: list[Text] | None = Field(
         default=None, description="The row's own list of classes, for classification tasks."
     )
+    label: Any = Field(
+        default=None,
+        description="The row's gold with its JSON types, where it is more than the answers' texts.",
+    )
+    gold_ans: Any = Field(
+        default=None, description="The row's own answer_keywords, which gate LV-Eval's scores."
+    )
+    prompt_sha256: str | None = Field(
+        default=None,
+        description="Hash over the prompt's token ids, the answers and classes: two records of one "
+        "example with the same hash answer the same question.",
+    )
     attributes: dict[str, Any] = Field(
         default_factory=dict,
         description="What a generator knows about the row, e.g. 'facts' (stored facts) and "
@@ -167,6 +183,12 @@ class ExampleRecord(BaseModel):
             if missing:
                 raise ValueError(f"{', '.join(missing)}: may be empty only together with an error")
         return self
+
+    def to_line(self) -> str:
+        """The record as a line of a file, without its end. What only some benchmarks' rows have
+        is left out where there is none."""
+        absent = {name for name in ("label", "gold_ans") if getattr(self, name) is None}
+        return self.model_dump_json(exclude=absent)
 
 
 class RunInfo(BaseModel):
@@ -203,12 +225,13 @@ class RunInfo(BaseModel):
         description="Processor, cores, memory, accelerator, operating system."
     )
     models: dict[str, dict[str, Any]] = Field(
-        description="Per variant: path, ahn, window and sinks (tokens), cell, dtype, device, "
-        "parameters (count), layout."
+        description="Per variant: variant (its kind), path, ahn, window and sinks (tokens), cell, "
+        "dtype, device, parameters (count), layout."
     )
     tasks: dict[str, dict[str, Any]] = Field(
-        description="Per task: protocol, template_sha256, max_new_tokens, metric, and 'examples', "
-        "the number of examples that were planned per variant."
+        description="Per task: benchmark, dataset, level, language, category, protocol, "
+        "template_sha256, max_new_tokens, metric, and 'examples', the number of examples that "
+        "were planned per variant."
     )
     data_files: list[dict[str, Any]] = Field(
         description="Per data file: path, sha256 and, where it has one, revision."

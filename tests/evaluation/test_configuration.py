@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
-
 import pytest
+from typer.main import get_command
 
-from evaluation.cli import longbench
+from evaluation.cli import app
 from evaluation.configuration import (
     RunConfiguration,
     preset_names,
@@ -14,12 +13,42 @@ from evaluation.configuration import (
     resolve_configuration,
 )
 from evaluation.problems import InputError
+from evaluation.run_options import COMMANDS
 
 
-def test_every_flag_is_a_key_and_every_key_a_flag():
-    flags = set(inspect.signature(longbench).parameters) - {"config", "dry_run"}
+@pytest.mark.parametrize("command", [c.benchmark for c in COMMANDS])
+def test_every_flag_is_a_key_and_every_key_a_flag(command):
+    parameters = get_command(app).commands[command].params  # type: ignore[attr-defined]
+    flags = {str(p.name) for p in parameters} - {"config", "dry_run", "help"}
     flags = {"variants" if flag == "variant" else flag for flag in flags}
-    assert flags == set(RunConfiguration.model_fields) - {"benchmark"}
+    keys = set(RunConfiguration.model_fields) - {"benchmark"}
+    assert flags == (keys - {"lengths"} if command == "longbench" else keys)
+
+
+def test_ahn_weights_may_have_names():
+    def of(value: object) -> dict[str, str]:
+        configuration, problems = resolve_configuration({"ahn": value})
+        assert problems == []
+        return configuration.ahn
+
+    assert of("org/weights") == of(["org/weights"]) == {"": "org/weights"}
+    assert of(["gdn=a/b", "dn=./x=y"]) == {"gdn": "a/b", "dn": "./x=y"}
+    assert of({"gdn": "a/b"}) == {"gdn": "a/b"}
+    assert of(["./x=y"]) == {"": "./x=y"}, "a path may hold '='"
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (["a", "b"], "need names"),
+        (["gdn=a", "b"], "need names"),
+        (["gdn=a", "gdn=b"], "gdn is given twice"),
+        ({"../x": "a"}, "is no name"),
+    ],
+)
+def test_names_of_ahn_weights_are_checked(value, reason):
+    _, problems = resolve_configuration({"ahn": value})
+    assert len(problems) == 1 and reason in problems[0]
 
 
 def test_flags_win_over_the_file(tmp_path):
@@ -53,12 +82,12 @@ def test_keys_may_be_written_as_flags_are(tmp_path):
 
 def test_all_problems_of_a_file_are_listed_and_the_rest_is_kept(tmp_path):
     file = tmp_path / "run.yaml"
-    file.write_text("model: a\nwindwo: 64\nlimit: 0\nprotocol: mine\nsinks: many\n")
+    file.write_text("model: a\nwindwo: 64\nlimit: 0\ndtype: mine\nsinks: many\n")
     configuration, problems = resolve_configuration({}, str(file))
     assert len(problems) == 4
     text = "\n".join(problems)
     assert "'windwo'" in text and "did you mean 'window'" in text
-    assert "limit" in text and "protocol" in text and "sinks" in text
+    assert "limit" in text and "dtype" in text and "sinks" in text
     assert all(str(file) in problem for problem in problems)
     assert configuration.model == "a"
 

@@ -15,7 +15,7 @@ from evaluation.store import RunStore
 from reports.records import ExampleRecord, RunInfo, read_run
 from tests.evaluation.conftest import start_process
 
-IDS = {"hotpotqa": [f"row{i}" for i in range(1000)]}
+IDS = {"hotpotqa": {f"row{i}": f"hash{i}" for i in range(1000)}}
 
 
 def record(example_id: str, **changes: Any) -> ExampleRecord:

@@ -1,0 +1,156 @@
+"""Which tasks a run asks, under which protocol, and their rows."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from evaluation.configuration import RunConfiguration
+from evaluation.problems import InputError, collect
+from tasks.registry import benchmark_names, expand, is_pocket, protocol_name, task_names
+from tasks.schema import Task
+from tasks.sources import RowSource, load_examples
+
+_THOUSAND = 1024
+
+
+def benchmark_of(command: str) -> str:
+    """The benchmark whose tasks a command runs; the pocket suite's are found under LongBench."""
+    return command if command in benchmark_names() else "longbench"
+
+
+def length_in_tokens(length: str) -> int:
+    """``128k`` (k = 1024) or ``131072`` as a number; `InputError` for anything else."""
+    digits = length.lower().removesuffix("k")
+    if not digits.isascii() or not digits.isdigit() or int(digits) == 0:
+        raise InputError(f"--length: {length!r} is no length (128k, or a number of tokens)")
+    return int(digits) * (_THOUSAND if length.lower().endswith("k") else 1)
+
+
+def resolve_tasks(configuration: RunConfiguration, problems: list[str]) -> tuple[list[Task], str]:
+    """The tasks asked for, each once, and the protocol's own name.
+
+    Names are looked up one by one, to report all unknown ones. Without the protocol there are no
+    tasks, and the reason is in `problems`.
+    """
+    benchmark = benchmark_of(configuration.benchmark)
+    data = configuration.data or ""
+    names: Sequence[str] = configuration.tasks
+    found: dict[str, Task] = {}
+    if "" in names:
+        problems.append("--tasks: no name is given")
+    # Without names each task is looked up by its own, so that one broken file is one problem.
+    if not names and data not in ("pocket", "synthetic"):
+        names = task_names(benchmark)
+    for group in [[name] for name in names if name] or ([] if names else [[]]):
+        expanded = collect(problems, partial(expand, benchmark, group, data))
+        found |= {task.name: task for task in expanded or []}
+    tasks = _of_lengths(list(found.values()), configuration, problems)
+    protocol = protocol_name(benchmark, configuration.protocol)
+    return _under_protocol(tasks, protocol, problems), protocol
+
+
+def _of_lengths(
+    tasks: list[Task], configuration: RunConfiguration, problems: list[str]
+) -> list[Task]:
+    """Of tasks with levels those of the lengths asked for; all where none was."""
+    wanted = configuration.lengths
+    if "" in wanted:
+        problems.append("--lengths: none is given")
+    levels = list(dict.fromkeys(task.level for task in tasks if task.level is not None))
+    if not wanted or not levels:
+        return tasks
+    for length in wanted:
+        if length and length not in levels:
+            close = difflib.get_close_matches(length, levels, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            problems.append(
+                f"--lengths: unknown length {length!r} (known: {', '.join(levels)}){hint}"
+            )
+    return [task for task in tasks if task.level in wanted]
+
+
+def _under_protocol(tasks: list[Task], protocol: str, problems: list[str]) -> list[Task]:
+    """The tasks that have `protocol`; one message about those that do not."""
+    without = [task for task in tasks if protocol not in task.protocols]
+    if without:
+        known = list(dict.fromkeys(name for task in tasks for name in task.protocols))
+        if len(without) == len(tasks) and protocol not in known:
+            close = difflib.get_close_matches(protocol, known, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            problems.append(
+                f"--protocol: unknown protocol {protocol!r} (known: {', '.join(known)}){hint}"
+            )
+        else:
+            names = ", ".join(task.name for task in without)
+            rest = ",".join(task.name for task in tasks if task not in without)
+            problems.append(
+                f"--protocol: {protocol} is not defined for {names}; choose --tasks {rest}, or "
+                f"another protocol (known: {', '.join(known)})"
+            )
+    return [task for task in tasks if protocol in task.protocols]
+
+
+def load_rows(
+    tasks: Sequence[Task], configuration: RunConfiguration, seed: int, problems: list[str]
+) -> dict[str, RowSource | None]:
+    """Rows by task; None, with the reason in `problems`, where there are none.
+
+    The hub is not asked for a run that cannot start anyway: a download, or the wait for a hub
+    out of reach, would only delay the message.
+    """
+    data = configuration.data
+    if data is None and problems:
+        tasks = [task for task in tasks if is_pocket(task.name)]
+    length = _generated_length(tasks, configuration, problems)
+    own: dict[str, list[str]] = {}
+    rows: dict[str, RowSource | None] = {}
+    for task in tasks:
+        own[task.name] = []
+        rows[task.name] = collect(
+            own[task.name],
+            partial(load_examples, task, data, configuration.limit, seed, length=length),
+        )
+    problems += _row_problems(own, rows, data)
+    return rows
+
+
+def _generated_length(
+    tasks: Sequence[Task], configuration: RunConfiguration, problems: list[str]
+) -> int | None:
+    """Tokens of generated rows; None where the rows, or their levels, have lengths of their own."""
+    lengths = [length for length in configuration.lengths if length]
+    if not lengths or any(task.level is not None for task in tasks):
+        return None
+    if configuration.data != "synthetic":
+        problems.append("--length: only generated rows have a length to choose: --data synthetic")
+        return None
+    if len(lengths) > 1:
+        problems.append("--length: one at a time; records of two lengths do not share a folder")
+    tokens: int | None = collect(problems, partial(length_in_tokens, lengths[0]))
+    return tokens
+
+
+def _row_problems(
+    own: dict[str, list[str]], rows: dict[str, RowSource | None], data: str | None
+) -> list[str]:
+    """The tasks' problems; those that have no file in a folder of some share one message."""
+    absent = [
+        name
+        for name, messages in own.items()
+        if len(messages) == 1 and ": no rows in " in messages[0]
+    ]
+    missing: list[str] = []
+    if data is not None and len(absent) > 1 and Path(data).is_dir():
+        there = [name for name in own if name not in absent]
+        remedy = f"give --tasks {','.join(there)}" if there else "see --data in --help"
+        missing = [f"--data: {data} has no rows of {', '.join(absent)}; {remedy}"]
+    else:
+        absent = []
+    found = list(missing)
+    for name, messages in own.items():
+        if name not in absent:
+            found += [message for message in messages if message not in found]
+    return found
