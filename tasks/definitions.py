@@ -95,6 +95,8 @@ class TaskProtocolDefinition(_Strict):
     generation: Settings = {}
     """Additions to the protocol's generation arguments."""
     default_max_length: int | None = Field(default=None, gt=0)
+    demonstration: list[tuple[Literal["system", "user", "assistant"], str]] = []
+    """Turns, (role, text), before the prompt's."""
 
     @field_validator("metric")
     @classmethod
@@ -120,6 +122,8 @@ class Constants(_Strict):
     metric: str
     chat_template: bool | None = None
     protocols: dict[str, TaskProtocolDefinition]
+    unavailable: dict[str, str] = {}
+    """Protocols of the benchmark that this task lacks, with the reason."""
 
     @field_validator("metric")
     @classmethod
@@ -188,6 +192,7 @@ class TaskDefinition(_Strict):
             dataset=self.dataset,
             level=self.dataset_kwargs.level,
             lm_eval_name=self.task,
+            unavailable=constants.unavailable,
         )
 
     def _protocol(self, own: TaskProtocolDefinition, shared: ProtocolDefaults) -> TaskProtocol:
@@ -207,6 +212,7 @@ class TaskDefinition(_Strict):
             system_message=_first(own.system_message, shared.system_message),
             stop=tuple(self.generation_kwargs.until),
             odd_token_in_tail=shared.odd_token_in_tail,
+            demonstration=tuple(own.demonstration),
         )
 
     def problems(self, name: str, benchmark: BenchmarkDefinition) -> list[str]:
@@ -227,6 +233,11 @@ class TaskDefinition(_Strict):
         if unknown or "official" not in constants.protocols:
             found.append(
                 f"metadata.protocols: must be official and any of {sorted(benchmark.protocols)}"
+            )
+        lacking = set(benchmark.protocols) - set(constants.protocols)
+        if not set(constants.unavailable) <= lacking:
+            found.append(
+                f"metadata.unavailable: may name {sorted(lacking)}, the protocols that it lacks"
             )
         allowed = form_of(benchmark.benchmark).prompt_fields
         prompts = {"prompt": constants.prompt} | {

@@ -32,7 +32,7 @@ class RowForm:
     """Identifier of a row, unique in its task, from the row, else from its line (from 1)."""
     answers: Callable[[Row], list[str]]
     """The gold answers as texts."""
-    label: Callable[[Row], Any]
+    label: Callable[[Row, Task], Any]
     """The gold with its JSON types."""
     context: Callable[[Row], str]
     """The document; rows with the same one form a cluster."""

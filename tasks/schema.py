@@ -111,6 +111,8 @@ class TaskProtocol:
     """The system's turn before the prompt; None: none of ours (a template may have its own)."""
     stop: tuple[str, ...] = ()
     """Texts that end an answer, besides the tokens that the model's own settings name."""
+    demonstration: tuple[tuple[str, str], ...] = ()
+    """Turns, (role, text), between the system's and the prompt's, where there are any."""
     odd_token_in_tail: bool = False
     """Of an odd number of tokens to keep by `middle_joined`, whether the tail gets the odd one."""
 
@@ -135,16 +137,20 @@ class Task:
     """The length level, as `16k`, of a data set that has several (LV-Eval)."""
     lm_eval_name: str | None = None
     """Its name in lm-evaluation-harness; None where it has no file for it."""
+    unavailable: Mapping[str, str] = field(default_factory=dict)
+    """Why it has no such protocol, for protocols of its benchmark that it lacks."""
 
     def protocol(self, name: str) -> TaskProtocol:
         """The constants under protocol `name`; InputError when the task does not have it."""
         try:
             return self.protocols[name]
         except KeyError:
-            known = ", ".join(self.protocols)
-            raise InputError(
-                f"unknown protocol {name!r} for {self.benchmark}/{self.name} (known: {known})"
-            ) from None
+            known = f"(known: {', '.join(self.protocols)})"
+            task = f"{self.benchmark}/{self.name}"
+            if name in self.unavailable:
+                why = self.unavailable[name]
+                raise InputError(f"{task} has no protocol {name!r}: {why} {known}") from None
+            raise InputError(f"unknown protocol {name!r} for {task} {known}") from None
 
     def render(self, example: Example, protocol: str) -> str:
         """The prompt of an example before truncation and chat template."""

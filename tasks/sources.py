@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,7 @@ def as_example(task: Task, row: dict[str, Any], example_id: str, where: str) -> 
         answers=form.answers(row),
         document_id=document_id_of(form.context(row)),
         where=where,
-        label=form.label(row),
+        label=form.label(row, task),
     )
 
 
@@ -133,11 +133,14 @@ def _synthetic(task: Task, limit: int | None, seed: int, length: int | None) -> 
         can = f"only {', '.join(known)} can" if known else f"no task of {task.benchmark} can"
         raise InputError(f"task {task.name!r} cannot be generated ({can}); give its rows")
     generator = importlib.import_module(f"tasks.{task.benchmark}.synthetic")
-    rows = generator.generate(task.name, length=length, limit=limit, seed=seed)
+    made = list(generator.generate(task.name, length=length, limit=limit, seed=seed))
     what = f"{task.benchmark}/{task.name}?length={length or 'published'}&seed={seed}"
-    lines = [Line(number, row) for number, row in enumerate(rows, 1)]
+    lines = [Line(number, row) for number, (row, _) in enumerate(made, 1)]
+    examples = _examples(task, _Found(f"generated:{what}", "", None, lines, []))
+    known_of = (attributes for _, attributes in made)
     return RowSource(
-        _examples(task, _Found(f"generated:{what}", "", None, lines, [])), [_generated(what)]
+        [replace(e, attributes=a) for e, a in zip(examples, known_of, strict=True)],
+        [_generated(what)],
     )
 
 
