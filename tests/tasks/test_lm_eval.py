@@ -1,0 +1,175 @@
+"""The task files in lm-evaluation-harness itself: found, valid, asked and scored as by us."""
+
+import functools
+import json
+import logging
+import re
+from pathlib import Path
+
+import pytest
+
+import tasks
+from tasks import lm_eval as ours
+from tasks.registry import benchmark_names, expand, find_task, group_names, task_names
+from tasks.schema import InputError
+
+pytest.importorskip("lm_eval", reason="needs lm-evaluation-harness (pip install .[lm-eval])")
+
+FOLDER = Path(tasks.__file__).parent
+ALL_TASKS = [
+    find_task(benchmark, name) for benchmark in benchmark_names() for name in task_names(benchmark)
+]
+
+
+@pytest.fixture(scope="module")
+def manager():
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_path=str(FOLDER), include_defaults=False)
+
+
+@pytest.fixture(scope="module")
+def their_names():
+    """What lm-evaluation-harness calls its own tasks, groups and tags.
+
+    Read from the lines of its thousands of files: building its index takes most of a minute.
+    """
+    import lm_eval.tasks
+
+    line = re.compile(
+        rb"""^ *(?:- )?(?:task|group|tag): *["']?([^"'\s#]+)|^ +- *([\w.-]+) *$""", re.M
+    )
+    names = set()
+    for path in Path(lm_eval.tasks.__file__).parent.glob("**/*.yaml"):
+        names |= {(first or second).decode() for first, second in line.findall(path.read_bytes())}
+    assert {"longbench", "longbench_e", "infinitebench", "longbench_hotpotqa", "mmlu"} <= names
+    return names
+
+
+def test_every_task_and_group_has_one_name_there_and_none_of_theirs(manager, their_names):
+    names = {task.lm_eval_name for task in ALL_TASKS}
+    assert len(names) == len(ALL_TASKS)
+    assert names <= set(manager.all_subtasks)
+    assert not set(manager.all_tasks) & their_names
+    # Every group that can be asked for is a file, but those that the levels imply.
+    groups = {group.removeprefix("ahnbench_") for group in manager.all_groups}
+    for benchmark in benchmark_names():
+        datasets = {find_task(benchmark, name).dataset for name in task_names(benchmark)}
+        assert set(group_names(benchmark)) - datasets <= groups
+
+
+def test_groups_hold_the_same_tasks_there(manager):
+    by_name = {task.lm_eval_name: task for task in ALL_TASKS}
+
+    def leaves(group):
+        for member in manager.task_index[group].cfg["task"]:
+            yield from [by_name[member]] if member in by_name else leaves(member)
+
+    for benchmark in benchmark_names():
+        for group in set(group_names(benchmark)):
+            theirs = group if group in manager.all_groups else f"ahnbench_{group}"
+            if theirs in manager.all_groups:
+                members = list(leaves(theirs))
+                assert len(members) == len({task.name for task in members})
+                assert {t.name for t in members} == {
+                    t.name for t in expand(benchmark, [group], None)
+                }
+
+
+def test_lm_eval_validate_accepts_every_name(manager, capsys, monkeypatch):
+    import argparse
+
+    import lm_eval.tasks
+    from lm_eval._cli.validate import Validate
+
+    # The command as it is, but that it does not index lm_eval's own tasks for forty seconds.
+    without = functools.partial(lm_eval.tasks.TaskManager, include_defaults=False)
+    monkeypatch.setattr(lm_eval.tasks, "TaskManager", without)
+
+    validate = Validate(argparse.ArgumentParser().add_subparsers())
+    names = ",".join(manager.all_subtasks + manager.all_groups)
+    validate._execute(argparse.Namespace(tasks=names, include_path=str(FOLDER)))
+    assert "All tasks found and valid" in capsys.readouterr().out
+
+
+def test_every_file_is_a_configuration_that_lm_eval_can_build(manager, monkeypatch, caplog):
+    """As `ConfigurableTask` builds it, on one made-up document in place of the rows."""
+    from datasets import Dataset
+    from lm_eval.api.task import ConfigurableTask
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    asked = []
+
+    def rows(**kwargs):
+        asked.append((kwargs["benchmark"], kwargs["name"], kwargs.get("level")))
+        document = dict.fromkeys(("benchmark", "name", "protocol", "example"), "")
+        return {"test": Dataset.from_list([{"prompt": " a {{b}}\n", "target": "c", **document}])}
+
+    monkeypatch.setattr(ours, "rows", rows)
+    with caplog.at_level(logging.WARNING):
+        for task in ALL_TASKS:
+            path = manager.task_index[task.lm_eval_name].yaml_path
+            built = ConfigurableTask(config=load_yaml(path))
+            assert asked[-1] == (task.benchmark, task.dataset, task.level)
+            assert built.doc_to_text(built.eval_docs[0]) == " a {{b}}\n"  # not a template
+            assert built.config.generation_kwargs["until"] == []
+            official = task.protocol("official").max_new_tokens
+            assert built.config.generation_kwargs["max_gen_toks"] == official
+    told = {record.getMessage().split(": ", 1)[-1].split("\n")[0] for record in caplog.records}
+    assert all("Custom kwargs can be passed" in message for message in told), told
+
+
+ROWS = [
+    {"input": "Who?", "context": "Passage.\u2028", "answers": ["Ann", "Bo"], "_id": "a"},
+    {"input": "Where?", "context": "Passage {x}.", "answers": ["Rome"], "_id": "b", "length": 3},
+]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    lines = "".join(json.dumps(row) + "\n" for row in ROWS)
+    for name in ("hotpotqa", "hotpotqa_e"):
+        (tmp_path / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.parametrize("benchmark", ["longbench", "longbench_e"])
+def test_a_task_is_asked_and_scored_there_as_here(folder, benchmark):
+    from lm_eval.tasks import TaskManager
+
+    metadata = {"data": str(folder), "protocol": "ahn", "pretrained": "some/model", "window": 8064}
+    manager = TaskManager(include_path=str(FOLDER), include_defaults=False, metadata=metadata)
+    name = f"ahnbench_{benchmark}_hotpotqa"
+    built = manager.load([name])["tasks"][name]
+    task = find_task(benchmark, "hotpotqa")
+    for doc, row in zip(built.eval_docs, ROWS, strict=True):
+        document = ours.document_of(doc)
+        assert document is not None and document.protocol == "ahn" and document.task is task
+        assert document.example.row == row and document.example.label == row["answers"]
+        assert built.doc_to_text(doc) == task.render(document.example, "ahn")
+        assert built.doc_to_target(doc) == row["answers"][0]
+        for answer in ("Bo", " Rome\n\nQuestion: and?", ""):
+            expected = task.score(answer, document.example, "ahn")
+            assert built.process_results(doc, [answer]) == {"score": expected}
+    # LongBench-E's scorer of AHN makes none of the cuts of LongBench's.
+    expected = {"longbench": 1.0, "longbench_e": 0.5}[benchmark]
+    assert built.process_results(built.eval_docs[1], ["Rome\n\nQuestion: x"])["score"] == expected
+
+
+def test_what_cannot_be_asked_is_an_input_error(folder):
+    with pytest.raises(InputError, match="unknown protocol 'ours'"):
+        ours.rows(benchmark="longbench", name="hotpotqa", data=str(folder), protocol="ours")
+    with pytest.raises(InputError, match="no rows in"):
+        ours.rows(benchmark="longbench", name="trec", data=str(folder))
+    assert (
+        len(ours.rows(benchmark="longbench", name="hotpotqa", data=str(folder), limit=1)["test"])
+        == 1
+    )
+
+
+def test_a_document_of_another_task_is_told_apart():
+    assert ours.document_of({"question": "?", "answer": "!"}) is None
+    mine = {"benchmark": "longbench", "name": "trec", "protocol": "official", "example": "{}"}
+    assert ours.document_of(mine) is None
+    with pytest.raises(ValueError, match="not a document of these tasks: question"):
+        ours.score({"question": "?"}, ["!"])
