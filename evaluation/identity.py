@@ -69,13 +69,17 @@ def _task_parts(planned: PlannedTask) -> dict[str, Any]:
     }
 
 
-def _model_parts(spec: ModelSpec, hashes: dict[Path, str]) -> dict[str, Any]:
-    """Weights by content, and the settings that they are used with."""
+def _weights_sha256(spec: ModelSpec, hashes: dict[Path, str]) -> list[str]:
+    """Weights by content."""
     for path in spec.weight_files():
         if path not in hashes:
             hashes[path] = file_sha256(path)
+    return sorted({hashes[path] for path in spec.weight_files()})
+
+
+def _model_parts(spec: ModelSpec) -> dict[str, Any]:
+    """The settings that weights are used with."""
     return {
-        "weights_sha256": sorted({hashes[path] for path in spec.weight_files()}),
         "window": spec.window,
         "sinks": spec.sinks,
         "cell": spec.cell,
@@ -88,13 +92,21 @@ def _model_parts(spec: ModelSpec, hashes: dict[Path, str]) -> dict[str, Any]:
 def identity_parts(plan: Plan) -> dict[str, Any]:
     """What the identity of `plan` is made of. Reads all weight files once."""
     hashes: dict[Path, str] = {}
+    parts = parts_without_weights(plan)
+    for name, spec in plan.models.items():
+        parts["variants"][name]["weights_sha256"] = _weights_sha256(spec, hashes)
+    return parts
+
+
+def parts_without_weights(plan: Plan) -> dict[str, Any]:
+    """`identity_parts` as far as they are known without reading weights."""
     config = {k: v for k, v in plan.model_config.items() if not k.startswith("_name")}
     return {
         "benchmark": plan.configuration.benchmark,
         "protocol": plan.configuration.protocol,
         "seed": plan.seed,
         "model_config_sha256": digest_of(config),
-        "variants": {name: _model_parts(spec, hashes) for name, spec in plan.models.items()},
+        "variants": {name: _model_parts(spec) for name, spec in plan.models.items()},
         "tasks": {planned.task.name: _task_parts(planned) for planned in plan.tasks},
     }
 

@@ -9,11 +9,11 @@ from typing import Any
 
 from evaluation.configuration import resolve_configuration
 from evaluation.engine import Engine, LocalEngine
-from evaluation.identity import prompt_sha256, run_info
+from evaluation.identity import parts_without_weights, prompt_sha256, run_info
 from evaluation.plan import Plan, make_plan
 from evaluation.progress import PreparationBar, RunProgress
 from evaluation.runner import TooManyErrors
-from evaluation.store import RunStore
+from evaluation.store import RunStore, check_folder
 from evaluation.tables import plan_tables, result_tables
 from evaluation.terminal import console
 from reports.page import build_report
@@ -40,6 +40,8 @@ def run(
     with PreparationBar(console(stderr=True)) as bar:
         plan = make_plan(configuration, problems, bar.watch)
     if dry_run:
+        if configuration.output and not configuration.overwrite:
+            check_folder(Path(configuration.output), parts_without_weights(plan))
         console().print(plan_tables(plan))
         return DONE
     return _run(plan, engine or LocalEngine())

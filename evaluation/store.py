@@ -24,7 +24,7 @@ from typing import Any, Literal
 from evaluation.files import write_atomically
 from evaluation.identity import differences, now
 from evaluation.problems import InputError
-from reports.records import ExampleRecord, RunInfo, read_jsonl, read_run_info
+from reports.records import SCHEMA_VERSION, ExampleRecord, RunInfo, read_jsonl, read_run_info
 
 Status = Literal["running", "interrupted", "finished"]
 
@@ -62,6 +62,41 @@ def repair(path: Path) -> list[str]:
             file.flush()
             os.fsync(file.fileno())
     return warnings
+
+
+def check_folder(folder: Path, parts: Mapping[str, Any]) -> None:
+    """Refuse a folder that holds another run, as `RunStore` would; nothing is changed.
+
+    `parts` are `evaluation.identity.parts_without_weights`: weights are not compared.
+    """
+    if not (folder / "run.json").exists():
+        if any(folder.glob("*/*.jsonl")):
+            raise _no_description(folder)
+        return
+    earlier = read_run_info(folder)
+    theirs = json.loads(json.dumps(earlier.identity_parts))
+    for variant in theirs.get("variants", {}).values():
+        variant.pop("weights_sha256", None)
+    _refuse_another(folder, earlier.schema_version, differences(parts, theirs))
+
+
+def _no_description(folder: Path) -> InputError:
+    return InputError(f"--output: {folder} holds record files but no run.json; name another folder")
+
+
+def _refuse_another(folder: Path, version: int, reasons: list[str]) -> None:
+    """Raise where `folder` was written under another schema, or differs for `reasons`."""
+    if version < SCHEMA_VERSION:
+        raise InputError(
+            f"--output: {folder} was written by an earlier version of ahn-bench (schema "
+            f"{version}, now {SCHEMA_VERSION}): run_eval report reads it, but it cannot be "
+            "continued. Name another folder, or give --overwrite"
+        )
+    if reasons:
+        raise InputError(
+            f"--output: {folder} belongs to another run, and runs are never mixed "
+            f"({'; '.join(reasons)}). Name another folder, or give --overwrite"
+        )
 
 
 class RunStore:
@@ -158,25 +193,14 @@ class RunStore:
         if description.exists():
             self._continue(read_run_info(self.folder))
         elif self._record_files():
-            raise InputError(
-                f"--output: {self.folder} holds record files but no run.json; name another folder"
-            )
+            raise _no_description(self.folder)
         self.set_status("running")
 
     def _continue(self, earlier: RunInfo) -> None:
         """Take over an earlier start of the same run."""
-        if earlier.schema_version < self.info.schema_version:
-            raise InputError(
-                f"--output: {self.folder} was written by an earlier version of ahn-bench (schema "
-                f"{earlier.schema_version}, now {self.info.schema_version}): run_eval report reads "
-                "it, but it cannot be continued. Name another folder, or give --overwrite"
-            )
-        if earlier.identity != self.info.identity:
-            reasons = differences(self.info.identity_parts, earlier.identity_parts)
-            raise InputError(
-                f"--output: {self.folder} belongs to another run, and runs are never mixed "
-                f"({'; '.join(reasons)}). Name another folder, or give --overwrite"
-            )
+        same = earlier.identity == self.info.identity
+        reasons = differences(self.info.identity_parts, earlier.identity_parts)
+        _refuse_another(self.folder, earlier.schema_version, [] if same else reasons)
         # What loading a model added (parameters, layout) stays known if it need not be loaded.
         models = {name: earlier.models.get(name, {}) | m for name, m in self.info.models.items()}
         self.info = self.info.model_copy(update={"created": earlier.created, "models": models})

@@ -202,7 +202,7 @@ def hub(monkeypatch):
         asked.append(file)
         return f"{file} could not be had."
 
-    monkeypatch.setattr("tasks.sources._download", download)
+    monkeypatch.setattr("tasks.hub._download", download)
     return asked
 
 

@@ -10,7 +10,14 @@ import pytest
 
 from evaluation import runner
 from evaluation.generate import Generator
-from tests.evaluation.conftest import SINKS, WINDOW, records_of, save_tiny_qwen2, write_rows
+from tests.evaluation.conftest import (
+    SINKS,
+    WINDOW,
+    records_of,
+    save_tiny_memory,
+    save_tiny_qwen2,
+    write_rows,
+)
 from tests.evaluation.conftest import question as make_question
 
 REQUIRED = {
@@ -182,7 +189,6 @@ def test_a_torn_line_and_a_lost_file_are_made_good(run_eval, again, finished, tm
         (["--window", WINDOW + 1], f"window.window {WINDOW} there, {WINDOW + 1} here"),
         (["--protocol", "ahn"], "protocol official there, ahn here"),
         (["--dtype", "bfloat16"], "dtype"),
-        (["--limit", 1], "examples"),
         (["--seed", 3], "seed"),
         (["--variant", "full"], "variants.window only in the folder"),
     ],
@@ -193,9 +199,80 @@ def test_a_changed_run_is_refused_its_folder(run_eval, again, tmp_path, change, 
         again, change = again[: at - 1] + again[at + 1 :], []
     before = records_of(tmp_path / "run")
     result = run_eval(*again, *change)
-    assert result.exit_code == 2
+    planned = run_eval(*again, *change, "--dry-run")
+    assert result.exit_code == planned.exit_code == 2
+    assert result.stderr == planned.stderr, "--dry-run says what the run would say"
     assert named in result.stderr and "belongs to another run" in result.stderr
     assert records_of(tmp_path / "run") == before and len(before) == 10
+
+
+def test_a_raised_limit_continues_the_run(run_eval, again, tmp_path):
+    result = run_eval(*again, "--limit", 7)
+    assert result.exit_code == 0, result.stderr
+    assert "continuing: 10 of 18" in result.stderr
+    fresh = run_eval(*again[:-1], tmp_path / "fresh", "--limit", 7)
+    assert fresh.exit_code == 0
+    assert records_of(tmp_path / "run") == records_of(tmp_path / "fresh")
+    info = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert info["tasks"]["hotpotqa"]["examples"] == 7 and info["status"] == "finished"
+
+
+def test_a_lowered_limit_is_refused_the_folder(run_eval, again, tmp_path):
+    result = run_eval(*again, "--limit", 1)
+    assert result.exit_code == 2
+    assert "2 records of examples that are not asked now" in result.stderr
+    assert "--limit" in result.stderr and len(records_of(tmp_path / "run")) == 10
+
+
+def test_a_record_that_answered_another_prompt_is_refused(run_eval, again, data, tmp_path):
+    path = tmp_path / "run" / "full" / "hotpotqa.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    last = next(line for line in lines if line["example_id"] == "row2")
+    last["prompt_sha256"] = "0" * 64
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    result = run_eval(*again)
+    assert result.exit_code == 2
+    assert "1 records answered other prompts" in result.stderr and "'row2'" in result.stderr
+
+
+def test_a_folder_of_an_earlier_schema_is_reported_but_not_continued(run_eval, again, tmp_path):
+    run = tmp_path / "run"
+    for path in (run / "run.json", *run.glob("*/*.jsonl")):
+        path.write_text(path.read_text().replace('"schema_version": 2', '"schema_version": 1'))
+        path.write_text(path.read_text().replace('"schema_version":2', '"schema_version":1'))
+    result = run_eval(*again)
+    assert result.exit_code == 2 and "earlier version of ahn-bench (schema 1" in result.stderr
+    assert run_eval("report", run, "-o", tmp_path / "page.html").exit_code == 0
+
+
+def test_several_memories_in_one_run(run_eval, command, memory, tiny, tmp_path):
+    """Each named AHN is a variant of its own, and equals the run of that one alone."""
+    other = save_tiny_memory(tmp_path / "other", tiny, seed=3)
+    at = command.index("--variant")
+    common = [*command[:at], *command[at + 4 :]]
+    both = run_eval(
+        *common, "--ahn", f"a={memory}", "--ahn", f"b={other}", "--variant", "window",
+        "--variant", "ahn", "--variant", "no-write-b", "--output", tmp_path / "both",
+    )  # fmt: skip
+    assert both.exit_code == 0, both.stderr
+    found = records_of(tmp_path / "both")
+    assert {r["variant"] for r in found} == {"window", "ahn-a", "ahn-b", "no-write-b"}
+    alone = run_eval(*common, "--ahn", other, "--variant", "ahn", "--output", tmp_path / "alone")
+    assert alone.exit_code == 0, alone.stderr
+
+    def predictions(run, variant):
+        of_variant = [r for r in records_of(tmp_path / run) if r["variant"] == variant]
+        return {(r["task"], r["example_id"]): r["prediction"] for r in of_variant}
+
+    assert predictions("both", "ahn-b") == predictions("alone", "ahn")
+    assert predictions("both", "no-write-b") == predictions("both", "window")
+    assert predictions("both", "ahn-a") != predictions("both", "ahn-b")
+    info = json.loads((tmp_path / "both" / "run.json").read_text())
+    assert info["models"]["ahn-a"]["variant"] == "ahn"
+    parts = info["identity_parts"]["variants"]
+    assert parts["ahn-a"]["weights_sha256"] != parts["ahn-b"]["weights_sha256"]
+    page = (tmp_path / "both" / "report.html").read_text()
+    assert "ahn-a" in page and "ahn-b" in page
 
 
 def test_other_weights_or_other_rows_are_another_run(run_eval, again, tmp_path, tiny, data):
