@@ -7,20 +7,22 @@ until then, and decoding writes in place.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
+import weakref
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from transformers import Cache
 
 from ahn.attention import Chunk, LayerPlan
+from ahn.cache_files import identify, load_cache, mismatches, save_cache
 from ahn.cells.base import Gates
-from ahn.config import LayerLayout
+from ahn.config import InputError, LayerLayout
 from ahn.cost import allocated_slots
+from ahn.layouts import layout_table
 from ahn.token_step import TokenStep
-
-_BUFFERS = ("keys", "values", "write", "log_decay", "state")
 
 
 class LayerCache:
@@ -34,6 +36,9 @@ class LayerCache:
         log_decay: pending log decays `[B, H, slots]` float32; None without a decaying memory.
         state: the memory `[B, H, d, d]` float32; None without a memory.
     """
+
+    #: of the tensors
+    names: ClassVar[tuple[str, ...]] = ("keys", "values", "write", "log_decay", "state")
 
     def __init__(self, layout: LayerLayout) -> None:
         self.layout = layout
@@ -50,7 +55,7 @@ class LayerCache:
 
     def tensors(self) -> dict[str, Tensor]:
         """What is held, by name."""
-        return {name: x for name in _BUFFERS if (x := getattr(self, name)) is not None}
+        return {name: x for name in self.names if (x := getattr(self, name)) is not None}
 
     def joined(self, name: str, new: Tensor, plan: LayerPlan) -> Tensor:
         """The columns of a plan: what buffer `name` holds, then `new [B, heads, T, ...]`."""
@@ -117,11 +122,12 @@ class AHNCache(Cache):
 
     Args:
         layouts: one per layer, `model.layout`.
+        model: whose cache it is; default: that of the model that first uses it.
     """
 
     is_compileable = False
 
-    def __init__(self, layouts: Sequence[LayerLayout]) -> None:
+    def __init__(self, layouts: Sequence[LayerLayout], model: Any = None) -> None:
         self.layers: list[LayerCache] = [LayerCache(layout) for layout in layouts]
         self.layer_class_to_replicate = None
         self.offloading = False
@@ -129,6 +135,9 @@ class AHNCache(Cache):
         #: on the CPU
         self.seen: int | Tensor = 0
         self._columns = 0
+        self._model = None if model is None else weakref.ref(model)
+        #: what a cache from disk belongs to, until a model has been held against it
+        self._claims: tuple[Path, Mapping[str, Any]] | None = None
 
     def __len__(self) -> int:
         return len(self.layers)
@@ -177,12 +186,85 @@ class AHNCache(Cache):
     def copy(self) -> AHNCache:
         """A cache that goes its own way from here; costs one copy of the tensors."""
         fork = AHNCache([layer.layout for layer in self.layers])
-        fork.seen = copy.copy(self.seen) if isinstance(self.seen, int) else self.seen.clone()
-        fork._columns = self._columns
+        fork._model, fork._claims = self._model, self._claims
+        fork.restore(self.seen if isinstance(self.seen, int) else self.seen.clone(), self._columns)
         for mine, theirs in zip(self.layers, fork.layers, strict=True):
             for name, tensor in mine.tensors().items():
                 setattr(theirs, name, tensor.clone())
         return fork
+
+    def restore(self, seen: int | Tensor, columns: int) -> None:
+        """Say how much went into tensors that were put here from elsewhere.
+
+        Args:
+            seen: tokens of each row, as the attribute.
+            columns: of the input, padding counted.
+        """
+        self.seen, self._columns = seen, columns
+
+    def to(self, device: torch.device | str) -> AHNCache:
+        """Move all tensors to another device, as `Module.to` does; returns the cache itself."""
+        for layer in self.layers:
+            for name, tensor in layer.tensors().items():
+                setattr(layer, name, tensor.to(device))
+        return self
+
+    def belong_to(self, model: Any) -> None:
+        """Hold the cache against the model that is about to use it; cheap after the first time.
+
+        Raises:
+            InputError: it came from disk and was made by another model.
+        """
+        if self._claims is not None:
+            path, saved = self._claims
+            if problems := mismatches(saved, model):
+                listed = "".join(f"\n  {problem}" for problem in problems)
+                raise InputError(f"{path}: the cache was made by another model:{listed}")
+            self._claims = None
+        if self._model is None or self._model() is None:
+            self._model = weakref.ref(model)
+
+    def save(self, path: str | Path) -> None:
+        """Write the cache to a safetensors file, to be asked later (see `load`).
+
+        Raises:
+            InputError: no model has used the cache, or the file cannot be written.
+        """
+        if self._claims is not None:  # from disk, not used yet
+            return save_cache(self, path, self._claims[1])
+        model = None if self._model is None else self._model()
+        if model is None:
+            raise InputError(
+                f"{path}: a cache is saved with what tells its model, and this one belongs to none "
+                "(any more); make it with model.new_cache() and keep the model until it is saved"
+            )
+        return save_cache(self, path, identify(model))
+
+    @classmethod
+    def load(cls, path: str | Path, model: Any = None) -> AHNCache:
+        """Read a cache that `save` wrote.
+
+        Args:
+            path: of the file.
+            model: that will use it: it is held against the cache at once, and the tensors are put
+                on its device. Without one they stay on the CPU and the first use holds them
+                against its model.
+
+        Raises:
+            InputError: no cache, a damaged one, or one of another model or layout.
+        """
+        cache, owner = load_cache(path)
+        cache._claims = (Path(path), owner)
+        if model is not None:
+            cache.belong_to(model)
+            made, own = [layer.layout for layer in cache.layers], list(model.layout)
+            if made != own:
+                raise InputError(
+                    f"{path}: the cache was made for another layout\n{layout_table(made)}\n"
+                    f"than the model's\n{layout_table(own)}"
+                )
+            cache.to(model.device)
+        return cache
 
     def _select(self, rows: Tensor) -> None:
         for layer in self.layers:

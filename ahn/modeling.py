@@ -32,6 +32,8 @@ from ahn.attention import Chunk, LayerPlan
 from ahn.cache import AHNCache
 from ahn.cells import CELL_CLASSES, MemoryCell
 from ahn.config import AHNConfig, LayerLayout
+from ahn.layouts import layout_table
+from ahn.readout import LayerReadout, memory_readout
 from ahn.streaming import Observer, StreamingQwen2Attention, StreamingQwen3Attention
 from ahn.token_step import TokenStep
 
@@ -208,7 +210,7 @@ class _StreamingModel(_InitialisesCells):
         )  # fmt: skip
         if not all(isinstance(plan, TokenStep) for plan in plans):
             hidden, states = self._run_chunk(*arguments)
-        elif self.compiled_step is not None and observer is None:
+        elif self.compiled_step is not None and observer is None and not output_hidden_states:
             hidden, states = self.compiled_step(*arguments)
         else:
             hidden, states = self._run(*arguments)
@@ -232,7 +234,11 @@ class _StreamingModel(_InitialisesCells):
         if cache is None and use_cache:
             cache = AHNCache(layouts)
         elif cache is not None and [layer.layout for layer in cache.layers] != layouts:
-            raise ValueError("the cache was made for another layout (window, sinks or variant)")
+            raise ValueError(
+                "the cache was made for another layout (window, sinks or variant)\n"
+                f"{layout_table([layer.layout for layer in cache.layers])}\n"
+                f"than the model's\n{layout_table(layouts)}"
+            )
         tokens, device = inputs.shape[1], inputs.device
         if cache is None:
             chunk = Chunk(tokens, 0, attention_mask, device)
@@ -308,9 +314,17 @@ class _StreamingCausalLM(_InitialisesCells):
         """What each layer sees of the past: window, sinks and cell."""
         return self.model.layout  # type: ignore[return-value]
 
+    def layout_table(self) -> str:
+        """The layout in words, a line for each run of layers that are alike."""
+        return layout_table(self.layout)
+
     def new_cache(self) -> AHNCache:
         """An empty cache for this model."""
-        return AHNCache(self.layout)
+        return AHNCache(self.layout, self)
+
+    def memory_readout(self, input_ids: Tensor, **options: Any) -> list[LayerReadout]:
+        """What each layer's memory holds after reading; see `ahn.readout.memory_readout`."""
+        return memory_readout(self, input_ids, **options)
 
     def forward(
         self,
@@ -341,7 +355,9 @@ class _StreamingCausalLM(_InitialisesCells):
         whole = torch.is_grad_enabled() or tokens <= size or kwargs.get("output_hidden_states")
         cache = past_key_values
         if cache is None and (use_cache or not whole):
-            cache = AHNCache(kwargs.get("layout") or self.layout)
+            cache = AHNCache(kwargs.get("layout") or self.layout, self)
+        if isinstance(cache, AHNCache):
+            _bind(cache, self)
         starts = [0] if whole else list(range(0, tokens, size))
         wanted = self._wanted(tokens, logits_to_keep, labels)
         kept: list[Tensor] = []
@@ -394,6 +410,11 @@ class _StreamingCausalLM(_InitialisesCells):
             )
         if model_kwargs.get("past_key_values") is None and generation_config.use_cache is not False:
             model_kwargs["past_key_values"] = self.new_cache()
+
+
+@torch.compiler.disable
+def _bind(cache: AHNCache, model: Any) -> None:
+    cache.belong_to(model)
 
 
 def _mask_until(mask: Tensor | None, rest: int) -> Tensor | None:

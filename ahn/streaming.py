@@ -24,7 +24,6 @@ from ahn.cells import Gates, MemoryCell
 from ahn.config import LayerLayout
 from ahn.token_step import TokenStep
 
-
 #: Called as `(attention, gates, state, added)` by every layer that has a memory, after each chunk:
 #: the gates of the chunk's tokens, the state `[B, H, d, d]`, and what the memory adds to the
 #: attention output of the last n queries `[B, n, H, d]` (None: no query read it).
@@ -105,7 +104,8 @@ class StreamingAttention(nn.Module):
             if not layout.write:
                 gates = Gates(torch.zeros_like(gates.write), gates.log_decay)
             if layer.state is None:
-                layer.state = memory.new_state(hidden_states.shape[0], hidden_states.device)
+                state = memory.new_state(hidden_states.shape[0], hidden_states.device)
+                layer.state = state.to(torch.promote_types(k.dtype, state.dtype))
         new = named(k, v, gates)
         leaving: Leaving | None = None
         if isinstance(plan, TokenStep):
