@@ -10,6 +10,7 @@ top, and the length is not checked a second time. (LongBench ``pred.py:57-62``, 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,17 +89,22 @@ def truncate(text: str, protocol: TaskProtocol, max_length: int, tokenizer: Any)
 
 
 def apply_chat_template(
-    text: str, tokenizer: Any, model_type: str | None, system_message: str | None = None
+    text: str,
+    tokenizer: Any,
+    model_type: str | None,
+    system_message: str | None = None,
+    demonstration: Sequence[tuple[str, str]] = (),
 ) -> str:
-    """`text` as the only user message, followed by the opening of the assistant's turn.
+    """`text` as the last user message, followed by the opening of the assistant's turn.
 
-    A system message stands before it where the protocol has one; without, Qwen2.5's template adds
-    its own. Qwen3 is asked not to think. Whether the model is a Qwen3 is read from its
-    configuration, not from its name.
+    A system message and a demonstration, (role, text) turns, stand before it where the protocol
+    has them; without a system message, Qwen2.5's template adds its own. Qwen3 is asked not to
+    think. Whether the model is a Qwen3 is read from its configuration, not from its name.
     """
-    messages = [{"role": "user", "content": text}]
+    turns = [*demonstration, ("user", text)]
     if system_message is not None:
-        messages.insert(0, {"role": "system", "content": system_message})
+        turns.insert(0, ("system", system_message))
+    messages = [{"role": role, "content": content} for role, content in turns]
     options = {"enable_thinking": False} if (model_type or "").startswith("qwen3") else {}
     return tokenizer.apply_chat_template(
         messages, tokenize=False, add_generation_prompt=True, **options
@@ -141,7 +147,9 @@ def prepare(
     text = cut.text
     wrapped = rules.chat_template and bool(getattr(tokenizer, "chat_template", None))
     if wrapped:
-        text = apply_chat_template(text, tokenizer, model_type, rules.system_message)
+        text = apply_chat_template(
+            text, tokenizer, model_type, rules.system_message, rules.demonstration
+        )
     return PreparedPrompt(
         ids=np.asarray(tokenizer(text, truncation=False).input_ids, dtype=np.int32),
         tokens_untruncated=cut.tokens_before,
