@@ -153,14 +153,28 @@ def cost(
 
 @app.command()
 def tasks(
-    benchmark: Annotated[str, typer.Argument(metavar="[BENCHMARK]")] = "longbench",
+    benchmark: Annotated[
+        str | None,
+        typer.Argument(metavar="[BENCHMARK]", help="longbench, longbench_e, lveval ... or pocket."),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Folder to look for rows in, instead of the hub's cache.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the tasks that can be asked for."""
+    """List the tasks that can be asked for, and where their rows are. Downloads nothing."""
+    import json
+
     with _input_errors():
-        from evaluation.task_table import task_table
+        from evaluation.task_table import describe_tasks, task_tables
+
+        described = describe_tasks(benchmark, data)
+    if as_json:
+        typer.echo(json.dumps(described, indent=1, ensure_ascii=False))
+    else:
         from evaluation.terminal import console
 
-        console().print(task_table(benchmark))
+        console().print(task_tables(described))
 
 
 app.command("pocket-data")(pocket_data.app_command)

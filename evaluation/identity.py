@@ -63,6 +63,7 @@ def _task_parts(planned: PlannedTask) -> dict[str, Any]:
         "max_length": planned.max_length,
         "chat_template": rules.chat_template,
         "system_message": rules.system_message,
+        "demonstration": [list(turn) for turn in rules.demonstration],
         "stop": list(rules.stop),
         "metric": rules.metric,
         "decoding": settings_as_dict(planned.settings),

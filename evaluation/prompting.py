@@ -95,19 +95,20 @@ def apply_chat_template(
     system_message: str | None = None,
     demonstration: Sequence[tuple[str, str]] = (),
 ) -> str:
-    """`text` as the last user message, followed by the opening of the assistant's turn.
+    """`text` as the user's message, followed by the opening of the assistant's turn.
 
-    A system message and a demonstration, (role, text) turns, stand before it where the protocol
-    has them; without a system message, Qwen2.5's template adds its own. Qwen3 is asked not to
-    think. Whether the model is a Qwen3 is read from its configuration, not from its name.
+    A system message, and turns (role, text) of a demonstration, stand before it where the protocol
+    has them; without the former, Qwen2.5's template adds its own. Qwen3 is asked not to think.
+    Whether the model is a Qwen3 is read from its configuration, not from its name.
     """
-    turns = [*demonstration, ("user", text)]
-    if system_message is not None:
-        turns.insert(0, ("system", system_message))
-    messages = [{"role": role, "content": content} for role, content in turns]
+    turns = [("system", system_message)] if system_message is not None else []
+    turns += [*demonstration, ("user", text)]
     options = {"enable_thinking": False} if (model_type or "").startswith("qwen3") else {}
     return tokenizer.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=True, **options
+        [{"role": role, "content": content} for role, content in turns],
+        tokenize=False,
+        add_generation_prompt=True,
+        **options,
     )
 
 

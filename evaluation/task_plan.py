@@ -77,18 +77,23 @@ def _under_protocol(tasks: list[Task], protocol: str, problems: list[str]) -> li
     without = [task for task in tasks if protocol not in task.protocols]
     if without:
         known = list(dict.fromkeys(name for task in tasks for name in task.protocols))
-        if len(without) == len(tasks) and protocol not in known:
+        if not any(protocol in task.unavailable for task in without) and protocol not in known:
             close = difflib.get_close_matches(protocol, known, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             problems.append(
                 f"--protocol: unknown protocol {protocol!r} (known: {', '.join(known)}){hint}"
             )
         else:
-            names = ", ".join(task.name for task in without)
+            why: dict[str, list[str]] = {}
+            for task in without:
+                reason = task.unavailable.get(protocol, "not defined for it")
+                why.setdefault(reason, []).append(task.name)
+            reasons = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in why.items())
             rest = ",".join(task.name for task in tasks if task not in without)
+            others = ", ".join(name for name in known if name != protocol)
+            remedy = f"choose --tasks {rest}, or " if rest else "choose "
             problems.append(
-                f"--protocol: {protocol} is not defined for {names}; choose --tasks {rest}, or "
-                f"another protocol (known: {', '.join(known)})"
+                f"--protocol: {protocol} is no protocol of {reasons}; {remedy}one of {others}"
             )
     return [task for task in tasks if protocol in task.protocols]
 

@@ -1,32 +1,145 @@
-"""`run_eval tasks`: what can be asked for by name. No torch."""
+"""`run_eval tasks`: what can be asked for by name, and where its rows are. No torch."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
+from evaluation.problems import InputError
+from evaluation.task_plan import benchmark_of
 from tasks import pocket
-from tasks.registry import find_task, group_names, task_names
+from tasks.registry import (
+    benchmark_definition,
+    benchmark_names,
+    expand,
+    find_task,
+    group_names,
+    task_names,
+)
+from tasks.rows import form_of
+from tasks.schema import Task
+
+POCKET = "pocket"
 
 
-def task_table(benchmark: str) -> Table:
-    """The tasks of a benchmark that can be asked for by name."""
-    table = Table(title=f"Tasks of {benchmark}", title_justify="left", caption_justify="left")
-    for name in ("task", "language", "category", "metric", "answer up to", "rows"):
-        table.add_column(name, no_wrap=True)
-    generated = pocket.task_names() if benchmark == "longbench" else []
-    for name in [*task_names(benchmark), *generated]:
-        task = find_task(benchmark, name)
-        rules = task.protocols["official"]
-        other = task.protocols.get("ahn", rules)
-        lengths = dict.fromkeys((rules.max_new_tokens, other.max_new_tokens))
-        table.add_row(
-            name,
-            task.language,
-            task.category,
-            rules.metric,
-            " / ahn ".join(str(length) for length in lengths),
-            "generated (--data pocket)" if name in generated else "published",
-        )
-    groups = [name for name in group_names(benchmark) if name != benchmark]
-    table.caption = f"groups: {', '.join([benchmark, *groups, *(['pocket'] if generated else [])])}"
+def describe_tasks(benchmark: str | None, data: str | None = None) -> list[dict[str, Any]]:
+    """Benchmarks (all of them, or one) with their groups and tasks, as plain data.
+
+    Of each task: ``name``, ``dataset``, ``level``, ``language``, ``category``, ``citation``,
+    per protocol ``metric`` and ``max_new_tokens``, and its rows: ``from`` where, in which
+    ``file``, whether they are ``here``, on this machine, and whether ``synthetic`` ones can be
+    made. Nothing is downloaded.
+    """
+    if data is not None and not Path(data).is_dir():
+        raise InputError(f"--data: {data} is not a folder")
+    names = [*benchmark_names(), POCKET] if benchmark is None else [benchmark]
+    return [_benchmark(name, data) for name in names]
+
+
+def _benchmark(name: str, data: str | None) -> dict[str, Any]:
+    if name == POCKET and benchmark_of(name) != name:
+        tasks = [find_task(benchmark_of(name), task) for task in pocket.task_names()]
+        groups: list[str] = [POCKET]
+    else:
+        tasks = [find_task(name, task) for task in task_names(name)]
+        groups = group_names(name)
+    return {
+        "benchmark": name,
+        "groups": {
+            group: [task.name for task in expand(benchmark_of(name), [group], None)]
+            for group in groups
+        },
+        "tasks": [_task(task, name, data) for task in tasks],
+    }
+
+
+def _task(task: Task, benchmark: str, data: str | None) -> dict[str, Any]:
+    return {
+        "name": task.name,
+        "dataset": task.dataset or task.name,
+        "level": task.level,
+        "language": task.language,
+        "category": task.category,
+        "citation": task.citation,
+        "protocols": {
+            name: {"metric": rules.metric, "max_new_tokens": rules.max_new_tokens}
+            for name, rules in task.protocols.items()
+        },
+        "rows": _rows(task, benchmark, data),
+    }
+
+
+def _rows(task: Task, benchmark: str, data: str | None) -> dict[str, Any]:
+    if benchmark == POCKET:
+        return {"from": "made here (--data pocket)", "file": None, "here": True, "synthetic": False}
+    definition = benchmark_definition(task.benchmark)
+    synthetic = task.name in (getattr(definition, "synthetic", None) or [])
+    form = form_of(task.benchmark)
+    if data is not None:
+        found = [path for pattern in form.files(task) for path in sorted(Path(data).glob(pattern))]
+        file = found[0].relative_to(data).as_posix() if found else form.files(task)[0]
+        return {"from": data, "file": file, "here": bool(found), "synthetic": synthetic}
+    from huggingface_hub import try_to_load_from_cache
+
+    hub = definition.hub
+    file = form.hub_file(task)
+    cached = try_to_load_from_cache(
+        hub.repository, file, repo_type="dataset", revision=hub.revision
+    )
+    return {
+        "from": f"{hub.repository} on the hub",
+        "file": file,
+        "here": isinstance(cached, str),
+        "synthetic": synthetic,
+    }
+
+
+def task_tables(described: list[dict[str, Any]]) -> Group:
+    """`describe_tasks` to read: one row per data set, its lengths together."""
+    return Group(*(part for benchmark in described for part in (_table(benchmark), Text(""))))
+
+
+def _table(benchmark: dict[str, Any]) -> Table:
+    name = benchmark["benchmark"]
+    table = Table(title=f"Tasks of {name}", title_justify="left", caption_justify="left")
+    by_dataset: dict[str, list[dict[str, Any]]] = {}
+    for task in benchmark["tasks"]:
+        key = task["dataset"] if task["level"] else task["name"]
+        by_dataset.setdefault(key, []).append(task)
+    leveled = any(task["level"] for task in benchmark["tasks"])
+    columns = ["task", "language", "category", "metric", "answer up to", "protocols", "rows here"]
+    if leveled:
+        columns.insert(1, "lengths")
+    for column in columns:
+        table.add_column(column, no_wrap=column != "protocols")
+    for dataset, tasks in by_dataset.items():
+        first = tasks[0]
+        cells = [dataset, first["language"], first["category"]]
+        if leveled:
+            cells.insert(1, ", ".join(str(task["level"]) for task in tasks))
+        cells += [_differing(first, "metric"), _differing(first, "max_new_tokens")]
+        table.add_row(*cells, ", ".join(first["protocols"]), _where(tasks))
+    groups = [group for group in benchmark["groups"] if group not in by_dataset]
+    places = dict.fromkeys(task["rows"]["from"] for task in benchmark["tasks"])
+    table.caption = f"rows: {', '.join(places)}; groups: {', '.join(groups)}"
     return table
+
+
+def _differing(task: dict[str, Any], key: str) -> str:
+    """A constant of the first protocol, and of each other one in which it differs."""
+    (first, rules), *others = task["protocols"].items()
+    shown = [str(rules[key])]
+    shown += [f"{name} {r[key]}" for name, r in others if r[key] != rules[key]]
+    return " / ".join(shown)
+
+
+def _where(tasks: list[dict[str, Any]]) -> str:
+    here = [task for task in tasks if task["rows"]["here"]]
+    state = "yes" if len(here) == len(tasks) else "no"
+    if here and len(here) < len(tasks):
+        state = ", ".join(str(task["level"]) for task in here)
+    return f"{state}, or --data synthetic" if tasks[0]["rows"]["synthetic"] else state

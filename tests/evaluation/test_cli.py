@@ -164,8 +164,23 @@ def test_tasks_lists_every_task(run_eval):
     for name in task_names("longbench"):
         assert name in result.stdout
     assert "qa_f1_zh" in result.stdout and "512 / ahn 500" in result.stdout
+    for name in task_names("longbench_e"):
+        assert name in result.stdout, "without a benchmark all of them are listed"
     refused = run_eval("tasks", "longbank")
     assert refused.exit_code == 2 and "longbench" in refused.stderr
+
+
+def test_tasks_says_where_the_rows_are(run_eval, tmp_path, data):
+    described = json.loads(run_eval("tasks", "longbench", "--data", data, "--json").stdout)
+    (benchmark,) = described
+    here = {task["name"] for task in benchmark["tasks"] if task["rows"]["here"]}
+    assert here == {"hotpotqa", "samsum"}
+    assert "hotpotqa" in benchmark["groups"]["longbench_paper"]
+    of = {task["name"]: task for task in benchmark["tasks"]}
+    assert of["gov_report"]["protocols"]["ahn"] == {"metric": "rouge_l", "max_new_tokens": 500}
+    refused = run_eval("tasks", "longbench", "--data", tmp_path / "nowhere")
+    assert refused.exit_code == 2 and "nowhere" in refused.stderr
+    assert "pocket_qa@4" in run_eval("tasks", "pocket").stdout
 
 
 def test_importing_the_command_line_is_quick_and_without_torch():
