@@ -5,8 +5,9 @@
                            ahn="ByteDance-Seed/AHN-GDN-for-Qwen-2.5-Instruct-3B")
 
 Paper: arXiv 2510.07318.  Importing this registers the model types `qwen2_ahn` and `qwen3_ahn`
-with transformers and changes nothing for `qwen2` and `qwen3`.  torch is imported on first use
-of a name that needs it, so that `ahn.cost` and checks of configurations stay light.
+with transformers (as soon as its auto classes are used) and changes nothing for `qwen2` and
+`qwen3`.  torch is imported on first use of a name that needs it, so that `ahn.cost` and checks of
+configurations stay light.
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from ahn.checkpoints import check_model, describe_model, load_model, weight_files
 from ahn.config import CELLS, VARIANTS, AHNConfig, InputError, LayerLayout
+from ahn.merge import merge_checkpoint, split_checkpoint
+from ahn.registration import register_when_needed
 
 if TYPE_CHECKING:
     from ahn.cache import AHNCache
+    from ahn.compiled import compile_decode
 
 __version__ = "0.1.0"
 
@@ -34,10 +38,15 @@ __all__ = [
     "InputError",
     "LayerLayout",
     "check_model",
+    "compile_decode",
     "describe_model",
     "load_model",
+    "merge_checkpoint",
+    "split_checkpoint",
     "weight_files",
 ]
+
+register_when_needed()
 
 
 def __getattr__(name: str) -> Any:
@@ -45,4 +54,8 @@ def __getattr__(name: str) -> Any:
         from ahn.cache import AHNCache
 
         return AHNCache
+    if name == "compile_decode":
+        from ahn.compiled import compile_decode
+
+        return compile_decode
     raise AttributeError(f"module 'ahn' has no attribute {name!r}")

@@ -7,19 +7,33 @@ checked in milliseconds.
 from __future__ import annotations
 
 import json
-import struct
 from pathlib import Path
 from typing import Any
 
 from ahn.config import InputError
+from ahn.safetensors_files import StoredTensor, read_header
 
-_CONFIGURATION = ["*.json", "*.jinja", "merges.txt"]
+_CONFIGURATION = ["*.json", "*.jinja", "*.txt", "*.model"]
 _WEIGHTS = ["*.safetensors"]
+_INDEX = "model.safetensors.index.json"
 
 
 def _is_hub_id(path_or_id: str | Path) -> bool:
     text = str(path_or_id)
     return not Path(text).is_absolute() and not text.startswith(".") and text.count("/") == 1
+
+
+def _is_folder(path_or_id: str | Path) -> bool:
+    """Whether this is a folder here.
+
+    Raises:
+        InputError: nothing was given, or a file.
+    """
+    if not str(path_or_id).strip():
+        raise InputError("the path of a model is empty; pass a folder or a hub id")
+    if Path(path_or_id).is_file():
+        raise InputError(f"{path_or_id}: is a file; pass the folder that holds it")
+    return Path(path_or_id).is_dir()
 
 
 def _from_hub(path_or_id: str | Path, patterns: list[str]) -> Path:
@@ -30,15 +44,17 @@ def _from_hub(path_or_id: str | Path, patterns: list[str]) -> Path:
     """
     if not _is_hub_id(path_or_id):
         raise InputError(f"{path_or_id}: no such folder (and not a hub id like 'Qwen/Qwen2.5-3B')")
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(str(path_or_id), allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        offline = ", HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else ""
         raise InputError(
             f"{path_or_id}: no such folder, and the hub did not give it "
-            f"({type(error).__name__}); download it first or pass a local folder"
+            f"({type(error).__name__}{offline}); check the name, download it first, or pass a "
+            "local folder"
         ) from error
 
 
@@ -52,9 +68,8 @@ def local_folder(path_or_id: str | Path, weights: bool = True) -> Path:
     Raises:
         InputError: no such folder, and not on the hub (or the hub cannot be reached).
     """
-    path = Path(path_or_id)
     wanted = _CONFIGURATION + (_WEIGHTS if weights else [])
-    return path if path.is_dir() else _from_hub(path_or_id, wanted)
+    return Path(path_or_id) if _is_folder(path_or_id) else _from_hub(path_or_id, wanted)
 
 
 def describe_model(path_or_id: str | Path) -> dict[str, Any]:
@@ -63,18 +78,24 @@ def describe_model(path_or_id: str | Path) -> dict[str, Any]:
     Raises:
         InputError: no folder, no `config.json`, or not JSON.
     """
-    path = Path(path_or_id)
-    folder = path if path.is_dir() else _from_hub(path_or_id, ["config.json"])
+    here = _is_folder(path_or_id)
+    folder = Path(path_or_id) if here else _from_hub(path_or_id, ["config.json"])
     path = folder / "config.json"
     if not path.is_file():
         raise InputError(f"{path_or_id}: no config.json in this folder")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not JSON: {error}") from error
+    config = _json(path)
     if not isinstance(config, dict):
         raise InputError(f"{path}: not a JSON object")
     return config
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"{path}: not JSON: {error}") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def weight_files(path_or_id: str | Path) -> list[Path]:
@@ -85,14 +106,9 @@ def weight_files(path_or_id: str | Path) -> list[Path]:
             that is missing.
     """
     folder = local_folder(path_or_id)
-    index = folder / "model.safetensors.index.json"
+    index = folder / _INDEX
     if index.is_file():
-        try:
-            names = sorted(
-                set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-            )
-        except (json.JSONDecodeError, KeyError, AttributeError) as error:
-            raise InputError(f"{index}: not a safetensors index: {error}") from error
+        names = sorted(set(_weight_map(index).values()))
         files = [folder / name for name in names]
         missing = [file.name for file in files if not file.is_file()]
         if missing:
@@ -108,27 +124,55 @@ def weight_files(path_or_id: str | Path) -> list[Path]:
     return files
 
 
-def tensor_shapes(path_or_id: str | Path) -> dict[str, tuple[int, ...]]:
-    """Shape of every tensor of a checkpoint, from the files' headers alone.
+def _weight_map(index: Path) -> dict[str, str]:
+    """Key to file name, from an index."""
+    content = _json(index)
+    found = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(found, dict) or not found:
+        raise InputError(f"{index}: not a safetensors index: no 'weight_map'")
+    for key, name in found.items():
+        if not isinstance(name, str) or Path(name).name != name or name in ("", ".", ".."):
+            raise InputError(f"{index}: {key}: {name!r} is not the name of a file of this folder")
+    return found
+
+
+def stored_tensors(path_or_id: str | Path) -> dict[str, StoredTensor]:
+    """Every tensor of a checkpoint, from the files' headers alone.
 
     Of a hub id whose weights are not in the local cache only the headers are fetched.
 
     Raises:
-        InputError: a file that is not safetensors, or one key in two files.
+        InputError: a file that is not safetensors, one key in two files, or a key that is not in
+            the file that the index names.
     """
-    if not Path(path_or_id).is_dir() and (remote := _remote_shapes(path_or_id)) is not None:
+    if not _is_folder(path_or_id) and (remote := _remote_tensors(path_or_id)) is not None:
         return remote
-    shapes: dict[str, tuple[int, ...]] = {}
-    for file in weight_files(path_or_id):
-        for key, shape in _header(file).items():
-            if key in shapes:
-                raise InputError(f"{file}: {key} is in another file of this checkpoint too")
-            shapes[key] = shape
-    return shapes
+    tensors: dict[str, StoredTensor] = {}
+    files = weight_files(path_or_id)
+    for file in files:
+        for key, tensor in read_header(file).items():
+            if key in tensors:
+                raise InputError(
+                    f"{file}: {key} is in another file of this checkpoint too "
+                    f"({Path(tensors[key].file).name})"
+                )
+            tensors[key] = tensor
+    index = files[0].parent / _INDEX
+    if index.is_file():
+        named = _weight_map(index)
+        wrong = [k for k, v in named.items() if k not in tensors or tensors[k].file.name != v]
+        if wrong:
+            raise InputError(f"{index}: {wrong[0]} is not in {named[wrong[0]]}, which it names")
+    return tensors
 
 
-def _remote_shapes(path_or_id: str | Path) -> dict[str, tuple[int, ...]] | None:
-    """Shapes from the hub by range requests; None when the hub cannot be asked (then the local
+def tensor_shapes(path_or_id: str | Path) -> dict[str, tuple[int, ...]]:
+    """Shape of every tensor of a checkpoint; see `stored_tensors`."""
+    return {key: tensor.shape for key, tensor in stored_tensors(path_or_id).items()}
+
+
+def _remote_tensors(path_or_id: str | Path) -> dict[str, StoredTensor] | None:
+    """Headers from the hub by range requests; None when the hub cannot be asked (then the local
     cache, or the message that nothing is there, decides)."""
     if not _is_hub_id(path_or_id):
         return None
@@ -148,25 +192,7 @@ def _remote_shapes(path_or_id: str | Path) -> dict[str, tuple[int, ...]] | None:
     except Exception:  # whatever keeps the hub away (its client's errors vary): as if offline
         return None
     return {
-        key: tuple(info.shape)
-        for file in metadata.files_metadata.values()
+        key: StoredTensor(Path(name), str(info.dtype), tuple(info.shape), *info.data_offsets)
+        for name, file in metadata.files_metadata.items()
         for key, info in file.tensors.items()
     }
-
-
-def _header(file: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes in a safetensors file (8 bytes length, then JSON)."""
-    try:
-        with file.open("rb") as stream:
-            (size,) = struct.unpack("<Q", stream.read(8))
-            if size > min(100_000_000, file.stat().st_size):
-                raise ValueError("header longer than the file")
-            header = json.loads(stream.read(size))
-            ends = [e["data_offsets"][1] for k, e in header.items() if k != "__metadata__"]
-            if 8 + size + max(ends, default=0) != file.stat().st_size:
-                raise ValueError("its length is not what its header says: cut off?")
-            return {
-                key: tuple(entry["shape"]) for key, entry in header.items() if key != "__metadata__"
-            }
-    except (struct.error, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise InputError(f"{file}: not a safetensors file ({error})") from error

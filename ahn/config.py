@@ -101,7 +101,9 @@ class AHNConfig:
             elif value < least:
                 found.append(f"{name} must be {wanted}, not {value}")
         for layer in full_attention_layers:
-            if layer < 0 or (num_hidden_layers is not None and layer >= num_hidden_layers):
+            if not isinstance(layer, int) or isinstance(layer, bool):
+                found.append(f"full_attention_layers: {layer!r} is not the number of a layer")
+            elif layer < 0 or (num_hidden_layers is not None and layer >= num_hidden_layers):
                 found.append(f"full_attention_layers: the model has no layer {layer}")
         return found
 

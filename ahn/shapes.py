@@ -74,16 +74,26 @@ class ModelShape:
         missing = [key for key in required if config.get(key) is None]
         if missing:
             raise InputError(f"the model's configuration lacks {', '.join(missing)}")
-        heads = config["num_attention_heads"]
-        head_dim = config.get("head_dim")
+        problems = [
+            f"{key} must be true or false, not {config[key]!r}"
+            for key in ("tie_word_embeddings", "attention_bias")
+            if not isinstance(config.get(key, False), bool)
+        ]
+        heads, width = config["num_attention_heads"], config["hidden_size"]
+        key_heads, head_dim = config.get("num_key_value_heads"), config.get("head_dim")
         if head_dim is None:
-            head_dim = 128 if model_type == "qwen3" else config["hidden_size"] // heads
+            sizes = isinstance(heads, int) and isinstance(width, int) and heads > 0
+            head_dim = 128 if model_type == "qwen3" or not sizes else width // heads
+        if isinstance(head_dim, int) and head_dim % 2:
+            problems.append(f"head_dim {head_dim} is odd; RoPE turns pairs")
+        if problems:
+            raise InputError("model shape: " + "; ".join(problems))
         return cls(
             **{key: config[key] for key in required},
-            num_key_value_heads=config.get("num_key_value_heads") or heads,
+            num_key_value_heads=heads if key_heads is None else key_heads,
             head_dim=head_dim,
-            tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
-            attention_bias=model_type == "qwen2" or bool(config.get("attention_bias", False)),
+            tie_word_embeddings=config.get("tie_word_embeddings", False),
+            attention_bias=model_type == "qwen2" or config.get("attention_bias", False),
             qk_norm=model_type == "qwen3",
         )
 
