@@ -130,12 +130,3 @@ def test_presets_are_valid_and_found_by_name_anywhere(name, tmp_path, monkeypatc
     by_path = resolve_configuration({}, f"configs/eval/{name}.yaml")
     assert by_name == by_path
     assert by_name[1] == []
-
-
-def test_the_paper_preset_has_the_papers_setting():
-    configuration, _ = resolve_configuration({}, "paper-longbench-qwen2.5-3b")
-    assert (configuration.window, configuration.sinks) == (8064, 128)
-    assert configuration.protocol == "ahn" and configuration.max_length == 32000
-    assert sorted(configuration.tasks) == sorted(
-        ["dureader", "hotpotqa", "musique", "narrativeqa", "qmsum", "triviaqa"]
-    )
