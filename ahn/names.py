@@ -1,0 +1,17 @@
+"""Names that stand for the embedded model: `pocket`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_POCKET = Path(__file__).parent / "assets" / "pocket"
+
+
+def model_path(name: str | Path | None) -> str | Path:
+    """`name`, with `pocket` standing for the embedded model."""
+    return _POCKET if name == "pocket" else name or ""
+
+
+def ahn_path(name: str | Path) -> str | Path:
+    """`name`, with `pocket` standing for the embedded memory (GatedDeltaNet)."""
+    return _POCKET / "gdn" if name == "pocket" else name
