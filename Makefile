@@ -66,6 +66,7 @@ lint: $(STAMP)
 bench: export HF_HUB_OFFLINE := 1
 bench: $(STAMP)
 	$(BIN)/python -m ahn.bench
+	$(BIN)/python tests/bench/recurrence.py
 
 # Data, base model in three phases, memory, and their place in the package; an interrupted run
 # continues where it stopped, and finished parts are not trained again.
