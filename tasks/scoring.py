@@ -1,91 +1,61 @@
-"""Score a file of predictions, whoever made it, without a model and without the rows.
-
-Two kinds of line are understood, one JSON object each, plain or gzipped:
-
-- the benchmark authors' (`tasks.rows.RowForm.gold` of each benchmark says which keys);
-- our records: `prediction`, `answers`, `label`, `all_classes` and more.
-
-Other keys are ignored, but `task`, `dataset` and `benchmark` are checked where they are given,
-and a key that only another benchmark's files have gives a mixed-up file away.
-"""
+"""Score a file of predictions, whoever made it, without a model and without the rows."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
-from tasks.jsonl import located, parse_objects, read_bytes
-from tasks.registry import benchmark_names, find_task, protocol_name
-from tasks.rows import foreign_keys, form_of
-from tasks.schema import Example, InputError, Task
-
-Watch = Callable[[int, int], None]
-"""Is told how many predictions are scored, and of how many."""
+from tasks.predictions import Prediction, read_predictions
+from tasks.registry import find_task, protocol_name
+from tasks.schema import InputError, Task
+from tasks.sources import load_examples
+from tasks.workers import Watch, scores_of
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """What is scored of one line."""
-
-    text: str
-    example: Example
-
-
-def score_file(path: str | PathLike[str], benchmark: str, task: str, protocol: str) -> list[float]:
+def score_file(
+    path: str | PathLike[str],
+    benchmark: str,
+    task: str,
+    protocol: str,
+    *,
+    data: str | None = None,
+    workers: int | None = None,
+    watch: Watch | None = None,
+) -> list[float]:
     """The score in [0, 1] of every line of a prediction file, in the order of the lines.
 
-    InputError for an unknown benchmark, task or protocol; for a file that cannot be read or
-    has no lines; and, with one message for each, for every line that is not UTF-8, not a JSON
-    object, lacks a key or belongs to another task.
+    As in LongBench's eval.py, the classes of a classification task are those of the file's last
+    line, for all of its lines; where that has none (the authors' code raises then) each line is
+    scored with its own, and 0 without any.
+
+    Args:
+        path: the file; see `tasks.predictions`.
+        benchmark, task, protocol: names; a data set with levels may be given without one.
+        data: the folder of its rows, to check that there is a prediction for each; None: not
+            checked.
+        workers: processes; 1: only this one. None: as many as there are processors, once this
+            one alone proves slow. They are spawned, so a script that wants them needs the usual
+            `if __name__ == "__main__":`.
+        watch: is told how many predictions have been scored, and of how many.
+
+    Raises:
+        InputError: unknown benchmark, task or protocol; a file that cannot be read, has no
+            lines or not as many as there are rows; and, with one message for each, every line
+            that is not UTF-8, not a JSON object, lacks a key or belongs to another task.
     """
     found = find_task(benchmark, task)
-    return score_file_of(Path(path), found, protocol_name(found.benchmark, protocol))
-
-
-def score_file_of(path: Path, task: Task, protocol: str) -> list[float]:
-    """`score_file` for a task that has been found."""
-    task.protocol(protocol)  # before the file is read
-    predictions = read_predictions(path, task)
-    if task.protocol(protocol).metric == "classification":
+    protocol = protocol_name(found.benchmark, protocol)
+    found.protocol(protocol)  # before the file is read
+    if workers is not None and workers < 1:
+        raise InputError(f"workers must be at least 1, not {workers}")
+    predictions = read_predictions(Path(path), found)
+    if data is not None:
+        _check_count(Path(path), len(predictions), found, data)
+    if found.protocol(protocol).metric == "classification":
         predictions = _with_classes_of_the_last(predictions)
-    return [task.score(line.text, line.example, protocol) for line in predictions]
-
-
-def read_predictions(path: Path, task: Task) -> list[Prediction]:
-    """The predictions of a file, in the order of its lines; InputError as in `score_file`."""
-    lines, problems = parse_objects(read_bytes(path))
-    predictions: list[Prediction] = []
-    for line in lines:
-        prediction, wrong = _read(line.value, task)
-        problems += [(line.number, problem) for problem in wrong]
-        if prediction is not None:
-            predictions.append(prediction)
-    if problems:
-        raise located(str(path), problems)
-    if not predictions:
-        raise InputError(f"{path}: is empty: there are no predictions to score")
-    return predictions
-
-
-def _with_classes_of_the_last(predictions: list[Prediction]) -> list[Prediction]:
-    """All lines with the classes of the last one, as in LongBench's eval.py.
-
-    Where the last line has none (the authors' code raises then) each keeps its own.
-    """
-    classes = predictions[-1].example.row.get("all_classes")
-    if not classes:
-        return predictions
-    return [
-        Prediction(
-            line.text,
-            dataclasses.replace(line.example, row={**line.example.row, "all_classes": classes}),
-        )
-        for line in predictions
-    ]
+    return scores_of(predictions, found, protocol, workers, watch)
 
 
 def benchmark_score(scores: Sequence[float]) -> float:
@@ -98,50 +68,28 @@ def benchmark_score(scores: Sequence[float]) -> float:
     return round(100 * sum(scores) / len(scores), 2)
 
 
-def _read(record: dict[str, Any], task: Task) -> tuple[Prediction | None, list[str]]:
-    """One line's prediction, or what is wrong with the line."""
-    others = [name for name in benchmark_names() if name != task.benchmark]
-    mixed_up = _named_otherwise(record, task) + foreign_keys(
-        record, task, others, lambda form: form.own_keys
-    )
-    text, problems = _text(record)
-    example, wrong = form_of(task.benchmark).gold(record, task)
-    problems += mixed_up or wrong
-    if problems or example is None:
-        return None, problems
-    return Prediction(text, example), []
+def _with_classes_of_the_last(predictions: list[Prediction]) -> list[Prediction]:
+    classes = predictions[-1].example.row.get("all_classes")
+    if not classes:
+        return predictions
+    return [
+        Prediction(
+            line.text,
+            dataclasses.replace(line.example, row={**line.example.row, "all_classes": classes}),
+        )
+        for line in predictions
+    ]
 
 
-def _text(record: dict[str, Any]) -> tuple[str, list[str]]:
-    """The prediction itself, and what is wrong with it."""
-    keys = [key for key in ("pred", "prediction") if key in record]
-    if not keys:
-        return "", ["field 'pred' (or 'prediction') is missing"]
-    text = record[keys[0]]
-    if record[keys[-1]] != text:
-        return "", ["'pred' and 'prediction' are both given and differ"]
-    if text is None and record.get("error"):
-        return "", []  # the run failed on this example and said so: an empty prediction
-    if not isinstance(text, str):
-        return "", [f"{keys[0]!r}: should be text, is a JSON {type(text).__name__}"]
-    return text, []
-
-
-def _named_otherwise(record: dict[str, Any], task: Task) -> list[str]:
-    """A message for each key of the line that names another task or benchmark."""
-    problems = []
-    for key in ("benchmark", "task", "dataset"):
-        given, expected = record.get(key), task.benchmark if key == "benchmark" else task.name
-        if given is not None and given != expected and not _means(given, task, key):
-            problems.append(f"{key!r} is {given!r}, but {expected!r} is being scored")
-    return problems
-
-
-def _means(name: Any, task: Task, key: str) -> bool:
-    """Whether a name that a line gives is another spelling of the task's."""
-    if key == "benchmark" or not isinstance(name, str):
-        return False
-    try:
-        return find_task(task.benchmark, name).dataset == task.dataset
-    except InputError:
-        return False
+def _check_count(path: Path, predictions: int, task: Task, data: str) -> None:
+    """A mean over some of the rows is not the task's score: there is one prediction for each."""
+    source = load_examples(task, data, None, 0)
+    rows = len(source.examples)
+    if predictions == rows:
+        return
+    where = source.files[0]["path"]
+    if predictions < rows:
+        what = f"ends after {predictions} predictions, but {where} has {rows} rows"
+        raise InputError(f"{path}:{predictions + 1}: {what}")
+    what = f"is one prediction too many: {where} has {rows} rows"
+    raise InputError(f"{path}:{rows + 1}: {what}, the file {predictions} lines")

@@ -111,9 +111,10 @@ def test_ten_thousand_answers_are_scored_in_under_ten_seconds(path):
         for n in range(10_000)
     ]
     write(path, *rows)
-    started = time.perf_counter()
-    assert len(score(path, "multifieldqa_zh")) == 10_000
-    assert time.perf_counter() - started < 10
+    started = time.process_time()  # of this process: others may be busy on the machine
+    scores = score_file(path, "longbench", "multifieldqa_zh", "official", workers=1)
+    assert len(scores) == 10_000
+    assert time.process_time() - started < 10
 
 
 # -- refused ------------------------------------------------------------------------------------
@@ -152,8 +153,169 @@ def test_a_bad_line_is_named(path, line, message):
 
 
 def test_every_bad_line_is_told_in_the_order_of_the_file(path):
-    write(path, {"pred": "a"}, "{", GOOD, {"answers": [], "dataset": "trec"}, "7")
+    write(path, {"pred": "a"}, "{", GOOD, {"pred": 1, "answers": [2]}, "7")
     assert [problem.split(": ")[0] for problem in problems(path)] == [":1", ":2", ":4", ":4", ":5"]
+
+
+def test_of_a_line_of_another_task_nothing_else_is_told(path):
+    write(path, {"answers": 1, "dataset": "trec", "benchmark": "lveval"})
+    assert problems(path) == [
+        ":1: 'benchmark' is 'lveval', but 'longbench' is being scored",
+        ":1: 'dataset' is 'trec', but 'hotpotqa' is being scored",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "task", "line", "told"),
+    [
+        ("longbench", "hotpotqa", {"ground_truth": ["a"]}, "'ground_truth' is a key of infinite"),
+        ("longbench", "hotpotqa", GOOD | {"gold_ans": "a"}, "'gold_ans' is a key of lveval"),
+        ("longbench_e", "hotpotqa", GOOD | {"gold_ans": None}, "'gold_ans' is a key of lveval"),
+        ("infinitebench", "passkey", GOOD | {"gold_ans": "a"}, "'gold_ans' is a key of lveval"),
+        ("lveval", "cmrc_mixup", {"ground_truth": "a"}, "'ground_truth' is a key of infinite"),
+        ("longbench", "hotpotqa", GOOD | {"task": "hotpotqa_e"}, "'task' is 'hotpotqa_e'"),
+        ("longbench_e", "hotpotqa", GOOD | {"benchmark": "longbench"}, "'benchmark' is 'longb"),
+    ],
+)
+def test_a_file_of_another_benchmark_is_given_away(path, benchmark, task, line, told):
+    with pytest.raises(InputError) as caught:
+        score_file(write(path, {"prediction": "a"} | line), benchmark, task, "official")
+    assert len(caught.value.problems) == 1 and caught.value.problems[0].startswith(f"{path}:1: ")
+    assert told in caught.value.problems[0]
+
+
+@pytest.mark.parametrize("name", ["hotpotqa", "hotpotqa_e", "longbench_e_hotpotqa"])
+def test_a_line_may_spell_its_task_in_other_ways(path, name):
+    write(path, GOOD | {"task": name, "dataset": "hotpotqa"})
+    assert score_file(path, "longbench_e", "hotpotqa", "official_e") == [1.0]
+
+
+@pytest.mark.parametrize("key", ["example_id", "_id", "id"])
+def test_an_example_may_be_there_once(path, key):
+    write(path, GOOD | {key: 7}, GOOD | {key: 8}, GOOD | {key: 7})
+    assert problems(path) == [":3: example 7 is that of line 1 too"]
+
+
+def test_an_example_may_be_tried_again_and_answered_by_other_variants(path):
+    mine = GOOD | {"example_id": "a"}
+    failed = mine | {"pred": None, "error": "out of memory"}
+    write(path, failed, mine, mine | {"variant": "window"})
+    assert score(path) == [0.0, 1.0, 1.0]
+
+
+def rows_file(folder, count):
+    row = {"input": "?", "context": "c", "answers": ["Paris"]}
+    folder.mkdir(exist_ok=True)
+    return write(folder / "hotpotqa.jsonl", *[row] * count)
+
+
+def test_a_file_must_be_as_long_as_the_data(path, tmp_path):
+    write(path, GOOD, GOOD)
+    data = tmp_path / "rows"
+
+    def score_with(count):
+        rows_file(data, count)
+        return score_file(path, "longbench", "hotpotqa", "official", data=str(data))
+
+    assert score_with(2) == [1.0, 1.0]
+    with pytest.raises(InputError) as caught:
+        score_with(5)
+    expected = f"{path}:3: ends after 2 predictions, but {data}/hotpotqa.jsonl has 5 rows"
+    assert str(caught.value) == expected
+    with pytest.raises(InputError) as caught:
+        score_with(1)
+    assert str(caught.value).startswith(f"{path}:2: is one prediction too many: ")
+
+
+# -- in several processes -----------------------------------------------------------------------
+
+
+def summaries(count, words):
+    draw = random.Random(1)
+    stock = [f"word{number}" for number in range(words)]
+    return [
+        GOOD | {"pred": " ".join(draw.choices(stock, k=words)), "answers": [" ".join(stock)]}
+        for _ in range(count)
+    ]
+
+
+def test_workers_give_the_same_scores_in_the_same_order(path):
+    write(path, *summaries(37, 60))
+    told = []
+    alone = score_file(path, "longbench", "gov_report", "official", workers=1)
+    assert len(set(alone)) > 20
+    together = score_file(
+        path,
+        "longbench",
+        "gov_report",
+        "official",
+        workers=2,
+        watch=lambda *done: told.append(done),
+    )
+    assert together == alone
+    assert told[-1] == (37, 37) and told == sorted(told)
+
+
+def test_slow_files_go_to_workers_and_quick_ones_do_not(path, monkeypatch):
+    from tasks import workers
+
+    handed = []
+
+    def together(predictions, task, protocol, progress, count):
+        handed.append(len(predictions))
+        return [0.5] * len(predictions)
+
+    monkeypatch.setattr(workers, "_together", together)
+    monkeypatch.setattr(workers, "_processors", lambda: 2)
+    write(path, *summaries(20, 30))
+    assert 0.5 not in score(path, "gov_report") and not handed
+    monkeypatch.setattr(workers, "ALONE_SECONDS", 0)
+    monkeypatch.setattr(workers, "WORTH_SECONDS", 0)
+    scores = score(path, "gov_report")
+    assert scores[0] != 0.5 and scores[1:] == [0.5] * 19 and handed == [19]
+
+
+def test_a_worker_that_dies_is_made_up_for(path, monkeypatch):
+    from concurrent.futures import BrokenExecutor, Future
+
+    from tasks import workers
+
+    class Dying:
+        """A pool whose process answers once and is then killed."""
+
+        def __init__(self, *arguments, **options):
+            self.answered = False
+
+        def submit(self, function, *arguments):
+            future: Future = Future()
+            if self.answered:
+                future.set_exception(BrokenExecutor())
+            else:
+                future.set_result(function(*arguments))
+            self.answered = True
+            return future
+
+        def shutdown(self, **options):
+            pass
+
+    write(path, *summaries(9, 20))
+    alone = score(path, "gov_report")
+    monkeypatch.setattr(workers, "ProcessPoolExecutor", Dying)
+    told = []
+    scores = score_file(
+        path,
+        "longbench",
+        "gov_report",
+        "official",
+        workers=2,
+        watch=lambda *done: told.append(done),
+    )
+    assert scores == alone and told[-1] == (9, 9)
+
+
+def test_no_workers_at_all_are_refused(path):
+    with pytest.raises(InputError, match="workers must be at least 1, not 0"):
+        score_file(write(path, GOOD), "longbench", "hotpotqa", "official", workers=0)
 
 
 def test_a_file_wrong_in_every_line_is_told_in_brief(path):

@@ -1,0 +1,120 @@
+"""Read a file of predictions, whoever made it.
+
+Two kinds of line are understood, one JSON object each, plain or gzipped:
+
+- the benchmark authors' (`tasks.rows.RowForm.gold` of each benchmark says which keys);
+- our records: `prediction`, `answers`, `label`, `all_classes` and more.
+
+Other keys are ignored, but `task`, `dataset` and `benchmark` are checked where they are given, a
+key that only another benchmark's files have gives a mixed-up file away, and no example may be
+there twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.jsonl import located, parse_objects, read_bytes
+from tasks.registry import benchmark_names, find_task
+from tasks.rows import foreign_keys, form_of
+from tasks.schema import Example, InputError, Task
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What is scored of one line."""
+
+    text: str
+    example: Example
+
+
+def read_predictions(path: Path, task: Task) -> list[Prediction]:
+    """The predictions of a file, in the order of its lines.
+
+    InputError when the file cannot be read or has none, else with a message for each thing that
+    is wrong with any of its lines.
+    """
+    lines, problems = parse_objects(read_bytes(path))
+    predictions: list[Prediction] = []
+    seen: dict[tuple[str, str], int] = {}
+    for line in lines:
+        prediction, wrong = _read(line.value, task)
+        wrong += _seen_before(line.value, line.number, seen)
+        problems += [(line.number, problem) for problem in wrong]
+        if prediction is not None:
+            predictions.append(prediction)
+    if problems:
+        raise located(str(path), problems)
+    if not predictions:
+        raise InputError(f"{path}: is empty: there are no predictions to score")
+    return predictions
+
+
+def _read(record: dict[str, Any], task: Task) -> tuple[Prediction | None, list[str]]:
+    """One line's prediction, or what is wrong with the line."""
+    others = [name for name in benchmark_names() if name != task.benchmark]
+    mixed_up = _named_otherwise(record, task) or foreign_keys(
+        record, task, others, lambda form: form.own_keys
+    )
+    if mixed_up:
+        return None, mixed_up
+    text, problems = _text(record)
+    example, wrong = form_of(task.benchmark).gold(record, task)
+    problems += wrong
+    if problems or example is None:
+        return None, problems
+    return Prediction(text, example), []
+
+
+def _text(record: dict[str, Any]) -> tuple[str, list[str]]:
+    """The prediction itself, and what is wrong with it."""
+    keys = [key for key in ("pred", "prediction") if key in record]
+    if not keys:
+        return "", ["field 'pred' (or 'prediction') is missing"]
+    text = record[keys[0]]
+    if record[keys[-1]] != text:
+        return "", ["'pred' and 'prediction' are both given and differ"]
+    if text is None and record.get("error"):
+        return "", []  # the run failed on this example and said so: an empty prediction
+    if not isinstance(text, str):
+        return "", [f"{keys[0]!r}: should be text, is a JSON {type(text).__name__}"]
+    return text, []
+
+
+def _seen_before(
+    record: dict[str, Any], number: int, seen: dict[tuple[str, str], int]
+) -> list[str]:
+    """A message if an earlier line answered the same example; one that failed may be tried again.
+
+    `seen` holds the lines so far, by variant and identifier.
+    """
+    given = [record[key] for key in ("example_id", "_id", "id") if record.get(key) is not None]
+    if not given or record.get("error"):
+        return []
+    key = (str(record.get("variant")), str(given[0]))
+    earlier = seen.setdefault(key, number)
+    return [] if earlier == number else [f"example {given[0]!r} is that of line {earlier} too"]
+
+
+def _named_otherwise(record: dict[str, Any], task: Task) -> list[str]:
+    """A message for each key of the line that names another task or benchmark."""
+    problems = []
+    for key in ("benchmark", "task", "dataset"):
+        given, expected = record.get(key), task.benchmark if key == "benchmark" else task.name
+        if given is not None and given != expected and not _means(given, task, key):
+            problems.append(f"{key!r} is {given!r}, but {expected!r} is being scored")
+    return problems
+
+
+def _means(name: Any, task: Task, key: str) -> bool:
+    """Whether a name that a line gives is another spelling of the task's."""
+    if key == "benchmark" or not isinstance(name, str):
+        return False
+    try:
+        meant = find_task(task.benchmark, name)
+    except InputError:
+        return False
+    levels = {meant.level, task.level} - {None}
+    return (meant.benchmark, meant.dataset) == (task.benchmark, task.dataset) and len(levels) < 2
