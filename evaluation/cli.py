@@ -102,27 +102,63 @@ def score(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="Predictions, one JSON object per line.")
     ],
-    benchmark: Annotated[str, typer.Option(help="Benchmark that the predictions are of.")],
+    benchmark: Annotated[
+        str,
+        typer.Option(help="Of the predictions: longbench, longbench_e, lveval, infinitebench."),
+    ],
     task: Annotated[str, typer.Option(help="Task that the predictions are of.")],
-    protocol: Annotated[str, typer.Option(help="official or ahn.")] = "official",
+    protocol: Annotated[
+        str, typer.Option(help="official, ahn, or another that the task has.")
+    ] = "official",
     per_example: Annotated[
         Path | None,
         typer.Option(metavar="OUT", help='Write {"score": ...} per line of FILE, in order.'),
     ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Folder with the rows: FILE must have a prediction for each of them."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes. Default: as many as are worth it.")
+    ] = None,
 ) -> None:
-    """Score a prediction file as the benchmark's authors do. Needs no model and no torch."""
-    import json
+    """Score a prediction file as the benchmark's authors do. Needs no model and no torch.
 
+    Reads files in the authors' formats and this project's.
+    """
     with _input_errors():
-        from evaluation.files import write_atomically
-        from tasks.scoring import score_file
+        from evaluation.scoring import score_to
 
-        scores = score_file(file, benchmark, task, protocol)
-        if per_example is not None:
-            lines = "".join(json.dumps({"score": value}) + "\n" for value in scores)
-            write_atomically(per_example, lines)
-    mean = round(100 * sum(scores) / len(scores), 2) if scores else float("nan")
-    typer.echo(f"{task} ({protocol}, {len(scores)} predictions): {mean}")
+        line = score_to(file, benchmark, task, protocol, per_example, data, workers)
+    typer.echo(line)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
+    form: Annotated[str, typer.Option("--format", help="longbench, lveval or infinitebench.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="Folder. Default: RUN/export."),
+    ] = None,
+    variant: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Only this variant; repeatable.")
+    ] = None,
+    model_name: Annotated[
+        str | None,
+        typer.Option(help="Folder of the predictions. Default: the model's name and the variant."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
+) -> None:
+    """Write a run's predictions as files that the benchmark's authors' scripts read."""
+    with _input_errors():
+        from evaluation.export import export_run
+
+        exported = export_run(run, form, output, variant or (), model_name, force)
+    for warning in exported.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    for path in exported.files:
+        typer.echo(path)
 
 
 @app.command()

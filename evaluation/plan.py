@@ -29,7 +29,7 @@ from tasks.schema import Example, Task, TaskProtocol
 
 CONTEXT_SLACK = 500  # the authors' max_length is the model's context less this
 
-Watch = Callable[[str, int, int], None]  # what is being done, done, total
+Watch = Callable[[int, int], None]  # prompts done, total
 
 
 @dataclass(frozen=True)
@@ -237,7 +237,7 @@ def make_plan(
                 prompts.append(prepare(task, example, protocol, tokenizer, length, model_type))
                 done += 1
                 if watch:
-                    watch("preparing prompts", done, total)
+                    watch(done, total)
             settings = generation_settings(
                 checkpoint,
                 protocol,

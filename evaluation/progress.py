@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
-    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -20,44 +17,6 @@ from evaluation.plan import Plan
 from evaluation.runner import pending_groups
 from evaluation.store import RunStore
 from reports.records import ExampleRecord
-
-_WATCH_DELAY_SECONDS = 2.0  # preparations that take less are not worth a bar
-
-
-class PreparationBar:
-    """Shows the preparation of the prompts, if it takes long enough to be waited for."""
-
-    def __init__(self, console: Console) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-        )
-        self._task: TaskID | None = None
-        self._started = time.monotonic()
-
-    def __enter__(self) -> PreparationBar:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._progress.stop()
-
-    def watch(self, what: str, done: int, total: int) -> None:
-        """For `evaluation.plan.make_plan`."""
-        if self._task is None:
-            if time.monotonic() - self._started < _WATCH_DELAY_SECONDS:
-                return
-            self._progress.start()
-            self._task = self._progress.add_task(what, total=total)
-        self._progress.update(self._task, completed=done, total=total)
 
 
 class RunProgress:

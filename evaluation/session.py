@@ -11,7 +11,8 @@ from evaluation.configuration import resolve_configuration
 from evaluation.engine import Engine, LocalEngine
 from evaluation.identity import parts_without_weights, prompt_sha256, run_info
 from evaluation.plan import Plan, make_plan
-from evaluation.progress import PreparationBar, RunProgress
+from evaluation.progress import RunProgress
+from evaluation.progress_bar import ProgressBar
 from evaluation.runner import TooManyErrors
 from evaluation.store import RunStore, check_folder
 from evaluation.tables import plan_tables, result_tables
@@ -37,8 +38,8 @@ def run(
     """
     _quieten()
     configuration, problems = resolve_configuration({"benchmark": benchmark, **flags}, file)
-    with PreparationBar(console(stderr=True)) as bar:
-        plan = make_plan(configuration, problems, bar.watch)
+    with ProgressBar(console(stderr=True), "preparing prompts") as bar:
+        plan = make_plan(configuration, problems, bar.update)
     if dry_run:
         if configuration.output and not configuration.overwrite:
             check_folder(Path(configuration.output), parts_without_weights(plan))

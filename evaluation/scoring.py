@@ -1,0 +1,42 @@
+"""`run_eval score`: a prediction file to scores; all written, or nothing. No torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from evaluation.files import write_atomically
+from evaluation.progress_bar import ProgressBar
+from evaluation.terminal import console
+from tasks.scoring import benchmark_score, score_file
+
+
+def score_to(
+    file: Path,
+    benchmark: str,
+    task: str,
+    protocol: str,
+    per_example: Path | None = None,
+    data: str | None = None,
+    workers: int | None = None,
+) -> str:
+    """Score `file`, write ``{"score": ...}`` per line to `per_example`; returns the result's line.
+
+    Args:
+        file: predictions, in the authors' format or ours.
+        benchmark, task, protocol: what they are predictions of.
+        per_example: where the scores go; None: nowhere.
+        data: folder with the task's rows; the file must then have as many predictions.
+        workers: processes; None: chosen by what there is to do.
+
+    Raises:
+        InputError: whatever is wrong with the input; nothing is written then.
+    """
+    with ProgressBar(console(stderr=True), "scoring") as bar:
+        scores = score_file(
+            file, benchmark, task, protocol, data=data, workers=workers, watch=bar.update
+        )
+    if per_example is not None:
+        lines = "".join(json.dumps({"score": score}) + "\n" for score in scores)
+        write_atomically(per_example, lines)
+    return f"{task} ({protocol}, {len(scores)} predictions): {benchmark_score(scores)}"
