@@ -22,3 +22,9 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"reference data not here: {folder} (set AHN_BENCH_SHARED)")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tokenised training data goes to a folder of the tests, not to the user's."""
+    os.environ["AHN_BENCH_CACHE"] = str(tmp_path_factory.mktemp("cache"))

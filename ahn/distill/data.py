@@ -1,159 +1,267 @@
-"""Chat conversations as token ids, with labels on assistant turns only."""
+"""Tokenised conversations, kept on disk by content, and how they become batches."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-import random
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset, IterableDataset, Sampler
 from transformers import PreTrainedTokenizerBase
 
 from ahn.config import InputError
+from ahn.distill.conversations import Source, find_sources, messages_of, open_hub, read_rows
+from ahn.distill.encoding import IGNORED, Sample, encode, set_template
+from ahn.distill.gaps import Lengths, PositionGaps
 from ahn.distill.recipe import Recipe
 
-IGNORED = -100
+_FORMAT = 1  # of the files in the cache
+_ROWS_A_BATCH = 64
+COUNTS = ("read", "kept", "too_short", "cut", "no_label")
 
 
-@dataclass(frozen=True)
-class Sample:
-    """One conversation: `input_ids [L]` and `labels [L]` (-100 outside assistant turns)."""
-
-    input_ids: list[int]
-    labels: list[int]
+def cache_folder() -> Path:
+    """Where tokenised data is kept: `$AHN_BENCH_CACHE`, else `~/.cache/ahn-bench`."""
+    return Path(os.environ.get("AHN_BENCH_CACHE", "~/.cache/ahn-bench")).expanduser()
 
 
-def read_conversations(path: str | Path) -> Iterator[tuple[int, list[dict[str, str]]]]:
-    """Line number and `messages` of each line of a chat JSONL file.
+class _Filter:
+    """Encodes rows and leaves out what a recipe leaves out, counting."""
 
-    Raises:
-        InputError: missing file, a line that is no JSON or has no list of messages with `role`
-            and `content`; the message names file and line.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such data set")
-    with path.open(encoding="utf-8", newline="\n") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            where = f"{path}:{number}"
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise InputError(f"{where}: not JSON: {error}") from error
-            messages = row.get("messages") if isinstance(row, dict) else None
-            if not isinstance(messages, list) or not messages:
-                raise InputError(f"{where}: 'messages' is missing or empty")
-            for message in messages:
-                if not isinstance(message, dict) or not all(
-                    isinstance(message.get(key), str) for key in ("role", "content")
-                ):
-                    raise InputError(f"{where}: each message needs 'role' and 'content'")
-            yield number, messages
+    def __init__(self, recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._recipe = recipe
+        self._tokenizer = tokenizer
+        self.counts = dict.fromkeys(COUNTS, 0)
 
-
-def encode(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> Sample:
-    """Tokenise a conversation with the chat template.
-
-    The template is rendered up to each assistant turn; what the turn adds is labelled.  This
-    asks nothing of the template but that a longer conversation begins like a shorter one.
-
-    Raises:
-        InputError: the tokenizer has no chat template, or rendering a turn changes the text
-            before it.
-    """
-    if not tokenizer.chat_template:
-        raise InputError("the tokenizer has no chat template")
-    ids: list[int] = []
-    labels: list[int] = []
-    done = ""
-    for turn, message in enumerate(messages):
-        assistant = message["role"] == "assistant"
-        if assistant:
-            prompt = tokenizer.apply_chat_template(
-                messages[:turn], tokenize=False, add_generation_prompt=True
+    def __call__(self, row: Any, where: str) -> Sample | None:
+        recipe, counts = self._recipe, self.counts
+        counts["read"] += 1
+        try:
+            sample = encode(self._tokenizer, messages_of(row, where))
+        except InputError as error:
+            text = str(error)
+            raise InputError(text if text.startswith(where) else f"{where}: {text}") from None
+        if not sample.input_ids:  # no assistant turn at all
+            counts["no_label"] += 1
+            return None
+        if len(sample.input_ids) <= recipe.filter_len:
+            counts["too_short"] += 1
+            return None
+        if len(sample.input_ids) > recipe.cutoff_len:
+            counts["cut"] += 1
+            sample = Sample(
+                sample.input_ids[: recipe.cutoff_len], sample.labels[: recipe.cutoff_len]
             )
-            if not prompt.startswith(done):
-                raise InputError("the chat template rewrites earlier turns; cannot label answers")
-            more = tokenizer(prompt[len(done) :], add_special_tokens=False)["input_ids"]
-            ids += more
-            labels += [IGNORED] * len(more)
-            full = tokenizer.apply_chat_template(messages[: turn + 1], tokenize=False)
-            if not full.startswith(prompt):
-                raise InputError("the chat template rewrites earlier turns; cannot label answers")
-            more = tokenizer(full[len(prompt) :], add_special_tokens=False)["input_ids"]
-            ids += more
-            labels += more
-            done = full
-    return Sample(ids, labels)
+        if all(label == IGNORED for label in sample.labels):
+            counts["no_label"] += 1
+            return None
+        counts["kept"] += 1
+        return sample
+
+
+def _key(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, sources: Sequence[Source], hubs: list[Any]
+) -> str:
+    """Changes with everything that decides the token ids."""
+    parts = [
+        _FORMAT,
+        [source.identity(hub) for source, hub in zip(sources, hubs, strict=True)],
+        tokenizer.backend_tokenizer.to_str(),
+        tokenizer.chat_template,
+        recipe.filter_len,
+        recipe.cutoff_len,
+        recipe.max_samples,
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _sources(recipe: Recipe, streaming: bool) -> tuple[list[Source], list[Any]]:
+    sources = find_sources(recipe.dataset)
+    return sources, [open_hub(s, streaming) if s.hub is not None else None for s in sources]
 
 
 class Conversations(Dataset[dict[str, Any]]):
-    """The samples that a recipe keeps, in file order.
+    """The samples that a recipe keeps, in the order of its data.
+
+    They are tokenised once and kept in `cache_folder()/tokenized`, under a hash of the data's
+    content, the tokenizer, its template and the options that matter; from there they are mapped
+    into memory, not read.
 
     Attributes:
         counts: how many samples were read, kept, left out as too short, cut, or without an
             assistant token.
+        lengths: `[N]` tokens of each.
+
+    Raises:
+        InputError: data that cannot be used; nothing is left to train on.
     """
 
     def __init__(self, recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.samples: list[Sample] = []
-        self.counts = dict.fromkeys(("read", "kept", "too_short", "cut", "no_label"), 0)
-        for number, messages in read_conversations(recipe.dataset):
-            if recipe.max_samples is not None and len(self.samples) >= recipe.max_samples:
-                break
-            self.counts["read"] += 1
-            try:
-                sample = encode(tokenizer, messages)
-            except InputError as error:
-                raise InputError(f"{recipe.dataset}:{number}: {error}") from None
-            if len(sample.input_ids) <= recipe.filter_len:
-                self.counts["too_short"] += 1
-                continue
-            if len(sample.input_ids) > recipe.cutoff_len:
-                self.counts["cut"] += 1
-                sample = Sample(
-                    sample.input_ids[: recipe.cutoff_len], sample.labels[: recipe.cutoff_len]
-                )
-            if all(label == IGNORED for label in sample.labels):
-                self.counts["no_label"] += 1
-                continue
-            self.counts["kept"] += 1
-            self.samples.append(sample)
-        if not self.samples:
-            raise InputError(f"{recipe.dataset}: no sample left to train on ({self.counts})")
+        import pyarrow
+
+        set_template(tokenizer, recipe.template)
+        sources, hubs = _sources(recipe, streaming=False)
+        path = cache_folder() / "tokenized" / f"{_key(recipe, tokenizer, sources, hubs)}.arrow"
+        self.from_cache = path.is_file()  # written last
+        if not self.from_cache:
+            _tokenise(recipe, tokenizer, sources, hubs, path)
+        table = pyarrow.ipc.open_file(pyarrow.memory_map(str(path))).read_all()
+        self._ids = table["input_ids"].combine_chunks()
+        self._labels = table["labels"].combine_chunks()
+        self.counts: dict[str, int] = json.loads(path.with_suffix(".json").read_text())
+        self.lengths: npt.NDArray[np.int64] = np.diff(self._ids.offsets.to_numpy())
+        if not len(self):
+            raise InputError(nothing_left(recipe, self.counts))
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return len(self._ids)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        sample = self.samples[index]
-        return {"index": index, "input_ids": sample.input_ids, "labels": sample.labels}
+        return {
+            "index": index,
+            "input_ids": self._ids[index].values.to_numpy().tolist(),
+            "labels": self._labels[index].values.to_numpy().tolist(),
+        }
+
+
+def nothing_left(recipe: Recipe, counts: dict[str, int]) -> str:
+    """Why no sample is left, in words."""
+    data = recipe.dataset if isinstance(recipe.dataset, str) else ", ".join(recipe.dataset)
+    if counts["read"] and counts["no_label"] == counts["read"] - counts["too_short"] > 0:
+        why = (
+            "no turn is an assistant's within cutoff_len, so nothing can be learnt; check the "
+            "roles, the template and cutoff_len"
+        )
+    elif counts["too_short"]:
+        why = f"all are at most filter_len = {recipe.filter_len} tokens long"
+    else:
+        why = "there are no rows"
+    return f"{data}: no sample left to train on: {why} ({counts})"
+
+
+def _tokenise(
+    recipe: Recipe,
+    tokenizer: PreTrainedTokenizerBase,
+    sources: Sequence[Source],
+    hubs: Sequence[Any],
+    path: Path,
+) -> None:
+    """Write the samples to `path`, whole or not at all."""
+    import pyarrow
+    from tqdm import tqdm
+
+    tokens = pyarrow.list_(pyarrow.int32())
+    schema = pyarrow.schema([("input_ids", tokens), ("labels", tokens)])
+    keep = _Filter(recipe, tokenizer)
+    rows: list[Sample] = []
+
+    def flush(writer: Any) -> None:
+        columns = [
+            pyarrow.array([s.input_ids for s in rows], tokens),
+            pyarrow.array([s.labels for s in rows], tokens),
+        ]
+        writer.write_batch(pyarrow.record_batch(columns, schema=schema))
+        rows.clear()
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(f".{os.getpid()}.part")
+    bar = tqdm(desc="tokenising", unit=" samples", mininterval=1, leave=False)
+    try:
+        with (
+            bar,
+            pyarrow.OSFile(str(unfinished), "wb") as file,
+            pyarrow.ipc.new_file(file, schema) as writer,
+        ):
+            for where, row in _rows(sources, hubs):
+                if recipe.max_samples is not None and keep.counts["kept"] >= recipe.max_samples:
+                    break
+                sample = keep(row, where)
+                bar.update(1)
+                if sample is not None:
+                    rows.append(sample)
+                    if len(rows) == _ROWS_A_BATCH:
+                        flush(writer)
+            flush(writer)
+        path.with_suffix(".json").write_text(json.dumps(keep.counts), encoding="utf-8")
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise InputError(
+            f"{path.parent}: the tokenised data cannot be written: {error}; free space there, or "
+            "set AHN_BENCH_CACHE to another folder"
+        ) from None
+    finally:
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+
+
+def _rows(sources: Sequence[Source], hubs: Sequence[Any]) -> Iterator[tuple[str, Any]]:
+    for source, hub in zip(sources, hubs, strict=True):
+        yield from read_rows(source, hub)
+
+
+class StreamedConversations(IterableDataset[dict[str, Any]]):
+    """The same samples, read, tokenised and forgotten one by one (`streaming: true`).
+
+    Attributes:
+        counts: as of `Conversations`, so far, over all epochs.
+    """
+
+    def __init__(self, recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
+        set_template(tokenizer, recipe.template)
+        self._recipe = recipe
+        self._tokenizer = tokenizer
+        self._sources, self._hubs = _sources(recipe, streaming=True)
+        self.counts = dict.fromkeys(COUNTS, 0)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        keep = _Filter(self._recipe, self._tokenizer)
+        keep.counts = self.counts
+        kept = 0
+        most = self._recipe.max_samples
+        for where, row in _rows(self._sources, self._hubs):
+            if most is not None and kept >= most:
+                break
+            sample = keep(row, where)
+            if sample is not None:
+                yield {"index": kept, "input_ids": sample.input_ids, "labels": sample.labels}
+                kept += 1
+        if not kept:
+            raise InputError(nothing_left(self._recipe, self.counts))
 
 
 class TokenBudgetBatches(Sampler[list[int]]):
     """Batches in file order, each of at most `tokens` tokens after padding (at least one row).
 
     The order of the file is the curriculum: nothing is shuffled.
+
+    Args:
+        lengths: tokens of each sample.
+        tokens: of a batch, padding included.
+        multiple_of: the number of batches becomes a multiple of this (processes that share
+            them), the first ones being repeated at the end.
     """
 
-    def __init__(self, samples: Sequence[Sample], tokens: int) -> None:
+    def __init__(self, lengths: Lengths, tokens: int, multiple_of: int = 1) -> None:
         self.batches: list[list[int]] = []
         batch: list[int] = []
         longest = 0
-        for index, sample in enumerate(samples):
-            length = len(sample.input_ids)
+        for index, length in enumerate(map(int, lengths)):
             if batch and (len(batch) + 1) * max(longest, length) > tokens:
                 self.batches.append(batch)
                 batch, longest = [], 0
             batch.append(index)
             longest = max(longest, length)
         self.batches.append(batch)
+        for number in range(-len(self.batches) % multiple_of):
+            self.batches.append(self.batches[number])
 
     def __iter__(self) -> Iterator[list[int]]:
         return iter(self.batches)
@@ -162,49 +270,13 @@ class TokenBudgetBatches(Sampler[list[int]]):
         return len(self.batches)
 
 
-class PositionGaps:
-    """Random jumps in `position_ids`, drawn for every batch of a run before it starts.
-
-    Most batches of 256 tokens or more get one to four jumps a row, each up to half of `gap`
-    (short ones likelier), so that a model that is trained on short texts meets long distances.
-    Drawn beforehand, they are the same when a run is resumed in its middle.
-    """
-
-    def __init__(
-        self, samples: Sequence[Sample], batches: Iterable[list[int]], gap: int, seed: int
-    ) -> None:
-        rng = random.Random(seed)
-        self._jumps: dict[int, list[list[tuple[int, int]]]] = {}
-        for batch in batches:
-            longest = max(len(samples[index].input_ids) for index in batch)
-            if longest >= 256 and rng.random() < 0.7:
-                rows = []
-                for _ in batch:
-                    count = rng.randint(1, 4)
-                    sizes = [
-                        (int(rng.random() ** 2 * gap / 2), rng.randrange(1, longest))
-                        for _ in range(count)
-                    ]
-                    rows.append([(position, size) for size, position in sizes])
-                self._jumps[batch[0]] = rows
-
-    def position_ids(self, first: int, rows: int, length: int) -> torch.Tensor | None:
-        """`[rows, length]` int64 for the batch that begins with sample `first`, if it has jumps."""
-        if first not in self._jumps:
-            return None
-        jumps = torch.zeros(rows, length, dtype=torch.long)
-        for row, drawn in enumerate(self._jumps[first]):
-            for position, size in drawn:
-                jumps[row, position] += size
-        return torch.arange(length) + jumps.cumsum(1)
-
-
 @dataclass
 class Collator:
     """Rows to a batch, padded on the right.
 
-    Output: `input_ids`, `labels`, `attention_mask` `[B, L]` int64, and `position_ids` `[B, L]`
-    where `gaps` has some for the batch.
+    Output: `input_ids`, `labels`, `attention_mask` `[B, L]` int64; `sample` `[1]` int64, the
+    number of the first row, from which a batch's window is drawn; and `position_ids` `[B, L]`
+    where `gaps` has some for the batch. Rows without labels get none (-100 throughout).
     """
 
     pad_token_id: int
@@ -212,25 +284,21 @@ class Collator:
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         longest = max(len(row["input_ids"]) for row in rows)
-
-        def padded(key: str, fill: int) -> torch.Tensor:
-            return torch.tensor(
-                [row[key] + [fill] * (longest - len(row[key])) for row in rows], dtype=torch.long
-            )
-
+        shape = (len(rows), longest)
         batch = {
-            "input_ids": padded("input_ids", self.pad_token_id),
-            "labels": padded("labels", IGNORED),
-            "attention_mask": torch.tensor(
-                [
-                    [1] * len(row["input_ids"]) + [0] * (longest - len(row["input_ids"]))
-                    for row in rows
-                ],
-                dtype=torch.long,
-            ),
+            "input_ids": torch.full(shape, self.pad_token_id),
+            "labels": torch.full(shape, IGNORED),
+            "attention_mask": torch.zeros(shape, dtype=torch.long),
+            "sample": torch.tensor([rows[0].get("index", 0)]),
         }
+        for number, row in enumerate(rows):
+            length = len(row["input_ids"])
+            batch["input_ids"][number, :length] = torch.tensor(row["input_ids"])
+            batch["attention_mask"][number, :length] = 1
+            if row.get("labels") is not None:
+                batch["labels"][number, :length] = torch.tensor(row["labels"])
         if self.gaps is not None:
-            positions = self.gaps.position_ids(rows[0]["index"], len(rows), longest)
+            positions = self.gaps.position_ids(rows[0]["index"], *shape)
             if positions is not None:
                 batch["position_ids"] = positions
         return batch

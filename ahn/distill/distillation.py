@@ -6,22 +6,26 @@ says; `W_total` counts the sinks, so the student's window is `W_total - S`.
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ahn.checkpoints import build_model, describe_model, local_folder, save_memory
 from ahn.config import AHNConfig, InputError, LayerLayout
-from ahn.distill.data import Conversations
 from ahn.distill.losses import beyond, ce_loss, distill_loss, kl_loss, shifted
 from ahn.distill.recipe import Recipe
-from ahn.distill.trainer import RecipeTrainer
+from ahn.distill.trainer import Data, RecipeTrainer
+
+logger = logging.getLogger(__name__)
 
 
 def student_model(recipe: Recipe) -> PreTrainedModel:
@@ -36,22 +40,43 @@ def student_model(recipe: Recipe) -> PreTrainedModel:
     family = str(config.get("model_type"))
     if family not in ("qwen2", "qwen3"):
         raise InputError(f"{folder}: model_type {family!r}; a Qwen2 or Qwen3 base is needed")
+    layers = int(config.get("num_hidden_layers", 0))
+    outside = [layer for layer in recipe.fa_layer_ids if not 0 <= layer < layers]
+    if outside or len(set(recipe.fa_layer_ids)) >= layers:
+        raise InputError(
+            f"fa_layer_ids: {recipe.fa_layer_ids} for a model with layers 0 to {layers - 1}, of "
+            "which one at least needs a memory"
+        )
     settings = AHNConfig(
         cell=recipe.ahn_implementation,
         window=recipe.sliding_window - recipe.num_attn_sinks,
         sinks=recipe.num_attn_sinks,
+        full_attention_layers=tuple(sorted(set(recipe.fa_layer_ids))),
     )
     torch.manual_seed(recipe.seed)
     dtype = torch.bfloat16 if recipe.bf16 else torch.float32
     model = build_model(folder, family, config, settings, dtype)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(".ahn.fn." in name)
+        # a released GatedDeltaNet holds a D that nothing reads
+        parameter.requires_grad_(".ahn.fn." in name and not name.endswith(".fn.D"))
     for layer in model.model.layers:
         if layer.ahn is not None:
             layer.ahn.fn.reset_parameters(
                 config.get("initializer_range", 0.02), recipe.decay_init_max
             )
+            layer.ahn.float()  # master weights; autocast computes in bfloat16 where it may
+    if recipe.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     return model
+
+
+def smallest_window(recipe: Recipe) -> int:
+    """W_total below which a recipe's batches have nothing to distil, in tokens."""
+    if recipe.sliding_window_type == "fixed":
+        return recipe.sliding_window
+    if recipe.sliding_window_type == "linear":
+        return 512
+    return min(recipe.sliding_window_choices)
 
 
 def draw_span(recipe: Recipe, length: int, rng: random.Random) -> tuple[int, int] | None:
@@ -79,9 +104,15 @@ def draw_span(recipe: Recipe, length: int, rng: random.Random) -> tuple[int, int
 
 
 @contextmanager
-def attention_outputs(model: Any) -> Iterator[list[Tensor]]:
-    """Collects each layer's attention output `[B, L, H * d]` before `o_proj`, in order."""
+def attention_outputs(model: Any, collect: bool = True) -> Iterator[list[Tensor]]:
+    """Collects each layer's attention output `[B, L, H * d]` before `o_proj`, in order.
+
+    Nothing is collected, and so nothing kept in memory, when `collect` is False.
+    """
     collected: list[Tensor] = []
+    if not collect:
+        yield collected
+        return
     handles = [
         layer.self_attn.o_proj.register_forward_pre_hook(
             lambda module, inputs: collected.append(inputs[0])
@@ -95,6 +126,85 @@ def attention_outputs(model: Any) -> Iterator[list[Tensor]]:
             handle.remove()
 
 
+class Distillation(nn.Module):
+    """Teacher and student in one module whose forward pass is the loss.
+
+    So the wrappers of many processes (DDP, FSDP, DeepSpeed) see a forward and a backward pass
+    like any other's.
+
+    Args:
+        model: a model of `ahn.modeling` with memories, all but these frozen.
+        recipe: names the losses.
+    """
+
+    def __init__(self, model: PreTrainedModel, recipe: Recipe) -> None:
+        super().__init__()
+        self.model = model
+        self._losses = recipe.losses
+        self._normalized = recipe.use_normalized_l2
+        self._kl_positions = recipe.kl_positions
+
+    @property
+    def config(self) -> Any:
+        """That of the model."""
+        return self.model.config
+
+    @property
+    def _no_split_modules(self) -> Any:
+        return self.model._no_split_modules  # what FSDP wraps by itself
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        labels: Tensor,
+        span: tuple[int, int] | None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+    ) -> dict[str, Any]:
+        """`loss`, a float32 scalar, and whether the batch was `skipped` (then the loss is 0).
+
+        Args:
+            input_ids: `[B, L]`.
+            labels: `[B, L]`, -100 where a token carries no loss.
+            span: `(W_total, sinks)`; None when no window fits the batch.
+            attention_mask: `[B, L]`, padding on the right.
+            position_ids: `[B, L]`.
+        """
+        inputs: dict[str, Any] = {"input_ids": input_ids}
+        if attention_mask is not None and not bool(attention_mask.all()):
+            inputs["attention_mask"] = attention_mask
+        if position_ids is not None:
+            inputs["position_ids"] = position_ids
+        loss = None
+        if span is not None:
+            loss = distillation_loss(
+                self.model,
+                inputs,
+                labels,
+                span,
+                self._losses,
+                normalized=self._normalized,
+                kl_positions=self._kl_positions,
+            )
+        if loss is None:
+            # still a function of all that trains, as every process must have its gradients
+            trained = [p for p in self.model.parameters() if p.requires_grad]
+            return {"loss": torch.stack([p.sum() * 0.0 for p in trained]).sum(), "skipped": True}
+        return {"loss": loss, "skipped": False}
+
+
+@dataclass(frozen=True)
+class _Gathered:
+    """What `save_memory` reads of a model whose weights lay on many processes."""
+
+    config: Any
+    state: dict[str, Tensor]
+
+    def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """Names and whole tensors."""
+        return iter(self.state.items())
+
+
 class DistillTrainer(RecipeTrainer):
     """KL, cross-entropy and attention-output losses between teacher and student.
 
@@ -102,58 +212,96 @@ class DistillTrainer(RecipeTrainer):
     loss and are counted in `skipped`.
     """
 
-    def __init__(
-        self, recipe: Recipe, model: PreTrainedModel, data: Conversations, **kwargs: Any
-    ) -> None:
-        super().__init__(recipe, model, data, **kwargs)
+    skipped: int
+
+    def __init__(self, recipe: Recipe, model: PreTrainedModel, data: Data, **kwargs: Any) -> None:
+        super().__init__(recipe, Distillation(model, recipe), data, **kwargs)
         self.skipped = 0
 
-    def _span(self, length: int) -> tuple[int, int] | None:
-        # the draw depends on seed and step only, so that a resumed run draws the same
-        rng = random.Random(f"{self.recipe.seed}/{self.state.global_step}/{self._micro_step}")
+    def span(self, sample: int, length: int) -> tuple[int, int] | None:
+        """The window of the batch that begins with `sample`.
+
+        Drawn from the seed, the epoch and the data alone, so that it is the same in a resumed
+        run and however batches are dealt out to processes.
+        """
+        epoch = int(self.state.epoch or 0)
+        rng = random.Random(f"{self.recipe.seed}/{epoch}/{sample}")
         return draw_span(self.recipe, length, rng)
-
-    _micro_step = 0
-
-    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """As the Trainer's; counts micro-steps within an accumulated step."""
-        loss = super().training_step(*args, **kwargs)
-        self._micro_step = (self._micro_step + 1) % self.args.gradient_accumulation_steps
-        return loss
 
     def compute_loss(
         self,
-        model: nn.Module,
-        inputs: dict[str, Any],
+        model: Any,
+        inputs: dict[str, Tensor],
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """The recipe's losses, added."""
-        labels = inputs.pop("labels")
-        span = self._span(labels.shape[1])
-        loss = None
-        if span is not None:
-            loss = distillation_loss(
-                model,
-                inputs,
-                labels,
-                span,
-                self.recipe.losses,
-                normalized=self.recipe.use_normalized_l2,
-                kl_positions=self.recipe.kl_positions,
-            )
-        if loss is None:
+        """The batch's loss; zero, and counted, where there is nothing to learn."""
+        inputs = dict(inputs)
+        sample = int(inputs.pop("sample"))
+        span = self.span(sample, inputs["input_ids"].shape[1])
+        output = model(**inputs, span=span)
+        if output["skipped"] and model.training:
             self.skipped += 1
-            trained = [p for p in model.parameters() if p.requires_grad]
-            loss = torch.stack([p.sum() * 0.0 for p in trained]).sum()
-        return (loss, None) if return_outputs else loss
+            if self.skipped == 1 or self.skipped % 100 == 0:
+                logger.warning(
+                    "%d batches skipped so far: no labelled token beyond the window", self.skipped
+                )
+        loss = output["loss"]
+        return (loss, {"loss": loss}) if return_outputs else loss
+
+    def _trained_state(self) -> dict[str, Tensor]:
+        """Names and tensors of what trains, on the CPU."""
+        wrapped: Any = self.accelerator.unwrap_model(self.model)
+        return {
+            name: parameter.detach().cpu().contiguous()
+            for name, parameter in wrapped.named_parameters()
+            if parameter.requires_grad
+        }
+
+    def _save(
+        self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None
+    ) -> None:
+        """A checkpoint holds what trains, not the frozen base."""
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        if state_dict is None:
+            state = self._trained_state()
+        else:  # gathered from many processes by FSDP or DeepSpeed
+            state = {name: t for name, t in state_dict.items() if ".ahn.fn." in name}
+        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """The frozen base is not in a checkpoint; everything else must be."""
+        wrapped: Any = self.accelerator.unwrap_model(self.model)
+        trained = {name for name, p in wrapped.named_parameters() if p.requires_grad}
+        missing = sorted(trained & set(load_result.missing_keys))
+        wrong = missing + sorted(load_result.unexpected_keys)
+        if wrong:
+            raise InputError(
+                f"{self.args.output_dir}: the checkpoint is of another model: {wrong[0]} and "
+                f"{len(wrong) - 1} more keys differ; train with --fresh or into another folder"
+            )
 
     def save_weights(self, output: Path, tokenizer: PreTrainedTokenizerBase) -> None:
         """Write the memories alone, with released key names and configuration keys."""
         recipe = self.recipe
         assert recipe.model_name_or_path is not None
+        model: Any = self.accelerator.unwrap_model(self.model).model
+        gathered = None
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            state = self.accelerator.get_state_dict(self.model_wrapped)  # every process takes part
+            gathered = {name.removeprefix("model."): tensor for name, tensor in state.items()}
+        if not self.args.should_save:
+            return
+        if not recipe.save_ahn_only:
+            model.config.use_cache = True
+            model.save_pretrained(output, state_dict=gathered)
+            tokenizer.save_pretrained(output)
+            return
         save_memory(
-            self.model,
+            model if gathered is None else _Gathered(model.config, gathered),
             output,
             describe_model(recipe.model_name_or_path),
             loss_type=recipe.losses,
@@ -203,9 +351,10 @@ def distillation_loss(
         LayerLayout(total - sinks, sinks, seen.cell) if seen.cell is not None else seen
         for seen in own
     ]
-    with torch.no_grad(), attention_outputs(model) as teacher_outputs:
+    collect = "distill" in losses
+    with torch.no_grad(), attention_outputs(model, collect) as teacher_outputs:
         teacher = model.model(**inputs, layout=[LayerLayout()] * count, use_cache=False)
-    with attention_outputs(model) as student_outputs:
+    with attention_outputs(model, collect) as student_outputs:
         student = model.model(**inputs, layout=student_layout, use_cache=False)
     loss = labels.new_zeros((), dtype=torch.float32)
     mine, theirs = student.last_hidden_state, teacher.last_hidden_state

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from ahn.distill.data import IGNORED
+from ahn.distill.encoding import IGNORED
 
 #: Positions whose logits exist at one time.
 POSITIONS = 1024

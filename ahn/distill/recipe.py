@@ -43,8 +43,19 @@ class Recipe(BaseModel):
     base: BaseModelRecipe | None = Field(None, description="a new base model (stage pretrain)")
     output_dir: str
 
-    dataset: str = Field(description="chat JSONL: one {'messages': [...]} a line")
-    template: Literal["default"] = Field("default", description="the tokenizer's chat template")
+    dataset: str | list[str] = Field(
+        description="chat JSONL, JSON or Parquet files, folders of them, chatqa2 (the paper's), or "
+        "hub ids (owner/name:configuration:split); joined by commas, or a list"
+    )
+    eval_dataset: str | list[str] | None = Field(
+        None, description="as dataset: its loss is taken every eval_steps"
+    )
+    template: str = Field(
+        "default", description="default: the tokenizer's chat template; or a Jinja file"
+    )
+    streaming: bool = Field(
+        False, description="tokenise while training, for data that does not fit a disk"
+    )
     filter_len: int = Field(0, ge=0, description="samples of at most so many tokens are left out")
     cutoff_len: int = Field(24_576, gt=1, description="longer samples are cut at the end")
     max_samples: int | None = Field(None, gt=0)
@@ -72,8 +83,13 @@ class Recipe(BaseModel):
     num_attn_sinks: int = Field(
         0, ge=0, description="sinks for ahn_position prefix, and those that are saved"
     )
+    fa_layer_ids: list[int] = Field(
+        default_factory=list, description="layers that keep full attention and get no memory"
+    )
     use_normalized_l2: bool = True
-    save_ahn_only: bool = True
+    save_ahn_only: bool = Field(
+        True, description="false: base and memories in one folder, as `ahn merge` writes it"
+    )
     decay_init_max: float = Field(
         16.0,
         gt=0,
@@ -106,7 +122,28 @@ class Recipe(BaseModel):
     seed: int = 0
     logging_steps: int = Field(20, gt=0)
     save_steps: int = Field(500, gt=0)
+    save_total_limit: int = Field(1, gt=0)
+    eval_steps: int = Field(500, gt=0, description="steps between losses of eval_dataset")
+    early_stopping_patience: int | None = Field(
+        None, gt=0, description="stop after so many evaluations without a better loss"
+    )
+    report_to: str | list[str] = Field(
+        "none", description="none, tensorboard, wandb ... of transformers' Trainer"
+    )
+    training_arguments: dict[str, Any] = Field(
+        default_factory=dict,
+        description="any other option of transformers.TrainingArguments (deepspeed, fsdp, "
+        "fsdp_config, torch_compile, dataloader_num_workers ...)",
+    )
     threads: int | None = Field(None, gt=0, description="CPU threads; None: torch's choice")
+
+    @field_validator("fa_layer_ids", mode="before")
+    @classmethod
+    def _layers(cls, value: object) -> object:
+        """Also as in released configurations: `"0,5"`."""
+        if isinstance(value, str):
+            return [part.strip() for part in value.split(",") if part.strip()]
+        return value
 
     @field_validator("ahn_implementation")
     @classmethod
@@ -130,8 +167,15 @@ class Recipe(BaseModel):
             raise ValueError("give exactly one of model_name_or_path and base")
         if self.base is not None and self.stage != "pretrain":
             raise ValueError("base is for stage pretrain; distillation needs model_name_or_path")
-        if self.stage == "distill" and not self.save_ahn_only:
-            raise ValueError("save_ahn_only: false is not supported; use `ahn merge` afterwards")
+        if self.early_stopping_patience is not None and self.eval_dataset is None:
+            raise ValueError("early_stopping_patience needs an eval_dataset")
+        if self.streaming and self.tokens_per_batch is not None:
+            raise ValueError("streaming cannot go with tokens_per_batch: lengths are not known")
+        if self.streaming and self.max_steps <= 0:
+            raise ValueError("streaming needs max_steps: the number of samples is not known")
+        clash = sorted(self.training_arguments.keys() & type(self).model_fields.keys())
+        if clash:
+            raise ValueError(f"training_arguments: {clash[0]} is an option of the recipe itself")
         if self.position_gap and self.tokens_per_batch is None:
             raise ValueError("position_gap needs tokens_per_batch (batches in file order)")
         if self.num_attn_sinks >= self.sliding_window:

@@ -6,9 +6,13 @@ precision, schedules, logging, checkpoints and resuming are the Trainer's.
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 import json
-import platform
-import sys
+import logging
+import os
+import shutil
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +24,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from transformers import (
     AutoTokenizer,
+    EarlyStoppingCallback,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
@@ -27,49 +32,87 @@ from transformers import (
 )
 
 from ahn.config import InputError
-from ahn.distill.data import IGNORED, Collator, Conversations, PositionGaps, TokenBudgetBatches
+from ahn.distill.data import Collator, Conversations, StreamedConversations, TokenBudgetBatches
+from ahn.distill.encoding import IGNORED
+from ahn.distill.gaps import PositionGaps
 from ahn.distill.optim import MuonAdamW
+from ahn.distill.outputs import write_outputs
 from ahn.distill.recipe import Recipe
+
+logger = logging.getLogger(__name__)
+
+Data = Conversations | StreamedConversations
+#: Folder of the Trainer's checkpoints, in the output folder.
+CHECKPOINTS = "checkpoints"
 
 _ADAM_BETA1 = 0.9
 
 
 def training_arguments(recipe: Recipe) -> TrainingArguments:
-    """The Trainer's options for a recipe."""
-    # named only where it is used: transformers 5.2x renames it, and warns of either value
-    checkpointing = {"gradient_checkpointing": True} if recipe.gradient_checkpointing else {}
-    return TrainingArguments(
-        **checkpointing,
-        output_dir=str(Path(recipe.output_dir) / "checkpoints"),
-        learning_rate=recipe.learning_rate,
-        lr_scheduler_type=recipe.lr_scheduler_type,
-        lr_scheduler_kwargs=recipe.lr_scheduler_kwargs or None,
-        warmup_steps=recipe.warmup_steps,
-        weight_decay=recipe.weight_decay,
-        adam_beta2=recipe.adam_beta2,
-        max_grad_norm=recipe.max_grad_norm,
-        max_steps=recipe.max_steps,
-        num_train_epochs=recipe.num_train_epochs,
-        per_device_train_batch_size=recipe.per_device_train_batch_size,
-        gradient_accumulation_steps=recipe.gradient_accumulation_steps,
-        bf16=recipe.bf16,
-        seed=recipe.seed,
-        data_seed=recipe.seed,
-        logging_steps=recipe.logging_steps,
-        save_steps=recipe.save_steps,
-        save_total_limit=1,
-        remove_unused_columns=False,
-        report_to="none",
-        dataloader_pin_memory=torch.cuda.is_available(),
-    )
+    """The Trainer's options for a recipe.
+
+    Raises:
+        InputError: an option that transformers does not have, or a value that it refuses.
+    """
+    known = {item.name for item in dataclasses.fields(TrainingArguments)}
+    unknown = sorted(recipe.training_arguments.keys() - known)
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], known, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise InputError(f"training_arguments: transformers has no option {unknown[0]!r}{hint}")
+    evaluation: dict[str, Any] = {}
+    if recipe.eval_dataset is not None:
+        evaluation = {
+            "eval_strategy": "steps",
+            "eval_steps": recipe.eval_steps,
+            "prediction_loss_only": True,
+        }
+        if recipe.early_stopping_patience is not None:
+            evaluation |= {"metric_for_best_model": "eval_loss", "greater_is_better": False}
+    values: dict[str, Any] = {
+        "output_dir": str(Path(recipe.output_dir) / CHECKPOINTS),
+        "learning_rate": recipe.learning_rate,
+        "lr_scheduler_type": recipe.lr_scheduler_type,
+        "lr_scheduler_kwargs": recipe.lr_scheduler_kwargs or None,
+        "warmup_steps": recipe.warmup_steps,
+        "weight_decay": recipe.weight_decay,
+        "adam_beta2": recipe.adam_beta2,
+        "max_grad_norm": recipe.max_grad_norm,
+        "max_steps": recipe.max_steps,
+        "num_train_epochs": recipe.num_train_epochs,
+        "per_device_train_batch_size": recipe.per_device_train_batch_size,
+        "per_device_eval_batch_size": recipe.per_device_train_batch_size,
+        "gradient_accumulation_steps": recipe.gradient_accumulation_steps,
+        "bf16": recipe.bf16,
+        "seed": recipe.seed,
+        "data_seed": recipe.seed,
+        "logging_steps": recipe.logging_steps,
+        "save_steps": recipe.save_steps,
+        "save_total_limit": recipe.save_total_limit,
+        "remove_unused_columns": False,
+        "report_to": recipe.report_to,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "ddp_find_unused_parameters": False,
+        "use_cpu": not torch.accelerator.is_available(),
+        **evaluation,
+        **recipe.training_arguments,
+    }
+    if recipe.tokens_per_batch is not None:
+        # batches of unequal size are dealt out whole; their number is made to fit
+        values["accelerator_config"] = {"even_batches": False}
+    try:
+        return TrainingArguments(**values)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"transformers refuses the options: {error}") from None
 
 
 class RecipeTrainer(Trainer):
     """Trainer whose data order and optimiser follow a recipe."""
 
     optimizer: torch.optim.Optimizer | None
+    skipped: int | None = None  # batches with nothing to learn from, where there can be such
 
-    def __init__(self, recipe: Recipe, model: PreTrainedModel, data: Conversations, **kwargs: Any):
+    def __init__(self, recipe: Recipe, model: nn.Module, data: Data, **kwargs: Any) -> None:
         self.recipe = recipe
         self.data = data
         super().__init__(model=model, args=training_arguments(recipe), train_dataset=data, **kwargs)
@@ -80,7 +123,10 @@ class RecipeTrainer(Trainer):
         """Batches by tokens in file order where the recipe says so, else the Trainer's own."""
         if self.recipe.tokens_per_batch is None:
             return super().get_train_dataloader()
-        batches = TokenBudgetBatches(self.data.samples, self.recipe.tokens_per_batch)
+        assert isinstance(self.data, Conversations)
+        batches = TokenBudgetBatches(
+            self.data.lengths, self.recipe.tokens_per_batch, self.args.world_size
+        )
         loader = DataLoader(self.data, batch_sampler=batches, collate_fn=self.data_collator)
         return self.accelerator.prepare(loader)
 
@@ -113,9 +159,29 @@ class RecipeTrainer(Trainer):
 
     def save_weights(self, output: Path, tokenizer: PreTrainedTokenizerBase) -> None:
         """Write the finished weights and the tokenizer."""
-        self.model.config.use_cache = True  # the Trainer turns it off for itself
-        self.model.save_pretrained(output)
+        model: Any = self.accelerator.unwrap_model(self.model)
+        state = None
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            state = self.accelerator.get_state_dict(self.model_wrapped)
+        if not self.args.should_save:
+            return
+        model.config.use_cache = True  # the Trainer turns it off for itself
+        model.save_pretrained(output, state_dict=state)
         tokenizer.save_pretrained(output)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """As the Trainer's; one that cannot be written leaves the earlier ones as they are."""
+        folder = Path(self.args.output_dir or ".") / f"checkpoint-{self.state.global_step}"
+        try:
+            super()._save_checkpoint(model, trial)
+        except Exception as error:  # OSError, RuntimeError of torch, SafetensorError
+            if not self.args.should_save:
+                raise
+            shutil.rmtree(folder, ignore_errors=True)
+            raise InputError(
+                f"{folder}: the checkpoint cannot be written: {_first_line(error)}. Free space "
+                f"there; the same command then goes on from {last_checkpoint(folder.parent)}"
+            ) from error
 
 
 class PretrainTrainer(RecipeTrainer):
@@ -129,6 +195,7 @@ class PretrainTrainer(RecipeTrainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """Mean cross-entropy over the labelled tokens of the batch."""
+        inputs = {key: value for key, value in inputs.items() if key != "sample"}
         labels = inputs.pop("labels")[:, 1:]
         hidden = model.model(**inputs, use_cache=False).last_hidden_state[:, :-1]
         chosen = labels != IGNORED
@@ -137,48 +204,25 @@ class PretrainTrainer(RecipeTrainer):
         return (loss, {"logits": logits}) if return_outputs else loss
 
 
-def machine() -> dict[str, Any]:
-    """What the training ran on."""
-    return {
-        "cpu": platform.processor() or platform.machine(),
-        "torch_threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def write_log(recipe: Recipe, trainer: RecipeTrainer, seconds: float, output: Path) -> None:
-    """`training.json` (recipe, losses, time, machine) and `loss.png` beside the weights."""
-    history = [
-        {key: row[key] for key in ("step", "loss", "learning_rate", "grad_norm") if key in row}
-        for row in trainer.state.log_history
-        if "loss" in row
-    ]
-    log = {
-        "command": "ahn " + " ".join(sys.argv[1:]),
-        "recipe": recipe.model_dump(exclude_defaults=True),
-        "samples": trainer.data.counts,
-        "steps": trainer.state.global_step,
-        "seconds": round(seconds, 1),
-        "machine": machine(),
-        "history": history,
-    }
-    (output / "training.json").write_text(json.dumps(log, indent=1) + "\n", encoding="utf-8")
-    import matplotlib
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint in `folder`; one whose writing was cut short is passed over.
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 3.5), dpi=100)
-    axes.plot([row["step"] for row in history], [row["loss"] for row in history])
-    axes.set(xlabel="step", ylabel=recipe.loss_type if recipe.stage == "distill" else "ce")
-    axes.set_yscale("log")
-    axes.grid(alpha=0.3)
-    figure.tight_layout()
-    figure.savefig(output / "loss.png")
-    pyplot.close(figure)
+    The Trainer's state is the last file that it writes.
+    """
+    found = []
+    for path in folder.glob("checkpoint-*"):
+        number = path.name.removeprefix("checkpoint-")
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if number.isdigit():
+            found.append((int(number), path))
+    return max(found)[1] if found else None
 
 
 def _tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
@@ -190,45 +234,128 @@ def _tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
 
 
 def train(recipe: Recipe, resume: bool = True) -> Path:
-    """Run a recipe to its end.
+    """Run a recipe to its end; under `torchrun` or `accelerate launch`, on many devices.
 
     Args:
         recipe: what to train.
-        resume: continue from the last checkpoint in the output folder, if there is one.
+        resume: continue from the last whole checkpoint in the output folder, if there is one.
 
     Returns:
         The folder of the finished weights, `recipe.output_dir`.
 
     Raises:
-        InputError: data, tokenizer or base model cannot be used.
+        InputError: data, tokenizer, base model or options cannot be used, or there is no room
+            for a checkpoint; what was saved before stays.
     """
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
     output = Path(recipe.output_dir)
+    _can_be_written(output)
+    arguments = training_arguments(recipe)
     tokenizer = _tokenizer(recipe)
-    data = Conversations(recipe, tokenizer)
+    with arguments.main_process_first(desc="tokenising"):
+        data = _data(recipe, tokenizer)
+        evaluation = None
+        if recipe.eval_dataset is not None:
+            wanted = {"dataset": recipe.eval_dataset, "max_samples": None, "streaming": False}
+            evaluation = Conversations(recipe.model_copy(update=wanted), tokenizer)
     transformers.set_seed(recipe.seed)
     gaps = None
     if recipe.position_gap and recipe.tokens_per_batch is not None:
-        batches = TokenBudgetBatches(data.samples, recipe.tokens_per_batch)
-        gaps = PositionGaps(data.samples, batches, recipe.position_gap, recipe.seed)
-    collator = Collator(tokenizer.pad_token_id or 0, gaps)
+        assert isinstance(data, Conversations)
+        batches = TokenBudgetBatches(data.lengths, recipe.tokens_per_batch, arguments.world_size)
+        gaps = PositionGaps(data.lengths, batches, recipe.position_gap, recipe.seed)
+    options: dict[str, Any] = {
+        "data_collator": Collator(tokenizer.pad_token_id or 0, gaps),
+        "eval_dataset": evaluation,
+    }
+    if recipe.early_stopping_patience is not None:
+        options["callbacks"] = [EarlyStoppingCallback(recipe.early_stopping_patience)]
     trainer: RecipeTrainer
     if recipe.stage == "pretrain":
-        trainer = PretrainTrainer(recipe, _base_model(recipe), data, data_collator=collator)
+        trainer = PretrainTrainer(recipe, _base_model(recipe), data, **options)
     else:
-        from ahn.distill.distillation import DistillTrainer, student_model
+        from ahn.distill.distillation import DistillTrainer, smallest_window, student_model
 
-        trainer = DistillTrainer(recipe, student_model(recipe), data, data_collator=collator)
-    checkpoints = Path(trainer.args.output_dir)
-    resumable = resume and checkpoints.is_dir() and any(checkpoints.glob("checkpoint-*"))
+        if isinstance(data, Conversations):
+            _longer_than(smallest_window(recipe), data)
+        trainer = DistillTrainer(recipe, student_model(recipe), data, **options)
+    checkpoint = last_checkpoint(Path(str(arguments.output_dir))) if resume else None
     started = time.perf_counter()
-    trainer.train(resume_from_checkpoint=resumable or None)
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     seconds = time.perf_counter() - started
-    output.mkdir(parents=True, exist_ok=True)
-    trainer.save_weights(output, tokenizer)
-    write_log(recipe, trainer, seconds, output)
+    _finish(trainer, tokenizer, seconds, output)
     return output
+
+
+def _data(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Data:
+    if recipe.streaming:
+        return StreamedConversations(recipe, tokenizer)
+    data = Conversations(recipe, tokenizer)
+    counts = ", ".join(f"{name} {count:,}" for name, count in data.counts.items())
+    logger.warning("data: %s%s", counts, " (tokenised before)" if data.from_cache else "")
+    return data
+
+
+def _longer_than(window: int, data: Conversations) -> None:
+    """Something lies beyond the smallest window; how much does not is said."""
+    inside = int((data.lengths <= window).sum())
+    if inside == len(data):
+        raise InputError(
+            f"no sample is longer than the window: the longest has {int(data.lengths.max())} "
+            f"tokens, the smallest window {window} (sliding_window, sliding_window_choices)"
+        )
+    if inside:
+        logger.warning(
+            "%d of %d samples fit the smallest window (%d tokens): nothing is learnt from them",
+            inside,
+            len(data),
+            window,
+        )
+
+
+def _can_be_written(output: Path) -> None:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output):
+            pass
+    except OSError as error:
+        raise InputError(f"output_dir: {output} cannot be written: {error}") from None
+
+
+def _finish(
+    trainer: RecipeTrainer, tokenizer: PreTrainedTokenizerBase, seconds: float, output: Path
+) -> None:
+    """Weights, log, curve and card appear in `output` whole or not at all."""
+    unfinished = output / ".unfinished"
+    trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+    main = trainer.args.should_save
+    try:
+        if main:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir()
+        trainer.save_weights(unfinished, tokenizer)
+        if main:
+            write_outputs(
+                trainer.recipe,
+                trainer.state,
+                samples=trainer.data.counts,
+                skipped=trainer.skipped,
+                seconds=seconds,
+                processes=trainer.args.world_size,
+                trained_parameters=trained,
+                output=unfinished,
+            )
+            for path in unfinished.iterdir():
+                os.replace(path, output / path.name)
+    except Exception as error:
+        raise InputError(
+            f"{output}: the weights cannot be written: {_first_line(error)}. Free space there; the "
+            f"same command then goes on from {last_checkpoint(Path(str(trainer.args.output_dir)))}"
+        ) from error
+    finally:
+        if main:
+            shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _base_model(recipe: Recipe) -> PreTrainedModel:

@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.nn import functional as F
 
 import ahn
 from ahn.cells import CELL_CLASSES
+from ahn.config import LayerLayout
 from ahn.distill.distillation import distillation_loss
+from ahn.distill.losses import beyond
 
 pytestmark = pytest.mark.shared
 FOLDERS = [
@@ -105,26 +108,47 @@ def test_a_cell_alone(shared: Path, name: str) -> None:
             torch.testing.assert_close(final, vectors[end], rtol=0, atol=5e-5)
 
 
+def reference_cross_entropy(
+    model: Any, vectors: dict[str, torch.Tensor], meta: dict[str, Any]
+) -> torch.Tensor:
+    """Cross-entropy in the reference's order: select labelled positions, then shift.
+
+    Around a hole it pairs a position with a token that does not follow it, and it pairs the last
+    position of a row with the first of the next. Ours shifts first; see `ahn.distill.losses`.
+    """
+    total, sinks = meta["dy_sliding_window"], meta["dy_num_attn_sinks"]
+    layout = [LayerLayout(total - sinks, sinks, seen.cell) for seen in model.model.layout]
+    hidden = model.model(vectors["input_ids"], layout=layout, use_cache=False).last_hidden_state
+    valid = beyond(vectors["labels"], total)
+    logits = model.lm_head(hidden[valid])[:-1].float()
+    summed = F.cross_entropy(logits, vectors["labels"][valid][1:], reduction="sum")
+    return summed / (meta["num_items_in_batch"] or len(logits))
+
+
 @pytest.mark.parametrize("name", FOLDERS[:6])
 def test_training_losses_and_gradients(shared: Path, name: str) -> None:
-    # the vectors whose losses do not depend on how cross-entropy selects around holes
     folder = shared / "golden" / name
-    compared = 0
+    seen = set()
     for meta, vectors in cases(folder, "train"):
-        if "ce" in meta["loss_type"].split("+"):
-            continue
         model = ahn.load_model(folder, window=32, sinks=4)
         for parameter_name, parameter in model.named_parameters():
             parameter.requires_grad_(".ahn.fn." in parameter_name)
-        loss = distillation_loss(
-            model,
-            {"input_ids": vectors["input_ids"]},
-            vectors["labels"],
-            (meta["dy_sliding_window"], meta["dy_num_attn_sinks"]),
-            meta["loss_type"].split("+"),
-            normalized=meta["use_normalized_l2"],
-        )
-        assert loss is not None
+        names = meta["loss_type"].split("+")
+        loss = torch.zeros(())
+        others = [n for n in names if n != "ce"]
+        if others:
+            ours = distillation_loss(
+                model,
+                {"input_ids": vectors["input_ids"]},
+                vectors["labels"],
+                (meta["dy_sliding_window"], meta["dy_num_attn_sinks"]),
+                others,
+                normalized=meta["use_normalized_l2"],
+            )
+            assert ours is not None
+            loss = loss + ours
+        if "ce" in names:
+            loss = loss + reference_cross_entropy(model, vectors, meta)
         torch.testing.assert_close(loss[None], vectors["loss"], rtol=0, atol=1e-5)
         loss.backward()
         parameters = dict(model.named_parameters())
@@ -133,5 +157,28 @@ def test_training_losses_and_gradients(shared: Path, name: str) -> None:
                 gradient = parameters[key.removeprefix("grad.")].grad
                 allowed = 1e-3 * float(expected.abs().max())
                 torch.testing.assert_close(gradient, expected, rtol=0, atol=allowed)
+        seen.add(meta["loss_type"])
+    assert seen == {"kl", "ce", "distill", "kl+ce", "kl+ce+distill"}
+
+
+def test_without_holes_both_orders_of_cross_entropy_are_one(shared: Path) -> None:
+    """One row, every token beyond the window labelled: one number; else they differ.
+
+    Ours also takes the unlabelled token before an answer, which predicts its first token.
+    """
+    folder = shared / "golden" / FOLDERS[0]
+    compared = 0
+    for meta, vectors in cases(folder, "train"):
+        if "ce" not in meta["loss_type"] or meta["num_items_in_batch"] is not None:
+            continue
+        model = ahn.load_model(folder, window=32, sinks=4)
+        span = (meta["dy_sliding_window"], meta["dy_num_attn_sinks"])
+        inputs = {"input_ids": vectors["input_ids"]}
+        ours = distillation_loss(model, inputs, vectors["labels"], span, ["ce"])
+        theirs = reference_cross_entropy(model, vectors, meta)
+        assert ours is not None
+        valid = beyond(vectors["labels"], span[0])
+        whole = len(valid) == 1 and bool(valid[0, span[0] :].all())
+        assert torch.allclose(ours, theirs, atol=1e-5) == whole, meta["loss_type"]
         compared += 1
     assert compared >= 3

@@ -1,0 +1,122 @@
+"""Recipes: every option of the paper's tool, flags, the paper's presets, Trainer's options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+import ahn
+from ahn.distill.flags import parse_flags
+from ahn.distill.recipe import Recipe, load_recipe
+from ahn.distill.trainer import last_checkpoint, training_arguments
+
+PRESETS = sorted(Path("configs/train").glob("qwen2.5-*.yaml"))
+PAPERS_OPTIONS = [
+    "model_name_or_path",
+    "dataset",
+    "loss_type",
+    "ahn_implementation",
+    "ahn_position",
+    "sliding_window_type",
+    "sliding_window",
+    "save_ahn_only",
+    "filter_len",
+    "cutoff_len",
+    "max_samples",
+    "use_normalized_l2",
+    "template",
+]
+
+
+def test_every_option_of_the_papers_tool_is_there() -> None:
+    assert set(PAPERS_OPTIONS) <= Recipe.model_fields.keys()
+
+
+def test_presets_are_the_papers_recipe() -> None:
+    assert len(PRESETS) == 9
+    cells = {"gdn": "GatedDeltaNet", "dn": "DeltaNet", "mamba2": "Mamba2"}
+    for path in PRESETS:
+        _, size, cell = path.stem.split("-")
+        recipe = load_recipe(path)
+        assert recipe.model_name_or_path == f"Qwen/Qwen2.5-{size.upper()}-Instruct"
+        assert recipe.ahn_implementation == cells[cell]
+        assert (recipe.dataset, recipe.filter_len, recipe.cutoff_len) == ("chatqa2", 288, 24_576)
+        assert (recipe.loss_type, recipe.bf16, recipe.save_ahn_only) == ("kl", True, True)
+        assert (recipe.learning_rate, recipe.warmup_steps, recipe.weight_decay) == (1e-4, 0.1, 0.1)
+        a_step = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps
+        assert a_step * 8 == 128  # eight processes, as the file says
+        assert recipe.num_train_epochs == 1 and recipe.lr_scheduler_type == "cosine"
+
+
+def test_flags_are_options() -> None:
+    assert parse_flags(
+        [
+            "--loss_type",
+            "kl+ce",
+            "--sliding-window=64",
+            "--learning_rate",
+            "1e-4",
+            "--bf16",
+            "--dataset",
+            "a.jsonl",
+            "--fa_layer_ids",
+            "0,2",
+            "--training_arguments.deepspeed",
+            "ds.json",
+        ]
+    ) == {
+        "loss_type": "kl+ce",
+        "sliding_window": 64,
+        "learning_rate": 1e-4,
+        "bf16": True,
+        "dataset": "a.jsonl",
+        "fa_layer_ids": "0,2",
+        "training_arguments": {"deepspeed": "ds.json"},
+    }
+    with pytest.raises(ahn.InputError) as caught:
+        parse_flags(["stray", "--sliding_windov", "3"])
+    assert "stray: a flag was expected" in str(caught.value)
+    assert "did you mean --sliding_window?" in str(caught.value)
+
+
+def test_the_trainers_own_options_pass_through(tmp_path: Path) -> None:
+    values = {
+        "model_name_or_path": "x",
+        "output_dir": str(tmp_path),
+        "dataset": "x",
+        "training_arguments": {"dataloader_num_workers": 2, "run_name": "mine"},
+    }
+    arguments = training_arguments(Recipe(**values))
+    assert arguments.dataloader_num_workers == 2 and arguments.run_name == "mine"
+    with pytest.raises(ahn.InputError, match="no option 'dataloader_workers'"):
+        training_arguments(Recipe(**{**values, "training_arguments": {"dataloader_workers": 2}}))
+    with pytest.raises(ValueError, match="learning_rate is an option of the recipe"):
+        Recipe(**{**values, "training_arguments": {"learning_rate": 1}})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"streaming": True}, "streaming needs max_steps"),
+        ({"streaming": True, "max_steps": 1, "tokens_per_batch": 9}, "cannot go with"),
+        ({"early_stopping_patience": 2}, "needs an eval_dataset"),
+    ],
+)
+def test_options_that_cannot_go_together(
+    tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    values = {"model_name_or_path": "x", "output_dir": "x", "dataset": "x", **changes}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
+    with pytest.raises(ahn.InputError, match=message):
+        load_recipe(tmp_path / "recipe.yaml")
+
+
+def test_a_checkpoint_that_was_cut_short_is_passed_over(tmp_path: Path) -> None:
+    assert last_checkpoint(tmp_path) is None
+    for number, state in ((2, "{}"), (10, "{}"), (11, '{"half'), (12, None)):
+        (tmp_path / f"checkpoint-{number}").mkdir()
+        if state is not None:
+            (tmp_path / f"checkpoint-{number}" / "trainer_state.json").write_text(state)
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"

@@ -1,0 +1,252 @@
+"""Trainings as they are run: two processes, mixed precision, checkpointing, full disks, cards."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+import ahn
+from ahn.distill.distillation import Distillation, distillation_loss, student_model
+from ahn.distill.recipe import Recipe
+from ahn.distill.trainer import train
+from tests.ahn.conftest import tokens, variant_model
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Conversations of the pocket vocabulary, of unequal lengths."""
+    path = tmp_path_factory.mktemp("data") / "data.jsonl"
+    words = [f"{number:02d}" for number in range(100)]
+    rows = []
+    for number in range(12):
+        text = " ".join(words[(number * 7 + i * 3) % 100] for i in range(40 + 9 * number))
+        answer = " ".join(words[(number + i) % 100] for i in range(5))
+        rows.append(
+            {
+                "messages": [
+                    {"role": "user", "content": text},
+                    {"role": "assistant", "content": f"{answer} ."},
+                ]
+            }
+        )
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def values(data: Path, output: Path, **options: Any) -> dict[str, Any]:
+    return {
+        "model_name_or_path": str(ahn.POCKET_PATH),
+        "output_dir": str(output),
+        "dataset": str(data),
+        "sliding_window_type": "random",
+        "sliding_window_choices": [32, 48],
+        "ahn_position": "random",
+        "num_attn_sinks_choices": [0, 4],
+        "sliding_window": 32,
+        "num_attn_sinks": 4,
+        "kl_positions": "prediction",
+        "learning_rate": 1e-2,
+        "max_steps": 2,
+        "logging_steps": 1,
+        "save_steps": 1,
+        "threads": 1,
+        **options,
+    }
+
+
+def in_processes(count: int, path: Path, options: dict[str, Any]) -> None:
+    """Run a recipe with `torchrun` over gloo."""
+    path.write_text(yaml.safe_dump(options))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += [f"--nproc_per_node={count}", "-m", "ahn.cli", "train", str(path)]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert result.returncode == 0, result.stderr[-3000:]
+
+
+@pytest.mark.parametrize("batches", [{}, {"tokens_per_batch": 300}])
+def test_two_processes_give_what_one_with_accumulated_gradients_gives(
+    data: Path, tmp_path: Path, batches: dict[str, Any]
+) -> None:
+    one = values(data, tmp_path / "one", gradient_accumulation_steps=2, **batches)
+    two = values(data, tmp_path / "two", **batches)
+    expected = load_file(train(Recipe(**one)) / "model.safetensors")
+    in_processes(2, tmp_path / "two.yaml", two)
+    found = load_file(tmp_path / "two" / "model.safetensors")
+    assert found.keys() == expected.keys()
+    moved = 0.0
+    fresh = student_model(Recipe(**one)).state_dict()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=2e-6)
+        moved = max(moved, float((tensor - fresh[name]).abs().max()))
+    assert moved > 1e-3  # something was trained
+    log = json.loads((tmp_path / "two" / "training.json").read_text())
+    assert log["processes"] == 2 and log["steps"] == 2
+
+
+def test_gradient_checkpointing_changes_nothing() -> None:
+    """Losses that look inside the layers too (`distill` takes what stands before `o_proj`)."""
+    gradients = []
+    for checkpointing in (False, True):
+        model, ids = variant_model("ahn"), tokens(60, rows=2)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(".ahn.fn." in name)
+        model.train()
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        loss = distillation_loss(model, {"input_ids": ids}, ids, (16, 4), ["kl", "ce", "distill"])
+        assert loss is not None
+        loss.backward()
+        gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys() and gradients[0]
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-5, atol=1e-8)
+
+
+def test_bf16_keeps_the_base_in_bfloat16_and_masters_in_float32(data: Path, tmp_path: Path) -> None:
+    options = values(data, tmp_path / "out", bf16=True, gradient_checkpointing=True)
+    model = student_model(Recipe(**options))
+    kinds = {p.dtype for n, p in model.named_parameters() if ".ahn.fn." in n}
+    assert kinds == {torch.float32}
+    assert model.model.layers[0].self_attn.q_proj.weight.dtype == torch.bfloat16
+    weights = load_file(train(Recipe(**options)) / "model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+    log = json.loads((tmp_path / "out" / "training.json").read_text())
+    assert all(0 < row["loss"] < 100 for row in log["history"])
+    assert ahn.load_model(ahn.POCKET_PATH, ahn=tmp_path / "out", dtype="bfloat16") is not None
+
+
+def test_layers_that_keep_full_attention_get_no_memory(data: Path, tmp_path: Path) -> None:
+    folder = train(Recipe(**values(data, tmp_path / "out", fa_layer_ids="0,2")))
+    assert {name.split(".")[2] for name in load_file(folder / "model.safetensors")} == {"1"}
+    model = ahn.load_model(ahn.POCKET_PATH, ahn=folder)
+    assert [layer.cell for layer in model.layout] == [None, "GatedDeltaNet", None]
+    with pytest.raises(ahn.InputError, match="fa_layer_ids.*layers 0 to 2"):
+        student_model(Recipe(**values(data, tmp_path, fa_layer_ids=[7])))
+
+
+def test_a_merged_folder_can_be_asked_for(data: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    folder = train(Recipe(**values(data, tmp_path / "out", save_ahn_only=False, max_steps=1)))
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    assert model.config.model_type == "qwen2_ahn" and model.config.use_cache
+    assert (folder / "tokenizer.json").exists()
+
+
+def test_streaming_trains_and_says_what_it_read(data: Path, tmp_path: Path) -> None:
+    options = values(data, tmp_path / "out", streaming=True, max_steps=3)
+    log = json.loads((train(Recipe(**options)) / "training.json").read_text())
+    assert log["steps"] == 3 and log["samples"]["kept"] >= 3
+
+
+def test_evaluation_and_early_stopping(data: Path, tmp_path: Path) -> None:
+    """A learning rate of nearly nothing: no evaluation is better than the first by much."""
+    options = values(
+        data,
+        tmp_path / "out",
+        eval_dataset=str(data),
+        eval_steps=1,
+        early_stopping_patience=1,
+        learning_rate=1e-30,
+        max_steps=8,
+    )
+    log = json.loads((train(Recipe(**options)) / "training.json").read_text())
+    losses = [row["eval_loss"] for row in log["history"] if "eval_loss" in row]
+    assert losses and log["steps"] == 2
+
+
+def test_the_card_tells_recipe_data_and_curve(data: Path, tmp_path: Path) -> None:
+    folder = train(Recipe(**values(data, tmp_path / "out", filter_len=60, cutoff_len=130)))
+    card = (folder / "README.md").read_text()
+    front = yaml.safe_load(card.split("---")[1])
+    assert front["library_name"] == "ahn-bench" and "base_model" not in front  # no hub id
+    log = json.loads((folder / "training.json").read_text())
+    assert log["samples"]["too_short"] > 0 and log["samples"]["cut"] > 0
+    for part in ("GatedDeltaNet", "![loss over steps](loss.png)", "filter_len: 60", "kl_positions"):
+        assert part in card
+    assert f"| read | {log['samples']['read']} |" in card
+    assert (folder / "loss.png").stat().st_size > 5000
+    assert f"{log['trained_parameters']:,} parameters" in card
+    assert not (folder / ".unfinished").exists()
+
+
+def test_nothing_longer_than_the_window_is_refused(data: Path, tmp_path: Path) -> None:
+    options = values(data, tmp_path / "out", sliding_window_choices=[512])
+    with pytest.raises(ahn.InputError, match="no sample is longer than the window"):
+        train(Recipe(**options))
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_rows_without_any_label_are_skipped_not_nan(data: Path, tmp_path: Path) -> None:
+    """Answers inside the window: every batch is skipped, counted, and the weights stay."""
+    rows = [json.loads(line) for line in data.read_text().splitlines()]
+    for row in rows:
+        question, answer = row["messages"]
+        short = {"role": "user", "content": "00"}
+        row["messages"] = [short, answer, question, {"role": "assistant", "content": "."}]
+    early = tmp_path / "early.jsonl"
+    early.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = values(early, tmp_path / "out", cutoff_len=60, sliding_window_choices=[48])
+    folder = train(Recipe(**options))
+    log = json.loads((folder / "training.json").read_text())
+    assert log["skipped_batches"] == 2
+    fresh = student_model(Recipe(**options)).state_dict()
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        assert torch.isfinite(tensor).all()
+        if tensor.dim() == 1:  # matrices are decayed
+            assert torch.equal(tensor, fresh[name])
+
+
+def test_a_full_disk_loses_nothing_that_was_saved(data: Path, tmp_path: Path) -> None:
+    """The second checkpoint cannot be written: one message, and the run goes on from the first."""
+    options = values(data, tmp_path / "out", max_steps=3)
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(options))
+    train(Recipe(**{**options, "output_dir": str(tmp_path / "whole")}))
+    train(Recipe(**{**options, "max_steps": 1}))
+    (tmp_path / "out" / "model.safetensors").unlink()
+    weights = tmp_path / "out" / "checkpoints" / "checkpoint-1" / "model.safetensors"
+    most = weights.stat().st_size // 2
+
+    def small_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+
+    command = [sys.executable, "-c", _IGNORING_SIGXFSZ, "train", str(tmp_path / "recipe.yaml")]
+    result = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, preexec_fn=small_files
+    )
+    assert result.returncode == 2, result.stderr[-2000:]
+    assert "checkpoint cannot be written" in result.stderr and "Traceback" not in result.stderr
+    assert "checkpoint-1" in result.stderr
+    assert weights.exists() and not (tmp_path / "out" / "checkpoints" / "checkpoint-2").exists()
+    resumed = load_file(train(Recipe(**options)) / "model.safetensors")
+    assert resumed.keys() == load_file(tmp_path / "whole" / "model.safetensors").keys()
+
+
+_IGNORING_SIGXFSZ = (
+    "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); import ahn.cli; ahn.cli.main()"
+)
+
+
+def test_the_loss_is_a_forward_pass(data: Path, tmp_path: Path) -> None:
+    """What DDP, FSDP and DeepSpeed wrap: one module, whose loss depends on all that trains."""
+    recipe = Recipe(**values(data, tmp_path))
+    module = Distillation(student_model(recipe), recipe)
+    ids = torch.randint(20, 500, (1, 80))
+    for span, skipped in (((32, 4), False), (None, True)):
+        output = module(input_ids=ids, labels=ids, span=span)
+        assert output["skipped"] is skipped
+        output["loss"].backward()
+        assert all(p.grad is not None for p in module.parameters() if p.requires_grad)
