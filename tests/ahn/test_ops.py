@@ -10,17 +10,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ahn.ops import recurrence
-from ahn.ops.chunked import CHUNK, chunked
-from ahn.ops.recurrent import recurrent
+import ahn.ops.recurrent
+from ahn.ops.chunked import CHUNK, SEGMENT
 
-LENGTHS = [0, 1, 2, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 3 * CHUNK + 5]
+# called with unpacked arguments, which mypy cannot count
+recurrence: Any = ahn.ops.recurrence
+chunked: Any = ahn.ops.chunked.chunked
+recurrent: Any = ahn.ops.recurrent.recurrent
+
+LENGTHS = [0, 1, 2, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 3 * CHUNK + 5, SEGMENT, SEGMENT + 1]
 DECAYS = ["none", "usual", "strong", "extreme"]
 
 
-def inputs(
-    length: int, seed: int, decay: str, dtype: torch.dtype = torch.float64
-) -> tuple[Any, ...]:
+def inputs(length: int, seed: int, decay: str, dtype: torch.dtype = torch.float64) -> Any:
     """q, k, v, write, log_decay, state; keys of unit length, as the cells give them.
 
     `strong` decays reach exp(-1000) within a chunk; `extreme` ones are exactly 0 or 1 among usual
@@ -56,7 +58,7 @@ def inputs(
 
 def differentiated(form: Any, given_: Any, delta_rule: bool) -> tuple[list[Any], list[Any]]:
     """Output and state, and the gradients of a sum over both with uneven weights."""
-    leaves = [x if x is None else x.clone().requires_grad_() for x in given_]
+    leaves: Any = [x if x is None else x.clone().requires_grad_() for x in given_]
     results = form(*leaves, delta_rule=delta_rule)
     total = sum(
         (x * torch.linspace(-1, 1.5, x.numel(), dtype=x.dtype).view_as(x)).sum() for x in results
@@ -110,8 +112,9 @@ def test_gradients_equal(length: int, seed: int, decay: str, delta_rule: bool) -
 def test_a_sequence_may_be_split_anywhere(
     split: int, seed: int, decay: str, delta_rule: bool
 ) -> None:
-    *tokens, state = inputs(100, seed, decay)
-    whole, end = chunked(*tokens, state, delta_rule)
+    given_ = inputs(100, seed, decay)
+    whole, end = chunked(*given_, delta_rule)
+    tokens, state = given_[:5], given_[5]
     begin: Any = [None if x is None else x[:, :split] for x in tokens]
     rest: Any = [None if x is None else x[:, split:] for x in tokens]
     first, middle = recurrence(*begin, state, delta_rule=delta_rule)
@@ -148,9 +151,9 @@ def test_bfloat16_inputs_are_computed_in_float32(length: int, decay: str, delta_
 def test_rounding_inputs_to_bfloat16_costs_one_percent(delta_rule: bool) -> None:
     # what a bfloat16 model gives up: 2^-9 relative for each of q, k, v and the write strength
     given_ = inputs(300, 3, "usual")
-    rounded = [x if x is None else x.bfloat16() for x in given_[:4]]
+    rounded: Any = [*(x.bfloat16() for x in given_[:4]), *given_[4:]]
     for mine, exact in zip(
-        recurrence(*rounded, *given_[4:], delta_rule=delta_rule),
+        recurrence(*rounded, delta_rule=delta_rule),
         recurrent(*given_, delta_rule=delta_rule),
         strict=True,
     ):
@@ -172,14 +175,14 @@ def test_the_backward_pass_grows_linearly() -> None:
     # a gradient as long as the sequence for every chunk made this quadratic: 16 times the
     # work for 4 times the tokens (12 were measured); linear is 4, a busy machine gets twice that
     def seconds(length: int) -> float:
-        given_ = [
+        given_: Any = [
             x.repeat(1, length // 16, *[1] * (x.dim() - 2)).requires_grad_()
             for x in inputs(16, 0, "usual", torch.float32)[:5]
         ]
         state = torch.zeros(2, 3, 8, 8)
 
         def once() -> float:
-            output, last = chunked(*given_, state, True, chunk=8)  # type: ignore[arg-type]
+            output, last = chunked(*given_, state=state, delta_rule=True, chunk=8)
             start = time.perf_counter()
             (output.sum() + last.sum()).backward()
             return time.perf_counter() - start
