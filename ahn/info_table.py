@@ -84,8 +84,12 @@ def _is_number(info: ModelInfo) -> bool:
 def print_zoo(rows: Sequence[dict[str, Any]], console: Console | None = None) -> None:
     """The zoo: a line a model, and the released AHN weights below it."""
     console = console or Console()
+    if not console.is_terminal:
+        console.width = 120  # names in full where nothing is wrapped by hand
     cells = list(rows[0]["added_parameters"])
-    table = Table("model", "hub id", "parameters", *[f"+ {cell}" for cell in cells], box=None)
+    table = Table(box=None)
+    for title in ("model", "hub id", "parameters", *[f"+ {cell}" for cell in cells]):
+        table.add_column(title, overflow="fold")
     for row in rows:
         added = [millions(row["added_parameters"][cell]) for cell in cells]
         table.add_row(row["name"], row["hub_id"], millions(row["parameters"]), *added)
