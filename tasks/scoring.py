@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 
+from tasks.metrics import METRICS
 from tasks.predictions import Prediction, read_predictions
 from tasks.registry import find_task, protocol_name
 from tasks.schema import InputError, Task
@@ -21,6 +22,7 @@ def score_file(
     protocol: str,
     *,
     data: str | None = None,
+    metric: str | None = None,
     workers: int | None = None,
     watch: Watch | None = None,
 ) -> list[float]:
@@ -35,6 +37,8 @@ def score_file(
         benchmark, task, protocol: names; a data set with levels may be given without one.
         data: the folder of its rows, to check that there is a prediction for each; None: not
             checked.
+        metric: name of another metric than the protocol's (`tasks.metrics.METRICS`), as
+            `code_similarity_levenshtein`; the scores are not the protocol's then.
         workers: processes; 1: only this one. None: as many as there are processors, once this
             one alone proves slow. They are spawned, so a script that wants them needs the usual
             `if __name__ == "__main__":`.
@@ -47,13 +51,16 @@ def score_file(
     """
     found = find_task(benchmark, task)
     protocol = protocol_name(found.benchmark, protocol)
-    found.protocol(protocol)  # before the file is read
+    rules = found.protocol(protocol)  # before the file is read
+    if metric is not None:
+        rules = dataclasses.replace(rules, metric=_known(metric))
+        found = dataclasses.replace(found, protocols={**found.protocols, protocol: rules})
     if workers is not None and workers < 1:
         raise InputError(f"workers must be at least 1, not {workers}")
     predictions = read_predictions(Path(path), found)
     if data is not None:
         _check_count(Path(path), len(predictions), found, data)
-    if found.protocol(protocol).metric == "classification":
+    if rules.metric == "classification":
         predictions = _with_classes_of_the_last(predictions)
     return scores_of(predictions, found, protocol, workers, watch)
 
@@ -66,6 +73,12 @@ def benchmark_score(scores: Sequence[float]) -> float:
     if not scores:
         raise InputError("no scores to average")
     return round(100 * sum(scores) / len(scores), 2)
+
+
+def _known(metric: str) -> str:
+    if metric not in METRICS:
+        raise InputError(f"unknown metric {metric!r} (known: {', '.join(sorted(METRICS))})")
+    return metric
 
 
 def _with_classes_of_the_last(predictions: list[Prediction]) -> list[Prediction]:

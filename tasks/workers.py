@@ -11,7 +11,6 @@ from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 
 from tasks.predictions import Prediction
-from tasks.registry import find_task
 from tasks.schema import Task
 
 Watch = Callable[[int, int], None]
@@ -105,7 +104,7 @@ def _together(
     pool = ProcessPoolExecutor(min(count, len(chunks)), mp_context=context)
     try:
         futures = {
-            pool.submit(_in_worker, chunk, task.benchmark, task.name, protocol): number
+            pool.submit(_score, chunk, task, protocol): number
             for number, chunk in enumerate(chunks)
         }
         for future in as_completed(futures):
@@ -120,9 +119,3 @@ def _together(
             scores[number] = _score(chunk, task, protocol)
             progress.add(len(chunk))
     return [score for chunk in scores for score in chunk]
-
-
-def _in_worker(
-    lines: Sequence[Prediction], benchmark: str, name: str, protocol: str
-) -> list[float]:
-    return _score(lines, find_task(benchmark, name), protocol)

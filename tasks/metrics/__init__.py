@@ -29,6 +29,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
     {
         "classification": classification.classification,
         "code_similarity": code_similarity.code_similarity,
+        "code_similarity_levenshtein": code_similarity.code_similarity_levenshtein,
         "count": retrieval.count,
         "exact_match": exact_match.exact_match,
         "infinitebench_character_f1": infinitebench_text.character_f1,

@@ -1,14 +1,20 @@
 """Scores equal those of the LongBench and AHN authors' own code, prediction for prediction."""
 
+import dataclasses
+import functools
 import gzip
 import json
 from collections import defaultdict
 
 import pytest
 
+from tasks.averages import Scored
+from tasks.longbench.averages import leaderboards
+from tasks.longbench_e.averages import bucket_of, bucket_scores
+from tasks.metrics import METRICS
 from tasks.metrics.rouge import rouge_l_f
-from tasks.registry import expand, find_task, task_names
-from tasks.schema import scored_example
+from tasks.registry import expand, find_task, protocol_name, task_names
+from tasks.schema import InputError, scored_example
 from tasks.scoring import benchmark_score, score_file
 
 pytestmark = pytest.mark.shared
@@ -21,15 +27,38 @@ FILES = {
 }
 
 
-def records(shared, name):
-    with gzip.open(shared / "conformance" / f"{name}.jsonl.gz") as lines:
+@functools.cache
+def read(folder, name):
+    with gzip.open(folder / f"{name}.jsonl.gz") as lines:
         return [json.loads(line) for line in lines]
 
 
+def records(shared, name):
+    return read(shared / "conformance", name)
+
+
+def aggregates(shared):
+    return json.loads((shared / "conformance" / "aggregates.json").read_text(encoding="utf-8"))
+
+
+def task_of(record):
+    return find_task(record["benchmark"], record["task"])
+
+
+def rules_of(record):
+    return protocol_name(record["benchmark"], record["protocol"])
+
+
+_scores: dict[int, float] = {}  # by the identity of the record, which `read` keeps
+
+
 def our_score(record):
-    protocol = record["protocol"].removesuffix("_e")  # LongBench-E: the official rules
-    example = scored_example(record["answers"], record["all_classes"])
-    return find_task("longbench", record["task"]).score(record["prediction"], example, protocol)
+    """Each record is scored once, whichever tests ask for it."""
+    key = id(record)
+    if key not in _scores:
+        example = scored_example(record["answers"], record["all_classes"])
+        _scores[key] = task_of(record).score(record["prediction"], example, rules_of(record))
+    return _scores[key]
 
 
 @pytest.mark.parametrize(("name", "size"), FILES.items())
@@ -61,8 +90,7 @@ def test_cleaned_predictions_equal_the_authors(shared):
     cleaned = [r for r in cleaned if "scored_text" in r["expected_extra"]]
     assert len(cleaned) > 2000
     for record in cleaned:
-        task = find_task("longbench", record["task"])
-        text = task.postprocess(record["prediction"], record["protocol"].removesuffix("_e"))
+        text = task_of(record).postprocess(record["prediction"], rules_of(record))
         assert text == record["expected_extra"]["scored_text"], record["id"]
 
 
@@ -91,7 +119,7 @@ def test_files_in_the_authors_format_give_the_authors_scores_and_figures(shared,
                 files[name, record["protocol"], record["task"], record.get("model")].append(record)
     published = {
         ("longbench_constructed", entry["protocol"], entry["task"], None): entry["expected"]
-        for entry in json.loads((shared / "conformance" / "aggregates.json").read_text())
+        for entry in aggregates(shared)
         if entry["benchmark"] == "longbench" and entry["scope"] == "records_here"
     }
     assert len(published) == 40
@@ -108,6 +136,74 @@ def test_files_in_the_authors_format_give_the_authors_scores_and_figures(shared,
         if (name, protocol, task, model) in published:
             assert benchmark_score(scores) == published.pop((name, protocol, task, model))
     assert not published
+
+
+def test_means_over_whole_files_of_real_predictions_equal_the_published(shared):
+    files = defaultdict(list)
+    for record in records(shared, "longbench_official"):
+        files[record["task"], record["model"]].append(our_score(record))
+    means = {key: benchmark_score(scores) for key, scores in files.items()}
+    published = {
+        (entry["task"], entry["model"]): entry["expected"]
+        for entry in aggregates(shared)
+        if entry["benchmark"] == "longbench"
+        and entry["protocol"] == "official"
+        and entry.get("recomputable_from_folder")
+    }
+    assert len(published) == 42
+    assert {key: means[key] for key in published} == published
+
+
+def test_buckets_of_longbench_e_equal_the_authors_and_the_published(shared):
+    files = defaultdict(list)
+    for record in records(shared, "longbench_e"):
+        assert bucket_of(record["length"]) == record["expected_extra"]["bucket"]
+        scored = Scored(our_score(record), record["length"])
+        files[record["task"], record["model"]].append(scored)
+    entries = [e for e in aggregates(shared) if e["benchmark"] == "longbench_e"]
+    assert len(entries) == len(files) == 11
+    for entry in entries:
+        examples = files[entry["task"], entry["model"]]
+        assert len(examples) == entry["n"]
+        assert bucket_scores(examples) == entry["expected"], entry["task"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_code_similarity_with_levenshtein_is_a_metric_of_its_own(shared, name):
+    found = [r for r in records(shared, name) if "with_python_Levenshtein" in r["expected_extra"]]
+    assert len(found) >= 80
+    for record in found:
+        text = task_of(record).postprocess(record["prediction"], rules_of(record))
+        score = METRICS["code_similarity_levenshtein"](text, scored_example(record["answers"]))
+        assert score == record["expected_extra"]["with_python_Levenshtein"], record["id"]
+
+
+def test_a_file_of_longbench_e_is_scored_by_another_metric_by_name(shared, tmp_path):
+    """The published figures of this task were made with python-Levenshtein installed."""
+    rows = [r for r in records(shared, "longbench_e") if r["task"] == "repobench-p"]
+    path = tmp_path / "repobench-p.jsonl"
+    lines = [{"pred": r["prediction"], **{k: r[k] for k in ("answers", "length")}} for r in rows]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    scores = score_file(path, "longbench_e", "repobench-p", "official_e")
+    assert scores == [row["expected_score"] for row in rows] and benchmark_score(scores) == 25.6
+    name = "code_similarity_levenshtein"
+    scores = score_file(path, "longbench_e", "repobench-p", "official", metric=name)
+    assert benchmark_score(scores) == 28.84
+    with pytest.raises(InputError, match="unknown metric 'levenshtein'"):
+        score_file(path, "longbench_e", "repobench-p", "official", metric="levenshtein")
+
+
+def test_the_leaderboard_comes_out_of_its_data_sets(shared):
+    table = json.loads((shared / "protocol" / "published.json").read_text(encoding="utf-8"))
+    published, cells = table["longbench"], 0
+    for model, figures in published["per_dataset"].items():
+        for board in leaderboards(figures):
+            theirs = published["leaderboard"][board.title.split(": ")[1]][model]
+            theirs = {name.lower().removesuffix(" tasks"): v for name, v in theirs.items()}
+            for column, value in zip(board.columns, board.rows[0][1], strict=True):
+                assert value == pytest.approx(theirs[column.lower()], abs=0.0701)
+                cells += 1
+    assert cells == 8 * 2 * 7
 
 
 def test_the_constants_equal_the_protocol_tables(shared):
@@ -133,3 +229,13 @@ def test_the_constants_equal_the_protocol_tables(shared):
     for language, group in (("English", "longbench_en"), ("Chinese", "longbench_zh")):
         counted = {e["task"] for e in table["tasks"] if language in e["counted_in_leaderboard"]}
         assert {task.name for task in expand("longbench", [group], None)} == counted
+    e_tasks = [f"{name}_e" for name in table["longbench_e"]["tasks"]]
+    assert sorted(e_tasks) == sorted(task_names("longbench_e"))
+    for name in e_tasks:
+        task, whole = find_task("longbench_e", name), find_task("longbench", name[:-2])
+        for protocol in ("official", "ahn"):
+            ours, theirs = task.protocol(protocol), whole.protocol(protocol)
+            assert dataclasses.replace(ours, postprocess=theirs.postprocess) == theirs
+        # scorer_e of both takes the first line of the same tasks, and does nothing else.
+        assert task.protocol("ahn").postprocess == task.protocol("official").postprocess
+        assert task.protocol("official").postprocess == whole.protocol("official").postprocess

@@ -13,7 +13,7 @@ from rouge import Rouge
 
 from tasks.metrics import METRICS
 from tasks.metrics.classification import classification
-from tasks.metrics.code_similarity import code_similarity, ratio
+from tasks.metrics.code_similarity import code_similarity, levenshtein_ratio, ratio
 from tasks.metrics.exact_match import exact_match
 from tasks.metrics.qa_f1 import CHINESE_PUNCTUATION, normalize, normalize_zh, qa_f1, qa_f1_zh
 from tasks.metrics.retrieval import count, retrieval, retrieval_zh
@@ -223,6 +223,15 @@ def test_more_wrong_numbers_never_raise_a_retrieval_score(prediction, number):
 )
 def test_the_first_line_that_looks_like_code_is_compared(prediction, answer, expected):
     assert code_similarity(prediction, gold(answer)) == expected
+
+
+@given(st.text(max_size=40), st.text(max_size=40))
+def test_the_levenshtein_variant_equals_the_library(first, second):
+    indel = pytest.importorskip("rapidfuzz.distance.Indel")
+    assert levenshtein_ratio(first, second) == indel.normalized_similarity(first, second)
+    expected = round(100 * indel.normalized_similarity(first, second))
+    if first and second:
+        assert ratio(first, second, levenshtein_ratio) == expected
 
 
 @given(st.text("abc ()=", max_size=30), st.text("abc ()=", max_size=30))
