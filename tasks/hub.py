@@ -54,7 +54,7 @@ def _download(repository: str, file: str, revision: str) -> Path | str:
 
     try:
         return Path(hf_hub_download(repository, file, repo_type="dataset", revision=revision))
-    except (OSError, ValueError) as error:  # huggingface_hub's own errors are kinds of these
+    except Exception as error:  # whatever the network library below the hub's raises
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         why = "HF_HUB_OFFLINE is set and it is not in the local cache"
         return (
@@ -65,7 +65,7 @@ def _download(repository: str, file: str, revision: str) -> Path | str:
 
 def _commit_of(path: Path, revision: str) -> str:
     """The commit in a path of the hub's cache, `.../snapshots/<commit>/<file>`."""
-    parts = path.parts
-    if "snapshots" in parts:
-        return parts[parts.index("snapshots") + 1]
-    return revision
+    below = [*path.parts]
+    while "snapshots" in below:  # the innermost: a folder above the cache may be called so too
+        below = below[below.index("snapshots") + 1 :]
+    return below[0] if len(below) < len(path.parts) else revision

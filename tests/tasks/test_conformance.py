@@ -233,8 +233,8 @@ def test_the_constants_equal_the_protocol_tables(shared):
     assert sorted(e_tasks) == sorted(task_names("longbench_e"))
     for name in e_tasks:
         task, whole = find_task("longbench_e", name), find_task("longbench", name[:-2])
-        for protocol in ("official", "ahn"):
-            ours, theirs = task.protocol(protocol), whole.protocol(protocol)
+        for rules in ("official", "ahn"):
+            ours, theirs = task.protocol(rules), whole.protocol(rules)
             assert dataclasses.replace(ours, postprocess=theirs.postprocess) == theirs
         # scorer_e of both takes the first line of the same tasks, and does nothing else.
         assert task.protocol("ahn").postprocess == task.protocol("official").postprocess

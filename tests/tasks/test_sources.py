@@ -93,6 +93,21 @@ def test_the_hubs_zip_is_read_where_it_lies(tmp_path):
     ]
 
 
+def test_rows_of_longbench_e_have_their_own_file_in_the_same_zip(tmp_path):
+    with zipfile.ZipFile(tmp_path / "data.zip", "w") as archive:
+        archive.writestr("data/multi_news.jsonl", lines(*ROWS))
+        archive.writestr("__MACOSX/data/multi_news_e.jsonl", b"\x00")
+        archive.writestr("data/multi_news_e.jsonl", lines(ROW | {"dataset": "multi_news_e"}))
+    task = find_task("longbench_e", "multi_news")
+    found = load_examples(task, str(tmp_path), None, 0)
+    assert len(found.examples) == 1 and found.examples[0].example_id == "a"
+    write(tmp_path, "multi_news_e.jsonl", lines(ROW, ROW | {"_id": "b"}))  # preferred to the zip
+    assert len(load_examples(task, str(tmp_path), None, 0).examples) == 2
+    write(tmp_path, "multi_news_e.jsonl", lines(ROW | {"dataset": "trec_e"}))
+    with pytest.raises(InputError, match="'dataset' is 'trec_e'"):
+        load_examples(task, str(tmp_path), None, 0)
+
+
 def test_a_limit_takes_the_first_rows(tmp_path):
     write(tmp_path, "multi_news.jsonl", lines(*ROWS))
     assert [example.example_id for example in load(tmp_path, 2).examples] == ["a", "b"]
@@ -203,6 +218,48 @@ def test_an_empty_file_is_an_error(tmp_path, name, message):
     assert message in problems(tmp_path)[0]
 
 
+@pytest.mark.parametrize("share", [0.3, 0.9])
+def test_a_truncated_archive_is_told(tmp_path, share):
+    write(tmp_path, "whole.jsonl", b"")
+    with zipfile.ZipFile(tmp_path / "data.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("data/multi_news.jsonl", lines(*ROWS) * 50)
+    content = (tmp_path / "data.zip").read_bytes()
+    write(tmp_path, "data.zip", content[: int(len(content) * share)])
+    assert problems(tmp_path)[0].startswith(f"{tmp_path}/data.zip: is not a whole zip file")
+    write(tmp_path, "data.zip", content[:60] + b"\xff" * 9 + content[69:])
+    assert problems(tmp_path)[0].startswith(f"{tmp_path}/data.zip: is not a whole zip file")
+
+
+def test_a_truncated_parquet_file_is_told(tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+
+    path = write(tmp_path, "multi_news.parquet", b"")
+    parquet.write_table(pyarrow.Table.from_pylist(ROWS), path)
+    path.write_bytes(path.read_bytes()[:-20])
+    assert problems(tmp_path)[0].startswith(f"{path}: is not a whole Parquet file")
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "task", "row", "message"),
+    [
+        ("longbench", "multi_news", "infinitebench", "'answer' is a key of infinitebench"),
+        ("longbench", "multi_news", "lveval", "'dataset' is 'hotpotwikiqa_mixup'"),
+        ("lveval", "hotpotwikiqa_mixup_16k", "infinitebench", "'answer' is a key of infinite"),
+        ("lveval", "hotpotwikiqa_mixup_16k", "longbench", "'dataset' is 'multi_news'"),
+        ("infinitebench", "passkey", "longbench", "'_id' is a key of longbench"),
+        ("infinitebench", "passkey", "lveval", "is a key of lveval"),
+    ],
+)
+def test_rows_of_another_benchmark_are_told_as_such(tmp_path, benchmark, task, row, message):
+    content = {"infinitebench": INFINITEBENCH_ROW, "lveval": LVEVAL_ROW, "longbench": ROW}[row]
+    path = write(tmp_path, f"{task}.jsonl", lines(content))
+    with pytest.raises(InputError) as caught:
+        load_examples(find_task(benchmark, task), str(tmp_path), None, 0)
+    assert len(caught.value.problems) == 1
+    assert str(caught.value).startswith(f"{path}:1: ") and message in str(caught.value)
+
+
 # -- the hub ------------------------------------------------------------------------------------
 
 
@@ -244,24 +301,117 @@ def test_the_revision_can_be_pinned(hub, monkeypatch):
     assert hub[0][2]["revision"] == "0123abc"
 
 
-def test_offline_without_the_file_tells_what_to_place_where(tmp_path):
-    code = (
-        "from tasks.registry import find_task\n"
-        "from tasks.sources import load_examples\n"
-        "for name in ('trec', 'lcc'):\n"
-        "    try:\n"
-        "        load_examples(find_task('longbench', name), None, None, 0)\n"
-        "    except ValueError as error:\n"
-        "        print(error)\n"
-    )
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+def run_offline(home, code):
+    """What `code` prints in a new process that may use the hub's cache in `home` only."""
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(home)}
+    environment.pop(hub_files.REVISION_VARIABLE, None)
+    start = "import json\nfrom tasks.registry import find_task\nfrom tasks.sources import load_examples\n"
     done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", start + code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    messages = done.stdout.splitlines()
-    assert len(messages) == 2
-    for message in messages:  # one for all tasks, so that it is told once
-        assert message.startswith("data.zip of the data set THUDM/LongBench")
+    return done.stdout.splitlines()
+
+
+INFINITEBENCH_ROW = {
+    "id": 0,
+    "context": "The pass key is 71432.",
+    "input": "What is the pass key?",
+    "answer": ["71432"],
+    "options": [],
+}
+LVEVAL_ROW = {
+    "input": "Who?",
+    "context": "Ann did.",
+    "answers": ["Ann"],
+    "length": 2,
+    "dataset": "hotpotwikiqa_mixup",
+    "language": "en",
+    "answer_keywords": "Ann",
+    "confusing_facts": ["Bo did."],
+}
+IN_CACHE = [
+    ("longbench", "multi_news", "THUDM--LongBench", "data.zip", "data/multi_news.jsonl", ROW),
+    ("longbench_e", "multi_news", "THUDM--LongBench", "data.zip", "data/multi_news_e.jsonl", ROW),
+    (
+        "lveval",
+        "hotpotwikiqa_mixup_16k",
+        "Infinigence--LVEval",
+        "hotpotwikiqa_mixup.zip",
+        "hotpotwikiqa_mixup/hotpotwikiqa_mixup_16k.jsonl",
+        LVEVAL_ROW,
+    ),
+    (
+        "infinitebench",
+        "passkey",
+        "xinrongzhang2022--InfiniteBench",
+        "passkey.jsonl",
+        None,
+        INFINITEBENCH_ROW,
+    ),
+]
+
+
+def test_the_files_of_every_benchmark_are_read_from_the_hubs_cache(tmp_path):
+    """As huggingface_hub lays it out: `main` stands for a commit, under which the file lies."""
+    commits = {repository: f"{n:x}" * 40 for n, (_, _, repository, *_) in enumerate(IN_CACHE)}
+    for _, _, repository, file, member, row in IN_CACHE:
+        place, commit = tmp_path / "hub" / f"datasets--{repository}", commits[repository]
+        (place / "refs").mkdir(parents=True, exist_ok=True)
+        (place / "refs" / "main").write_text(commit)
+        path = place / "snapshots" / commit / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if member is None:
+            path.write_bytes(lines(row))
+            continue
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr(member, lines(row))
+    asked = [(benchmark, task) for benchmark, task, *_ in IN_CACHE]
+    printed = run_offline(
+        tmp_path,
+        f"for benchmark, task in {asked}:\n"
+        "    found = load_examples(find_task(benchmark, task), None, None, 0)\n"
+        "    print(json.dumps([found.examples[0].row, found.files[0]]))\n",
+    )
+    assert len(printed) == len(IN_CACHE)
+    for line, (_, _, repository, _, _, row) in zip(printed, IN_CACHE, strict=True):
+        found, file = json.loads(line)
+        assert found == row and f"--{repository}/snapshots/{file['revision']}/" in file["path"]
+        assert file["revision"] == commits[repository]
+        assert file["sha256"] == hashlib.sha256(lines(row)).hexdigest()
+
+
+def test_offline_without_the_file_tells_what_to_place_where(tmp_path):
+    asked = [
+        ("longbench", "trec"),
+        ("longbench_e", "lcc"),
+        ("lveval", "cmrc_mixup_64k"),
+        ("infinitebench", "passkey"),
+    ]
+    printed = run_offline(
+        tmp_path,
+        f"for benchmark, task in {asked}:\n"
+        "    try:\n"
+        "        load_examples(find_task(benchmark, task), None, None, 0)\n"
+        "    except ValueError as error:\n"
+        "        print(error)\n",
+    )
+    assert len(printed) == 4
+    assert printed[0] == printed[1]  # one for all tasks in the file, so that it is told once
+    files = [
+        ("THUDM/LongBench", "data.zip", " (or unpack it to FOLDER/data/<task>.jsonl)"),
+        (
+            "Infinigence/LVEval",
+            "cmrc_mixup.zip",
+            " (or unpack it to FOLDER/cmrc_mixup/cmrc_mixup_<level>.jsonl)",
+        ),
+        ("xinrongzhang2022/InfiniteBench", "passkey.jsonl", ""),
+    ]
+    for message, (repository, file, unpacked) in zip(printed[1:], files, strict=True):
+        assert message.startswith(f"{file} of the data set {repository} (revision main)")
         assert "HF_HUB_OFFLINE is set and it is not in the local cache" in message
-        assert "FOLDER/data.zip (or unpack it to FOLDER/data/<task>.jsonl)" in message
-        assert "--data FOLDER" in message
+        assert f"/{repository}/resolve/main/{file}, " in message
+        assert f"place it here as FOLDER/{file}{unpacked}, and give --data FOLDER." in message
