@@ -157,7 +157,7 @@ def bench(
     repeats: Annotated[int, typer.Option(min=1, help="Times each is measured.")] = 3,
     limit: Annotated[
         float, typer.Option(help="Seconds a pass may take before longer ones are left out.")
-    ] = 2.0,
+    ] = 10.0,
     backward: Annotated[bool, typer.Option(help="Measure forward and backward pass.")] = False,
 ) -> None:
     """Tokens/s of the forms of a recurrence, side by side."""
