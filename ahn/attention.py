@@ -12,6 +12,7 @@ slots, N = C + T columns, H query heads, K key/value heads, d head dimension.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -81,7 +82,6 @@ class Chunk:
     ) -> None:
         self.tokens = tokens
         self.seen = seen
-        self._plans: dict[tuple[int | None, int], LayerPlan] = {}
         steps = torch.arange(tokens, device=device)
         valid: Tensor | None = None
         if attention_mask is not None and tokens > 0:
@@ -117,11 +117,18 @@ class Chunk:
         return self.index.clamp(min=0)
 
     def plan(self, layout: LayerLayout) -> LayerPlan:
-        """What a layer of this layout does with the chunk; made once, then shared."""
-        key = (layout.window, layout.sinks)
-        if key not in self._plans:
-            self._plans[key] = LayerPlan(self, layout.window, layout.sinks)
-        return self._plans[key]
+        """What a layer of this layout does with the chunk."""
+        return LayerPlan(self, layout.window, layout.sinks)
+
+    def plans(self, layouts: Sequence[LayerLayout]) -> list[LayerPlan]:
+        """One for each layer, shared by those that are alike."""
+        # not kept by the chunk: plans refer to it, and masks must not wait for the cycle collector
+        made: dict[tuple[int | None, int], LayerPlan] = {}
+        for layout in layouts:
+            key = (layout.window, layout.sinks)
+            if key not in made:
+                made[key] = self.plan(layout)
+        return [made[layout.window, layout.sinks] for layout in layouts]
 
 
 class LayerPlan:
@@ -201,16 +208,16 @@ class LayerPlan:
         tokens, columns = q.shape[2], k.shape[2]
         if self.causal:
             return _attention(q, k, v, None, scaling)
-        if self.alike and self.window is not None and mask_free(q):
-            assert isinstance(self.chunk.seen, int)
+        if mask_free(q) and self.alike and isinstance(self.chunk.seen, int):
             return split_attention(q, k, v, self.chunk.seen, self.window, self.sinks, scaling)
         if tokens * columns <= _PAIRS:
             if self._mask is None:
                 self._mask = self.visible(0, tokens, slice(None))
             return _attention(q, k, v, self._mask, scaling)
         outputs = []
-        for first in range(0, tokens, _QUERY_BLOCK):
-            last = min(first + _QUERY_BLOCK, tokens)
+        size = min(_QUERY_BLOCK, max(1, _PAIRS // columns))
+        for first in range(0, tokens, size):
+            last = min(first + size, tokens)
             block = self._columns(first, last)
             outputs.append(
                 _attention(

@@ -167,7 +167,7 @@ class AHNCache(Cache):
         """
         in_place = chunk.tokens == 1 and chunk.valid is None and not torch.is_grad_enabled()
         if not in_place or not self.is_initialized:
-            return [chunk.plan(layer.layout) for layer in self.layers]
+            return [*chunk.plans([layer.layout for layer in self.layers])]
         steps: dict[LayerLayout, TokenStep] = {}
         for layer in self.layers:
             layer.make_room(chunk)

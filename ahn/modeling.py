@@ -242,7 +242,7 @@ class _StreamingModel(_InitialisesCells):
         tokens, device = inputs.shape[1], inputs.device
         if cache is None:
             chunk = Chunk(tokens, 0, attention_mask, device)
-            return None, chunk, [chunk.plan(layout) for layout in layouts]
+            return None, chunk, [*chunk.plans(layouts)]
         chunk = cache.chunk(tokens, attention_mask, device)
         return cache, chunk, cache.plans(chunk, fixed)
 

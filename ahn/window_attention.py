@@ -62,7 +62,7 @@ def split_attention(
     k: Tensor,
     v: Tensor,
     seen: int,
-    window: int,
+    window: int | None,
     sinks: int,
     scaling: float,
     piece: Piece = flash_piece,
@@ -74,7 +74,7 @@ def split_attention(
         k: `[B, K, N, d]`: the sinks, what the window held, the chunk, in order of position.
         v: as `k`.
         seen: tokens before the chunk.
-        window: W.
+        window: W; None: full attention, one causal piece.
         sinks: S.
         scaling: factor of the scores.
         piece: how a piece is computed.
@@ -82,6 +82,8 @@ def split_attention(
     Returns:
         `[B, H, T, d]`.
     """
+    if window is None:
+        return piece(q, k, v, scaling, True, None)[0]
     tokens, columns = q.shape[2], k.shape[2]
     cached = columns - tokens
     early = min(max(sinks + window - seen, 0), tokens)  # queries that see all before them
