@@ -251,7 +251,7 @@ def load_model(
         path_or_id, variant, ahn, window, sinks, rope_scaling, yarn_factor
     )
     # first everything that needs no weights, so that nothing is loaded half (or downloaded)
-    placed = resolve_device_map(device, device_map)
+    placed = resolve_device_map(device, device_map, offload_folder)
     resolve_dtype(dtype, checkpoint.config, "F32")
     for place in (path_or_id, checkpoint.source):
         if place is not None:

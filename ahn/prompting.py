@@ -12,6 +12,8 @@ from typing import Any
 from ahn.checkpoint_files import local_folder
 from ahn.config import InputError
 
+_VOCABULARIES = ("tokenizer.json", "vocab.json", "tokenizer.model")
+
 
 def read_prompt(text: str | None, file: str | None) -> str:
     """The prompt: given as text, in a file, or (`-`) on standard input.
@@ -44,6 +46,9 @@ def load_tokenizer(model: str | Path) -> Any:
     from transformers import AutoTokenizer
 
     folder = local_folder(model, weights=False)
+    if not any((folder / name).is_file() for name in _VOCABULARIES):
+        # transformers would make an empty one from the model's type
+        raise InputError(f"{model}: no tokenizer here ({_VOCABULARIES[0]}); pass --tokenizer")
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

@@ -39,6 +39,6 @@ def edit_tensors(
     folder: Path, change: Callable[[dict[str, torch.Tensor]], Any], file: str = "model.safetensors"
 ) -> None:
     """Change tensors of a weight file in place."""
-    tensors = load_file(folder / file)
+    tensors = {key: tensor.clone() for key, tensor in load_file(folder / file).items()}
     change(tensors)
     save_file(tensors, folder / file, metadata={"format": "pt"})
