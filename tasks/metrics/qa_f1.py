@@ -50,22 +50,22 @@ def f1(predicted: Sequence[str], gold: Sequence[str]) -> float:
 
 
 @lru_cache(maxsize=4096)
-def _words_en(text: str) -> tuple[str, ...]:
+def words_en(text: str) -> tuple[str, ...]:
     return tuple(normalize(text).split())
 
 
 @lru_cache(maxsize=4096)
-def _words_zh(text: str) -> tuple[str, ...]:
+def words_zh(text: str) -> tuple[str, ...]:
     return tuple(word for word in map(normalize_zh, words(text)) if word)
 
 
 def qa_f1(prediction: str, example: Example) -> float:
     """F1 over the words, parted by white space, of the normalised texts."""
-    predicted = _words_en(prediction)
-    return max((f1(predicted, _words_en(answer)) for answer in example.answers), default=0.0)
+    predicted = words_en(prediction)
+    return max((f1(predicted, words_en(answer)) for answer in example.answers), default=0.0)
 
 
 def qa_f1_zh(prediction: str, example: Example) -> float:
     """F1 over jieba's words; each is normalised after the cut, and empty ones are dropped."""
-    predicted = _words_zh(prediction)
-    return max((f1(predicted, _words_zh(answer)) for answer in example.answers), default=0.0)
+    predicted = words_zh(prediction)
+    return max((f1(predicted, words_zh(answer)) for answer in example.answers), default=0.0)
