@@ -10,7 +10,7 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -327,7 +327,7 @@ def build_model(
     }
     config_class, model_class = classes[family]
     values = {k: v for k, v in config.items() if k not in RELEASED_KEYS | {"ahn", "model_type"}}
-    own = config_class(ahn=asdict(settings), **without_own_window(values))
+    own = config_class(ahn=settings.to_dict(), **without_own_window(values))
     own.architectures = [model_class.__name__]
     tensors = stored_tensors(folder) if tensors is None else tensors
     with _without_load_report(), _one_folder(folder, tensors, offload_folder) as joined:

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,9 @@ def merge_checkpoint(
     config = checkpoint.config
     if sliding_layers(config):
         config = without_own_window(config)
-    config = merged_config(config, asdict(checkpoint.settings), training_keys(describe_model(ahn)))
+    config = merged_config(
+        config, checkpoint.settings.to_dict(), training_keys(describe_model(ahn))
+    )
     with _whole_folder(Path(output), sources, tensors, force) as folder:
         files = _write_weights(folder, tensors, limit)
         write_config(folder, config)
