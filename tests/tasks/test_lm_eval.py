@@ -10,6 +10,7 @@ import pytest
 
 import tasks
 from tasks import lm_eval as ours
+from tasks import pocket
 from tasks.registry import benchmark_names, expand, find_task, group_names, task_names
 from tasks.schema import InputError
 
@@ -154,6 +155,34 @@ def test_a_task_is_asked_and_scored_there_as_here(folder, benchmark):
     # LongBench-E's scorer of AHN makes none of the cuts of LongBench's.
     expected = {"longbench": 1.0, "longbench_e": 0.5}[benchmark]
     assert built.process_results(built.eval_docs[1], ["Rome\n\nQuestion: x"])["score"] == expected
+
+
+def test_every_pocket_task_has_a_file_there(manager):
+    names = [f"ahnbench_{name.replace('@', '_')}" for name in pocket.task_names()]
+    assert manager.task_index["ahnbench_pocket"].cfg["task"] == names
+    for name, lm_eval_name in zip(pocket.task_names(), names, strict=True):
+        asked = manager.task_index[lm_eval_name].cfg
+        assert asked["dataset_kwargs"] == {"benchmark": "longbench", "name": name}
+        rules = find_task("longbench", name).protocol("official")
+        assert asked["generation_kwargs"]["max_gen_toks"] == rules.max_new_tokens
+
+
+def test_pocket_rows_are_made_and_scored_there_as_here():
+    from lm_eval.tasks import TaskManager
+
+    metadata = {"limit": 3, "seed": 5}
+    manager = TaskManager(include_path=str(FOLDER), include_defaults=False, metadata=metadata)
+    built = manager.load(["ahnbench_pocket_qa_4"])["tasks"]["ahnbench_pocket_qa_4"]
+    task = find_task("longbench", "pocket_qa@4")
+    expected = pocket.load_examples(task, 3, 5)
+    assert [built.doc_to_text(doc) for doc in built.eval_docs] == [
+        task.render(example, "official") for example in expected
+    ]
+    for doc, example in zip(built.eval_docs, expected, strict=True):
+        document = ours.document_of(doc)
+        assert document is not None and document.example == example
+        assert built.process_results(doc, [example.answers[0]]) == {"score": 1.0}
+        assert built.process_results(doc, ["else"]) == {"score": 0.0}
 
 
 def test_what_cannot_be_asked_is_an_input_error(folder):

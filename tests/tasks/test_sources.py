@@ -305,7 +305,11 @@ def run_offline(home, code):
     """What `code` prints in a new process that may use the hub's cache in `home` only."""
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(home)}
     environment.pop(hub_files.REVISION_VARIABLE, None)
-    start = "import json\nfrom tasks.registry import find_task\nfrom tasks.sources import load_examples\n"
+    start = (
+        "import json\n"
+        "from tasks.registry import find_task\n"
+        "from tasks.sources import load_examples\n"
+    )
     done = subprocess.run(
         [sys.executable, "-c", start + code],
         env=environment,
