@@ -91,9 +91,9 @@ def report(
 ) -> None:
     """Build one self-contained HTML page from run folders. Needs no model and no torch."""
     with _input_errors():
-        from reports.page import build_report
+        from evaluation.report import write_report
 
-        written = build_report(runs, output)
+        written = write_report(runs, output)
     typer.echo(f"report: {written}")
 
 

@@ -43,6 +43,7 @@ class PreparedPrompt:
     truncation: str
     chat_template: bool
     answer_in_prompt: bool | None  # None: there is no reference answer to look for
+    answer_removed: bool  # it stood in the whole prompt, and does not in the cut one
     tail: str  # last characters of the text that was tokenised
 
     @property
@@ -144,8 +145,11 @@ def prepare(
     A tokenizer without chat template gets the bare text, as the authors' scripts do.
     """
     rules = task.protocol(protocol)
-    cut = truncate(task.render(example, protocol), rules, max_length, tokenizer)
+    whole = task.render(example, protocol)
+    cut = truncate(whole, rules, max_length, tokenizer)
     text = cut.text
+    found = contains_answer(text, example.answers)
+    removed = found is False and cut.tokens_cut > 0 and contains_answer(whole, example.answers)
     wrapped = rules.chat_template and bool(getattr(tokenizer, "chat_template", None))
     if wrapped:
         text = apply_chat_template(
@@ -157,7 +161,8 @@ def prepare(
         tokens_cut=cut.tokens_cut,
         truncation=cut.side,
         chat_template=wrapped,
-        answer_in_prompt=contains_answer(cut.text, example.answers),
+        answer_in_prompt=found,
+        answer_removed=bool(removed),
         tail=text[-TAIL_CHARACTERS:],
     )
 

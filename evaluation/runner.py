@@ -264,6 +264,7 @@ class Answerer:
             tokens_cut=prompt.tokens_cut,
             chat_template=prompt.chat_template,
             answer_in_prompt=prompt.answer_in_prompt,
+            answer_removed=prompt.answer_removed,
             prompt_tail=prompt.tail,
             length=length if isinstance(length, int) else None,
             all_classes=example.row.get("all_classes"),

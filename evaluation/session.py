@@ -13,11 +13,11 @@ from evaluation.identity import parts_without_weights, prompt_sha256, run_info
 from evaluation.plan import Plan, make_plan
 from evaluation.progress import RunProgress
 from evaluation.progress_bar import ProgressBar
+from evaluation.report import write_report
 from evaluation.runner import TooManyErrors
 from evaluation.store import RunStore, check_folder
 from evaluation.tables import plan_tables, result_tables
 from evaluation.terminal import console
-from reports.page import build_report
 from reports.records import read_run
 
 DONE, SOME_FAILED = 0, 1
@@ -107,7 +107,7 @@ def _finish(folder: Path, with_report: bool, failed: int, stopped: str) -> int:
     out.print(result_tables(run))
     out.print(f"run folder: {folder}", markup=False, soft_wrap=True)
     if with_report:
-        report = build_report([folder], folder / "report.html")
+        report = write_report([folder], folder / "report.html")
         out.print(f"report: {report}", markup=False, soft_wrap=True)
     if stopped:
         print(f"stopped: {stopped}", file=sys.stderr)

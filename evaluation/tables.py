@@ -11,10 +11,14 @@ from rich.text import Text
 from evaluation.costs import example_cache_bytes, example_flops
 from evaluation.plan import Plan
 from reports import formats
-from reports.compare import answer, by_facts, standings
+from reports.compare import answer, standings
+from reports.curves import by_facts
 from reports.leaderboard import Column, TaskKey, columns_of, tasks_of
 from reports.records import Run
 from reports.stats import Interval, mean_interval
+
+MOST_WITH_INTERVALS = 4
+"""Variants whose intervals fit beside one another into a terminal."""
 
 
 def plan_tables(plan: Plan) -> Group:
@@ -95,16 +99,17 @@ def result_tables(run: Run) -> Group:
     return Group(_score_table(columns), _cost_table(columns), sentence)
 
 
-def _score(column: Column, task: TaskKey) -> str:
+def _score(column: Column, task: TaskKey, crowded: bool) -> str:
     sample = column.sample(task)
     if not sample.values:
         return formats.MISSING
-    return _interval(mean_interval(sample.values, sample.clusters))
+    interval = mean_interval(sample.values, sample.clusters)
+    return formats.points(interval.mean) if crowded else _interval(interval)
 
 
-def _interval(interval: Interval | None) -> str:
+def _interval(interval: Interval | None, between: str = " ") -> str:
     mean = formats.points(interval.mean if interval else None)
-    return f"{mean} {formats.between(interval)}".rstrip()
+    return f"{mean}{between}{formats.between(interval)}".rstrip()
 
 
 def _levels(columns: list[Column]) -> dict[int, list[Interval | None]]:
@@ -119,6 +124,7 @@ def _examples(columns: Iterable[Column], task: TaskKey) -> str:
 
 
 def _score_table(columns: list[Column]) -> Table:
+    crowded = len(columns) > MOST_WITH_INTERVALS  # their tasks' intervals stand in the report
     table = Table(title="Score, points of 100 [95 % interval]", title_justify="left")
     table.add_column("task", no_wrap=True)
     table.add_column("examples", justify="right", no_wrap=True)
@@ -126,14 +132,15 @@ def _score_table(columns: list[Column]) -> Table:
         table.add_column(column.label, justify="right", no_wrap=True)
     tasks = tasks_of(columns)
     for task in tasks:
-        scores = [_score(column, task) for column in columns]
+        scores = [_score(column, task, crowded) for column in columns]
         table.add_row(task.task, _examples(columns, task), *scores)
     if len(tasks) > 1:
         table.add_section()
-        means = [_interval(row.score) for row in standings(columns)]
+        between = "\n" if crowded else " "
+        means = [_interval(row.score, between) for row in standings(columns)]
         for facts, intervals in _levels(columns).items():
             stored = f"mean, {facts} stored fact{'s' if facts > 1 else ''}"
-            table.add_row(stored, "", *(_interval(interval) for interval in intervals))
+            table.add_row(stored, "", *(_interval(interval, between) for interval in intervals))
         table.add_row("mean of tasks", "", *means, style="bold")
     return table
 

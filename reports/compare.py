@@ -37,6 +37,7 @@ class Standing:
     cost: dict[str, float | None]
     share_of_full: dict[str, float | None]
     truncated: int
+    answers_removed: int
     errors: int
 
 
@@ -113,6 +114,7 @@ def _standing(column: Column, columns: Sequence[Column], shared: list[TaskKey]) 
         cost=cost,
         share_of_full={name: _ratio(cost[name], whole.get(name)) for name in _COST_FIELDS},
         truncated=sum(record.truncated for record in column.records),
+        answers_removed=sum(record.answer_removed for record in column.records),
         errors=column.errors,
     )
 
@@ -176,35 +178,14 @@ def _tasks(tasks: Sequence[TaskKey]) -> str:
     return f"the task {tasks[0].task}" if len(tasks) == 1 else f"{len(tasks)} tasks"
 
 
-def by_facts(columns: Sequence[Column]) -> dict[int, list[Interval | None]]:
-    """Score by the number of facts stored in the text, per column; tasks weigh equally.
-
-    The number is the records' attribute ``facts`` (a count, or the list of facts). Empty when
-    no record has it.
-    """
-    found: dict[int, list[dict[TaskKey, tuple[list[float], list[str]]]]] = {}
-    for index, column in enumerate(columns):
-        for task in column.cells:
-            for record in column.scored(task):
-                facts = _fact_count(record.attributes.get("facts"))
-                if facts is None or record.score is None:
-                    continue
-                cell = found.setdefault(facts, [{} for _ in columns])[index]
-                values, documents = cell.setdefault(task, ([], []))
-                values.append(record.score)
-                documents.append(record.document_id)
-    return {
-        facts: [
-            average_of_tasks([Sample(tuple(v), tuple(d)) for v, d in cell.values()])
-            if cell
-            else None
-            for cell in found[facts]
-        ]
-        for facts in sorted(found)
-    }
-
-
-def _fact_count(value: object) -> int | None:
-    if isinstance(value, list):
-        return len(value)
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+def every_pair(
+    columns: Sequence[Column], tasks: Sequence[TaskKey]
+) -> list[tuple[Column, list[Interval | None]]]:
+    """Average paired difference, row - column, of every two columns; None on the diagonal."""
+    return [
+        (
+            row,
+            [None if row is other else average_difference(row, other, tasks) for other in columns],
+        )
+        for row in columns
+    ]

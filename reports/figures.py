@@ -90,39 +90,41 @@ def score_against_cache(points: Sequence[Point]) -> Markup:
     return _svg(height, f"Score against cache size. {described}", [*parts, *marks])
 
 
-def score_by_facts(labels: Sequence[str], table: dict[int, list[Interval | None]]) -> Markup:
-    """Score against the number of stored facts: one line per column, with intervals."""
+def score_lines(
+    labels: Sequence[str],
+    points: Sequence[tuple[str, Sequence[Interval | None]]],
+    axis: str,
+    title: str,
+) -> Markup:
+    """Score along a property, `axis`: one line per column, with intervals.
+
+    `points` are (name of the point, one interval per column), at equal steps.
+    """
     height, left, top, bottom = 330, 46, 14, 46
     right = min(190, 30 + 7 * max((len(label) for label in labels), default=0))
-    counts = sorted(table)
-    step = (WIDTH - left - right) / max(1, len(counts))
+    step = (WIDTH - left - right) / max(1, len(points))
+    # Names that are too long to stand in one line stand in two by turns.
+    second = _LINE if step < 7 * max((len(name) for name, _ in points), default=0) else 0
+    bottom += second
 
-    highest = _highest(i for cells in table.values() for i in cells if i is not None)
+    highest = _highest(i for _, cells in points for i in cells if i is not None)
 
     def y(share: float) -> float:
         return top + (height - top - bottom) * (1 - share / highest)
 
     parts = [_score_axis(y, highest, left, WIDTH - right)]
-    for i, facts in enumerate(counts):
-        parts.append(
-            _text(left + (i + 0.5) * step, height - bottom + 18, str(facts), "tick", "middle")
-        )
-    parts.append(
-        _text(
-            left + (WIDTH - left - right) / 2,
-            height - 6,
-            "facts stored in the text",
-            "axis",
-            "middle",
-        )
-    )
+    for i, (name, _) in enumerate(points):
+        at_y = height - bottom + 18 + second * (i % 2)
+        parts.append(_text(left + (i + 0.5) * step, at_y, name, "tick", "middle"))
+    middle = left + (WIDTH - left - right) / 2
+    parts.append(_text(middle, height - 6, axis, "axis", "middle"))
     ends: list[tuple[float, float, int]] = []
     marks: list[Markup] = []
     for column in range(len(labels)):
         dodge = (column - (len(labels) - 1) / 2) * min(9.0, 0.5 * step / max(1, len(labels)))
         line: list[tuple[float, float]] = []
-        for i, facts in enumerate(counts):
-            interval = table[facts][column]
+        for i, (_, cells) in enumerate(points):
+            interval = cells[column]
             if interval is None:
                 continue
             px = left + (i + 0.5) * step + dodge
@@ -143,15 +145,15 @@ def score_by_facts(labels: Sequence[str], table: dict[int, list[Interval | None]
             _text(WIDTH - right + 8, at + 4, labels[column], f"name t{column % COLOURS}", "start")
         )
     described = "; ".join(
-        f"{facts} facts: "
+        f"{name}: "
         + ", ".join(
             f"{label} {formats.points(interval.mean)}"
-            for label, interval in zip(labels, table[facts], strict=True)
+            for label, interval in zip(labels, cells, strict=True)
             if interval is not None
         )
-        for facts in counts
+        for name, cells in points
     )
-    return _svg(height, f"Score by number of stored facts. {described}", [*parts, *marks])
+    return _svg(height, f"{title}. {described}", [*parts, *marks])
 
 
 def bars(

@@ -55,6 +55,11 @@ def percent(share: float | None) -> str:
     return MISSING if share is None else f"{100 * share:.1f} %"
 
 
+def figure(value: float | None) -> str:
+    """A figure of a benchmark's own table with two decimals: 71.3 -> '71.30'."""
+    return MISSING if value is None else f"{value:.2f}"
+
+
 def whole(count: float | None) -> str:
     """A count, or the mean of counts, rounded, with thousands separated: 12345.4 -> '12,345'."""
     return MISSING if count is None else f"{count:,.0f}"

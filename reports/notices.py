@@ -18,6 +18,7 @@ def notices(runs: Sequence[Run], columns: Sequence[Column]) -> list[str]:
         found += _of_run(run, [column for column in columns if column.run is run])
     found += _unlike(columns)
     found += _cache_disagrees(columns)
+    found += _answers_removed(columns)
     warnings = [warning for run in runs for warning in run.warnings]
     found += warnings[:_MOST_WARNINGS]
     if len(warnings) > _MOST_WARNINGS:
@@ -107,6 +108,27 @@ def _cache_disagrees(columns: Sequence[Column]) -> list[str]:
                 f"{len(pairs):,} examples."
             )
     return found
+
+
+def _answers_removed(columns: Sequence[Column]) -> list[str]:
+    """Where the cut took the answer away, so that no model could have read it there."""
+    removed: Counter[str] = Counter()
+    asked: Counter[str] = Counter()
+    seen = set()
+    for column in columns:
+        for record in column.records:
+            example = (record.task, record.protocol, record.example_id, record.prompt_tokens)
+            if example not in seen:
+                seen.add(example)
+                asked[record.task] += 1
+                removed[record.task] += record.answer_removed
+    listed = [f"{task}: {count:,} of {asked[task]:,}" for task, count in removed.items() if count]
+    if not listed:
+        return []
+    return [
+        f"The cut removed the reference answer's text from {sum(removed.values()):,} prompts "
+        f"({', '.join(listed)}): a miss there is no fault of the model."
+    ]
 
 
 def _plural(names: Sequence[str]) -> str:

@@ -19,6 +19,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from reports import compare, examples, figures, formats
+from reports.curves import curves
+from reports.figure_tables import MakeTables
 from reports.leaderboard import (
     Column,
     TaskKey,
@@ -44,8 +46,13 @@ _CONTROL_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not 
 _CONTROL_PICTURES[0x7F] = 0x2421
 
 
-def build_report(run_dirs: Sequence[str | Path], output: str | Path) -> Path:
+def build_report(
+    run_dirs: Sequence[str | Path], output: str | Path, tables: MakeTables | None = None
+) -> Path:
     """Write the report on `run_dirs` to `output` and return its path.
+
+    `tables` gives the benchmarks' own averages and published figures, which the page shows beside
+    its own; None: none are shown.
 
     The file appears whole or not at all, and is smaller than `MOST_BYTES` whatever the number
     of examples. Raises `reports.records.InputError` when a folder is no readable run, is given
@@ -71,15 +78,15 @@ def build_report(run_dirs: Sequence[str | Path], output: str | Path) -> Path:
         raise InputError("\n".join(problems))
     if output.is_dir():
         raise InputError(f"{output}: is a folder; give the name of the HTML file to write")
-    _write_atomically(output, _page_within_limit(runs))
+    _write_atomically(output, _page_within_limit(runs, tables))
     return output
 
 
-def _page_within_limit(runs: Sequence[Run]) -> bytes:
+def _page_within_limit(runs: Sequence[Run], tables: MakeTables | None) -> bytes:
     """The page's bytes; examples are halved until it is small enough."""
     most, most_bytes = examples.MOST_EXAMPLES, _EXAMPLE_BYTES
     while True:
-        text = render(runs, most, most_bytes).translate(_CONTROL_PICTURES)
+        text = render(runs, most, most_bytes, tables).translate(_CONTROL_PICTURES)
         page = text.encode("utf-8", "replace")
         if len(page) < MOST_BYTES:
             return page
@@ -95,6 +102,7 @@ def render(
     runs: Sequence[Run],
     most_examples: int = examples.MOST_EXAMPLES,
     most_example_bytes: int = _EXAMPLE_BYTES,
+    tables: MakeTables | None = None,
 ) -> str:
     """The page as text, with at most `most_examples` single examples."""
     columns = columns_of(runs)
@@ -103,6 +111,7 @@ def render(
     subject_number = 0 if subject is None else columns.index(subject.column)
     joined = examples.join(columns)
     shown = examples.choose(joined, subject_number, most_examples, most_example_bytes)
+    given = [] if tables is None else list(tables(columns))
     environment = _environment()
     style = _source(environment, "report.css")
     script = _source(environment, "report.js")
@@ -121,7 +130,18 @@ def render(
         tasks=_task_rows(columns),
         several_protocols=len({t.protocol for t in tasks_of(columns)}) > 1,
         several_benchmarks=len({t.benchmark for t in tasks_of(columns)}) > 1,
-        facts=compare.by_facts(columns),
+        curves=[
+            (
+                curve,
+                figures.score_lines(
+                    [column.label for column in columns], curve.points, curve.axis, curve.title
+                ),
+            )
+            for curve in curves(columns)
+        ],
+        pairs=compare.every_pair(columns, compared_tasks(columns)),
+        benchmark_tables=[table for table in given if not table.published],
+        published_tables=[table for table in given if table.published],
         figures=_figures(columns, rows, subject),
         joined=joined,
         shown=shown,
@@ -150,6 +170,7 @@ def _environment() -> Environment:
         operations=formats.operations,
         seconds=formats.seconds,
         percent=formats.percent,
+        figure=formats.figure,
         whole=formats.whole,
         clipped=formats.clipped,
     )
@@ -200,7 +221,6 @@ def _figures(
     columns: Sequence[Column], rows: Sequence[compare.Standing], subject: compare.Standing | None
 ) -> dict[str, Any]:
     """The page's charts; one that has nothing to show is None."""
-    labels = [column.label for column in columns]
     points, how = [], "measured"
     for field, name in (("cache_bytes_measured", "measured"), ("cache_bytes_analytic", "analytic")):
         points = [
@@ -211,11 +231,9 @@ def _figures(
         how = name
         if points:
             break
-    facts = compare.by_facts(columns)
     return {
         "cache": figures.score_against_cache(points) if points else None,
         "cache_how": how,
-        "facts": figures.score_by_facts(labels, facts) if len(facts) > 1 else None,
         "costs": [
             figures.bars(
                 title, [(r.column.label, i, r.cost[field]) for i, r in enumerate(rows)], write

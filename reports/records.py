@@ -24,7 +24,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 SCHEMA_VERSION = 2
-"""1: the first one. 2: label, gold_ans, prompt_sha256 of a record; more about tasks in run.json.
+"""1: the first one. 2: label, gold_ans, prompt_sha256, answer_removed; tasks in run.json say more.
 What an earlier version wrote can be read and reported, but not continued."""
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
@@ -113,6 +113,11 @@ class ExampleRecord(BaseModel):
         default=None,
         description="Whether a reference answer occurs in the prompt as given to the model "
         "(string search); None when it was not looked for.",
+    )
+    answer_removed: bool = Field(
+        default=False,
+        description="Whether the cut removed the answer: a reference answer stood in the whole "
+        "prompt, and none stands in what was left of it.",
     )
     prefill_seconds: Seconds | None = Field(
         default=None, description="Wall time for the prompt, in seconds (measured)."

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from reports.compare import answer, baseline_of, by_facts, standings, task_difference
+from reports.compare import answer, baseline_of, standings, task_difference
+from reports.curves import by_facts
 from reports.leaderboard import columns_of, compared_tasks, leaderboard, run_names, wide
 from reports.notices import notices
 from reports.records import Run, read_run

@@ -28,7 +28,7 @@ def test_all_charts_are_well_formed_and_escape_their_labels() -> None:
     interval = mean_interval([0.0, 1.0])
     charts = [
         figures.score_against_cache([figures.Point(NASTY, 0, 5.0, interval)]),
-        figures.score_by_facts([NASTY], {1: [interval], 4: [None]}),
+        figures.score_lines([NASTY], [(NASTY, [interval]), ("4", [None])], NASTY, NASTY),
         figures.bars(NASTY, [(NASTY, 0, 1.0), (NASTY, 9, None)], formats.seconds),
         figures.differences(NASTY, [(NASTY, interval)], 12),
     ]

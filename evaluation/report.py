@@ -1,0 +1,85 @@
+"""The page on run folders, with what only the roof can bring: the benchmarks' own averages and
+published figures. No torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from evaluation.published import published_tables
+from reports.figure_tables import FigureTable
+from reports.leaderboard import Column
+from reports.page import build_report
+from tasks.averages import Scored, Table, benchmark_tables
+from tasks.registry import benchmark_names, is_pocket
+
+
+def write_report(runs: Sequence[str | Path], output: str | Path) -> Path:
+    """Write the page on `runs` to `output`; see `reports.page.build_report`."""
+    return build_report(runs, output, tables_of)
+
+
+def tables_of(columns: Sequence[Column]) -> list[FigureTable]:
+    """What the page shows beside its own tables: measured averages first, then published ones."""
+    return [*authors_tables(columns), *published_tables(columns)]
+
+
+def authors_tables(columns: Sequence[Column]) -> list[FigureTable]:
+    """The averages of each benchmark's authors, the variants' figures side by side."""
+    made: dict[tuple[str, str], dict[str, list[Table]]] = {}
+    for column in columns:
+        scores: dict[tuple[str, str], dict[str, list[Scored]]] = {}
+        for key in column.cells:
+            if key.benchmark in benchmark_names() and not is_pocket(key.task):
+                found = [
+                    Scored(record.score, record.length, record.attributes)
+                    for record in column.scored(key)
+                    if record.score is not None
+                ]
+                scores.setdefault((key.benchmark, key.protocol), {})[key.task] = found
+        for of, by_task in scores.items():
+            made.setdefault(of, {})[column.label] = benchmark_tables(of[0], by_task)
+    return [
+        table
+        for (_, protocol), by_label in made.items()
+        for table in _side_by_side(by_label, protocol)
+    ]
+
+
+def _side_by_side(by_label: dict[str, list[Table]], protocol: str) -> list[FigureTable]:
+    """Tables of one title over all variants: a variant is a column, a row, or a table."""
+    titles = dict.fromkeys(table.title for tables in by_label.values() for table in tables)
+    found = []
+    for title in titles:
+        of_title = {
+            label: table for label, tables in by_label.items() for table in tables
+            if table.title == title
+        }  # fmt: skip
+        found += _merged(f"{title} ({protocol})", of_title)
+    return found
+
+
+def _merged(title: str, by_label: dict[str, Table]) -> list[FigureTable]:
+    tables = list(by_label.values())
+    notes = tuple(
+        dict.fromkeys(
+            note if len({t.note for t in tables}) == 1 else f"{label}: {note}"
+            for label, table in by_label.items()
+            if (note := table.note)
+        )
+    )
+    if all(len(table.columns) == 1 for table in tables):
+        names = dict.fromkeys(name for table in tables for name, _ in table.rows)
+        cells = {label: {name: row[0] for name, row in t.rows} for label, t in by_label.items()}
+        rows = tuple((name, tuple(of.get(name) for of in cells.values())) for name in names)
+        return [FigureTable(title, tuple(by_label), rows, notes)]
+    if all(len(table.rows) == 1 for table in tables) and len({t.columns for t in tables}) == 1:
+        rows = tuple((label, table.rows[0][1]) for label, table in by_label.items())
+        return [FigureTable(title, tables[0].columns, rows, notes)]
+    return [
+        FigureTable(
+            f"{title}: {label}", table.columns, table.rows, (table.note,) if table.note else ()
+        )
+        for label, table in by_label.items()
+    ]
