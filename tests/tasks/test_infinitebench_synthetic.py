@@ -37,6 +37,12 @@ def made(task, length="4k", limit=9, seed=0):
 # -- answers recomputed from what a model would read ---------------------------------------------
 
 
+def groups(pattern, text, find=re.fullmatch):
+    match = find(pattern, text)
+    assert match is not None, text[:200]
+    return match.groups()
+
+
 def passkey_answer(context, question):
     assert question == "What is the pass key?"
     filler = (
@@ -44,7 +50,7 @@ def passkey_answer(context, question):
         r" again\. )*"
     )
     needle = r"The pass key is ([0-9]{5})\. Remember it\. \1 is the pass key\. "
-    return [re.fullmatch(filler + needle + filler, context)[1]]
+    return list(groups(filler + needle + filler, context))
 
 
 def number_string_answer(context, question):
@@ -57,19 +63,19 @@ def number_string_answer(context, question):
 
 
 def kv_answer(context, question):
-    key = re.fullmatch(
+    (key,) = groups(
         r'\nKey: "([-0-9a-f]{36})"\nThe value associated with the specified key is: ', question
-    )[1]
+    )
     return [json.loads(context.removeprefix("JSON data:\n"))[key]]
 
 
 def find_answer(context, question):
     numbers = json.loads(context)
-    kind = re.fullmatch(
+    (kind,) = groups(
         r"You should answer with only one number, no other words\. "
         r"The (.+) number of the list is: ",
         question,
-    )[1]
+    )
     if kind == "median":
         return [statistics.median(numbers)]
     rank = {"second": 1, "third": 2}.get(kind.split()[0], 0)
@@ -95,12 +101,13 @@ def code_answer(context, question):
     head = "\nHere is the content of functions_module.py:\n\n"
     text = "".join(f"def {name}(x):\n    return {body}\n\n" for name, body in functions.items())
     assert context == head + text
-    name, argument = re.search(r"value of (func_[0-9]+)\((-?[0-9]+)\)\. Your", question).groups()
+    call = r"value of (func_[0-9]+)\((-?[0-9]+)\)\. Your"
+    name, argument = groups(call, question, re.search)
     value = int(argument)
     while name != "x":
-        parts = re.fullmatch(r"(x|func_[0-9]+)(?:\(x\))?(?: ([+-]) ([0-9]+))?", functions[name])
-        name = parts[1]
-        value += int(f"{parts[2]}{parts[3]}") if parts[2] else 0
+        body = r"(x|func_[0-9]+)(?:\(x\))?(?: ([+-]) ([0-9]+))?"
+        name, sign, constant = groups(body, functions[name])
+        value += int(f"{sign}{constant}") if sign else 0
     return [value]
 
 
@@ -217,7 +224,7 @@ def test_what_is_no_length_is_refused(text):
 def test_a_length_that_is_too_short_says_how_long_it_must_be(task):
     with pytest.raises(InputError, match="needs at least") as caught:
         generate(task, 60)
-    least = int(re.search(r"at least ([0-9]+) tokens", str(caught.value))[1])
+    least = int(groups(r"at least ([0-9]+) tokens", str(caught.value), re.search)[0])
     for index in (0, ROWS[task] - 1):
         assert units_for(task, least + 60, index) >= 1
     assert len(made(task, least + 60, 3)) == 3
