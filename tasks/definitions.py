@@ -364,9 +364,6 @@ def read_benchmark(folder: Path) -> Benchmark:
     tasks.sort(key=lambda task: (task.dataset, _rank(definition.levels, task.level)))
     members, wrong = _resolve_groups(groups, {task.lm_eval_name or "": task.name for task in tasks})
     problems += wrong
-    whole = set(members.get(definition.benchmark, ()))
-    if whole and whole != {task.name for task in tasks}:
-        problems.append(f"{folder}: the group {definition.benchmark} does not hold all tasks")
     if problems:
         raise InputError(*problems)
     return Benchmark(definition, {task.name: task for task in tasks}, members)

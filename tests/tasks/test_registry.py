@@ -246,24 +246,11 @@ def test_a_mistake_in_a_task_file_is_told_with_file_and_key(folder, edit, messag
         (lambda g: g["task"].append("trek"), r"few\.yaml: task: no task or group 'trek'"),
         (lambda g: g["task"].append("ahnbench_few"), "no task or group 'ahnbench_few'"),
         (lambda g: g.update(tasks=[]), r"few\.yaml: tasks: Extra inputs"),
-        (lambda g: g.update(group="longbench", task=["ahnbench_longbench_trec"]), None),
     ],
 )
 def test_a_mistake_in_a_groups_file_is_told(folder, edit, message):
     change(folder / "groups" / "few.yaml", edit)
-    if message:
-        refused(folder, message)
-        return
-    assert list(read_benchmark(folder).groups) == ["longbench"]
-
-
-def test_the_group_of_all_must_hold_all(folder):
-    change(folder / "groups" / "few.yaml", lambda group: group.update(group="longbench"))
-    shutil.copy(folder / "trec.yaml", folder / "trek.yaml")
-    new = {"benchmark": "longbench", "name": "trek"}
-    edit = {"task": "ahnbench_longbench_trek", "dataset_kwargs": new}
-    change(folder / "trek.yaml", lambda task: task.update(edit))
-    refused(folder, "the group longbench does not hold all tasks")
+    refused(folder, message)
 
 
 def test_a_mistake_in_the_benchmarks_file_is_told(folder):
