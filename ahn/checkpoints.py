@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -216,7 +216,6 @@ def load_model(
     device: Any = None,
     *,
     device_map: Any = None,
-    offload_folder: str | Path | None = None,
     rope_scaling: Mapping[str, Any] | None = None,
     yarn_factor: float | None = None,
 ) -> Any:
@@ -235,7 +234,6 @@ def load_model(
             model's. States and norms are computed in float32 whatever it is.
         device: where to put the model; `auto`: a GPU where there is one; default: CPU.
         device_map: instead of `device`, as in transformers: `auto`, or modules to devices.
-        offload_folder: for what `device_map` puts on disk.
         rope_scaling: as in transformers, e.g. `{"rope_type": "yarn", "factor": 4.0}`; default:
             the checkpoint's.
         yarn_factor: short for `rope_scaling` with YaRN.
@@ -251,7 +249,7 @@ def load_model(
         path_or_id, variant, ahn, window, sinks, rope_scaling, yarn_factor
     )
     # first everything that needs no weights, so that nothing is loaded half (or downloaded)
-    placed = resolve_device_map(device, device_map, offload_folder)
+    placed = resolve_device_map(device, device_map)
     resolve_dtype(dtype, checkpoint.config, "F32")
     for place in (path_or_id, checkpoint.source):
         if place is not None:
@@ -266,7 +264,6 @@ def load_model(
         resolve_dtype(dtype, checkpoint.config, tensors["model.embed_tokens.weight"].dtype),
         tensors=tensors,
         device_map=placed,
-        offload_folder=offload_folder,
     )
     _check_finite(model, path_or_id)
     return model.eval()
@@ -285,11 +282,13 @@ def _check_memory_finite(tensors: Mapping[str, StoredTensor], checkpoint: Checkp
 def _check_finite(model: Any, path: str | Path) -> None:
     import torch
 
-    bad = [
-        name
-        for name, p in model.named_parameters()
-        if not p.is_meta and not bool(torch.isfinite(p).all())
-    ]
+    if offloaded := [name for name, p in model.named_parameters() if p.is_meta]:
+        raise InputError(
+            f"{path}: does not fit where device_map puts it: {listed(offloaded)} would be "
+            "offloaded, which is not supported (a memory's weights must lie where it computes); "
+            "take a smaller dtype, or device='cpu'"
+        )
+    bad = [name for name, p in model.named_parameters() if not bool(torch.isfinite(p).all())]
     if bad:
         raise InputError(
             f"{path}: weights that are not finite numbers in {model.dtype}: {listed(bad)}"
@@ -305,7 +304,6 @@ def build_model(
     *,
     tensors: Mapping[str, StoredTensor] | None = None,
     device_map: Any = None,
-    offload_folder: str | Path | None = None,
 ) -> Any:
     """The model of `ahn.modeling` with the folder's weights; memories it lacks are fresh.
 
@@ -317,7 +315,6 @@ def build_model(
         dtype: torch dtype of all weights, or `auto`.
         tensors: where every weight lies, also outside `folder`; default: the folder's.
         device_map: as in transformers.
-        offload_folder: as in transformers.
     """
     from ahn import modeling
 
@@ -330,14 +327,13 @@ def build_model(
     own = config_class(ahn=settings.to_dict(), **without_own_window(values))
     own.architectures = [model_class.__name__]
     tensors = stored_tensors(folder) if tensors is None else tensors
-    with _without_load_report(), _one_folder(folder, tensors, offload_folder) as joined:
+    with _without_load_report(), _one_folder(folder, tensors) as joined:
         try:
             model, info = model_class.from_pretrained(
                 joined,
                 config=own,
                 dtype=dtype,
                 device_map=device_map,
-                offload_folder=offload_folder,
                 use_safetensors=True,
                 output_loading_info=True,
             )
@@ -361,19 +357,10 @@ def build_model(
 
 
 @contextmanager
-def _one_folder(
-    folder: Path, tensors: Mapping[str, StoredTensor], keep_in: str | Path | None
-) -> Iterator[Path]:
-    """All files of base and memory behind one index, as links: transformers loads one folder.
-
-    Weights that stay on disk (`offload_folder`) are read again later: then the links stay there.
-    """
-    with ExitStack() as stack:
-        if keep_in is None:
-            joined = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ahn-load-")))
-        else:
-            Path(keep_in).mkdir(parents=True, exist_ok=True)
-            joined = Path(tempfile.mkdtemp(prefix="weights-", dir=keep_in))
+def _one_folder(folder: Path, tensors: Mapping[str, StoredTensor]) -> Iterator[Path]:
+    """All files of base and memory behind one index, as links: transformers loads one folder."""
+    with tempfile.TemporaryDirectory(prefix="ahn-load-") as made:
+        joined = Path(made)
         links: dict[Path, str] = {}
         for tensor in tensors.values():
             if tensor.file not in links:

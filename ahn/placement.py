@@ -66,17 +66,16 @@ def resolve_device(device: Any) -> Any:
     return found
 
 
-def resolve_device_map(device: Any, device_map: Any, offload_folder: Any = None) -> Any:
+def resolve_device_map(device: Any, device_map: Any) -> Any:
     """What transformers' `from_pretrained` gets as `device_map`.
 
     Args:
         device: one device for the whole model; see `resolve_device`.
         device_map: `auto`, `balanced`, `balanced_low_0`, `sequential`, a device, or a mapping of
-            module names to devices (`cpu` and `disk` included), as in transformers.
-        offload_folder: for what goes to disk.
+            module names to devices, as in transformers.
 
     Raises:
-        InputError: both are given, a device that is not there, or disk without a folder.
+        InputError: both are given, a device that is not there, or `disk`.
     """
     if device_map is None:
         return {"": resolve_device(device)}
@@ -85,9 +84,12 @@ def resolve_device_map(device: Any, device_map: Any, offload_folder: Any = None)
     if isinstance(device_map, Mapping):
         if not device_map:
             raise InputError("device_map is empty; {'': 'cpu'} puts all on the CPU")
-        if "disk" in device_map.values() and offload_folder is None:
-            raise InputError("device_map puts weights on disk: offload_folder= says where")
-        return {k: v if v == "disk" else resolve_device(v) for k, v in device_map.items()}
+        if "disk" in device_map.values():
+            raise InputError(
+                "device_map puts weights on disk, which is not supported: a memory's "
+                "weights must lie where it computes"
+            )
+        return {k: resolve_device(v) for k, v in device_map.items()}
     if isinstance(device_map, str) and device_map in _AUTOMATIC:
         return device_map
     try:

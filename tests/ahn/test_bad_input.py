@@ -142,7 +142,7 @@ CASES = [
     Case("device_map empty", ("device_map is empty",), options={"device_map": {}}),
     Case(
         "device_map disk",
-        ("device_map", "offload_folder"),
+        ("device_map puts weights on disk",),
         options={"device_map": {"": "cpu", "model.layers.0": "disk"}},
     ),
     Case("device twice", ("not both",), options={"device": "cpu", "device_map": "auto"}),

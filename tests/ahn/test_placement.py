@@ -49,21 +49,6 @@ def test_every_way_to_say_where_gives_the_same_model(
     )
 
 
-@torch.no_grad()
-def test_weights_on_disk_are_read_when_they_are_needed(
-    tmp_path: Path, base: Path, memory: Path
-) -> None:
-    model = ahn.load_model(
-        base,
-        ahn=memory,
-        device_map={"": "cpu", "model.layers.1": "disk"},
-        offload_folder=tmp_path / "disk",
-    )
-    assert model.model.layers[1].ahn.fn.g_proj.weight.is_meta
-    expected = ahn.load_model(base, ahn=memory)(tokens(40)).logits
-    assert torch.equal(model(tokens(40)).logits, expected)
-
-
 @pytest.mark.parametrize("given", ["bfloat16", torch.bfloat16, "torch.bfloat16"])
 def test_dtypes_by_name_or_as_they_are(base: Path, memory: Path, given: Any) -> None:
     model = ahn.load_model(base, ahn=memory, dtype=given)
