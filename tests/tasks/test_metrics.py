@@ -41,6 +41,11 @@ ONE_LABEL = {
     "infinitebench_math_calc",
     "infinitebench_math_calc_gpt4",
     "infinitebench_math_find",
+    "lveval_f1",
+    "lveval_f1_zh",
+    "lveval_keyword_f1",
+    "lveval_keyword_f1_zh",
+    "lveval_rouge_l_zh",
 }
 WORDS = st.lists(st.sampled_from(["cat", "sat", "mat", "hat", "on"]), max_size=8)
 
