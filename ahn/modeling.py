@@ -24,6 +24,7 @@ from transformers import (
     Qwen3ForCausalLM,
     Qwen3Model,
 )
+from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
@@ -31,6 +32,7 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 from ahn.attention import Chunk, LayerPlan
 from ahn.cache import AHNCache
 from ahn.cells import CELL_CLASSES, MemoryCell
+from ahn.cells.base import HeadLinear, Scale
 from ahn.config import AHNConfig, LayerLayout
 from ahn.layouts import layout_table
 from ahn.readout import LayerReadout, memory_readout
@@ -120,9 +122,15 @@ class _InitialisesCells:
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
+        # transformers passes over a module without parameters of its own, as DeltaNet is, so its
+        # parts are asked for one by one, too
         if isinstance(module, MemoryCell):
             module.reset_parameters(self.config.initializer_range)  # type: ignore[attr-defined]
-        elif not module.__class__.__module__.startswith("ahn.cells"):
+        elif isinstance(module, HeadLinear):
+            init.zeros_(module.weight)
+        elif isinstance(module, Scale):
+            init.ones_(module.weight)
+        else:
             super()._init_weights(module)  # type: ignore[misc]
 
 
