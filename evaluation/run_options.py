@@ -61,7 +61,7 @@ COMMANDS = (
         "12. See run_eval tasks infinitebench.",
         data="Folder with <task>.jsonl; 'synthetic' for rows generated here (passkey, "
         "number_string, kv_retrieval, math_find, math_calc, code_run). Default: the hub.",
-        lengths="Of generated rows: 128k, 1024k, or a number of tokens.",
+        lengths="Of generated rows: 128k, 1m, or a number of tokens.",
     ),
     Command(
         benchmark="pocket",

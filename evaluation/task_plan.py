@@ -8,25 +8,16 @@ from functools import partial
 from pathlib import Path
 
 from evaluation.configuration import RunConfiguration
-from evaluation.problems import InputError, collect
+from evaluation.problems import collect
+from tasks.infinitebench.synthetic import parse_length
 from tasks.registry import benchmark_names, expand, is_pocket, protocol_name, task_names
 from tasks.schema import Task
 from tasks.sources import RowSource, load_examples
-
-_THOUSAND = 1024
 
 
 def benchmark_of(command: str) -> str:
     """The benchmark whose tasks a command runs; the pocket suite's are found under LongBench."""
     return command if command in benchmark_names() else "longbench"
-
-
-def length_in_tokens(length: str) -> int:
-    """``128k`` (k = 1024) or ``131072`` as a number; `InputError` for anything else."""
-    digits = length.lower().removesuffix("k")
-    if not digits.isascii() or not digits.isdigit() or int(digits) == 0:
-        raise InputError(f"--length: {length!r} is no length (128k, or a number of tokens)")
-    return int(digits) * (_THOUSAND if length.lower().endswith("k") else 1)
 
 
 def resolve_tasks(configuration: RunConfiguration, problems: list[str]) -> tuple[list[Task], str]:
@@ -134,7 +125,7 @@ def _generated_length(
         return None
     if len(lengths) > 1:
         problems.append("--length: one at a time; records of two lengths do not share a folder")
-    tokens: int | None = collect(problems, partial(length_in_tokens, lengths[0]))
+    tokens: int | None = collect(problems, partial(parse_length, lengths[0]))
     return tokens
 
 

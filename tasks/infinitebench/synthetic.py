@@ -85,10 +85,12 @@ def parse_length(length: str | int) -> int:
     """
     match = _LENGTH.fullmatch(str(length))
     if match is None:
-        raise InputError(f"length {length!r}: should be a number of tokens, as 131072, 128k or 1m")
+        raise InputError(
+            f"--length: {length!r} should be a number of tokens, as 131072, 128k or 1m"
+        )
     tokens = int(match[1]) * {"": 1, "k": 1024, "m": 1024**2}[match[2].lower()]
     if not 0 < tokens <= MAX_LENGTH:
-        raise InputError(f"length {length!r}: should be between 1 and {MAX_LENGTH} tokens")
+        raise InputError(f"--length: {length!r} should be between 1 and {MAX_LENGTH} tokens")
     return tokens
 
 
@@ -104,7 +106,7 @@ def units_for(task_name: str, tokens: int, index: int = 0) -> int:
     if units < kind.least:
         needed = kind.overhead + int(kind.tokens(kind.least, index)) + 1
         raise InputError(
-            f"length {tokens}: too short for {task_name}, which needs at least {needed} tokens"
+            f"--length: {tokens} is too short for {task_name}, which needs at least {needed} tokens"
         )
     return units
 

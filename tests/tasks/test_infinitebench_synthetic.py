@@ -216,7 +216,7 @@ def test_lengths_are_read(text, tokens):
 
 @pytest.mark.parametrize("text", ["", "k", "-1", "1.5k", "128kb", "0", "0k", "17m", "9" * 30, None])
 def test_what_is_no_length_is_refused(text):
-    with pytest.raises(InputError, match="length"):
+    with pytest.raises(InputError, match="--length"):
         parse_length(text)
 
 
