@@ -43,7 +43,8 @@ class ProgressBar:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._progress.stop()
+        if self._task is not None:  # one that was never shown would still print its last newline
+            self._progress.stop()
 
     def update(self, done: int, total: int) -> None:
         """`done` of `total` are done."""

@@ -181,8 +181,14 @@ def _pocket_names() -> list[str]:
 
 
 def _hint(name: str, known: Iterable[str]) -> str:
-    nearest = difflib.get_close_matches(name.lower(), list(known), n=3, cutoff=0.5)
-    return f"; did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""
+    """The nearest names; neither case nor the kind of dash counts."""
+    by_plain = {_plain(candidate): candidate for candidate in known}
+    nearest = difflib.get_close_matches(_plain(name), list(by_plain), n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(repr(by_plain[n]) for n in nearest)}?" if nearest else ""
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "_").replace("@", "_")
 
 
 def _unknown(benchmark: str, name: str) -> str:

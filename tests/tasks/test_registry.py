@@ -59,11 +59,33 @@ def test_longbench_knows_the_tasks_of_longbench_e_by_their_group():
 
 
 @pytest.mark.parametrize(
-    ("name", "nearest"), [("hotpot_qa", "hotpotqa"), ("TREC", "trec"), ("lc", "lcc")]
+    ("name", "nearest"),
+    [("hotpot_qa", "hotpotqa"), ("TREC", "trec"), ("lc", "lcc"), ("RepoBench_P", "repobench-p")],
 )
 def test_an_unknown_task_is_told_with_the_nearest_names(name, nearest):
     with pytest.raises(InputError, match=f"unknown task '{name}'.*did you mean.*'{nearest}'"):
         find_task("longbench", name)
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [("loogle-MR-mixup", "loogle_MIR_mixup"), ("cmrc_mixup@17k", "cmrc_mixup_16k")],
+)
+def test_the_readmes_names_and_unknown_lengths_are_told_with_the_nearest(name, nearest):
+    with pytest.raises(InputError, match=f"unknown task '{name}'.*did you mean '{nearest}'"):
+        find_task("lveval", name)
+
+
+def test_levels_of_lveval_are_named_in_two_ways_and_together():
+    task = find_task("lveval", "cmrc_mixup_64k")
+    assert find_task("lveval", "cmrc_mixup@64k") is task
+    assert find_task("lveval", "lveval_cmrc_mixup_64k") is task and task.level == "64k"
+    whole = find_task("lveval", "cmrc_mixup")
+    assert (whole.name, whole.level, whole.protocols) == ("cmrc_mixup", None, task.protocols)
+    levels = [t.level for t in expand("lveval", ["cmrc_mixup"], None)]
+    assert levels == ["16k", "32k", "64k", "128k", "256k"]
+    assert {t.level for t in expand("lveval", ["lveval_32k"], None)} == {"32k"}
+    assert len(expand("lveval", [], None)) == 55
 
 
 def test_a_name_like_no_other_is_told_with_all_names():
