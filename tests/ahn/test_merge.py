@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import ahn
 from ahn import merge as merging
 from ahn.merge import merge_checkpoint, shard_bytes, split_checkpoint
+from ahn.released import RELEASED_KEYS
 from tests.ahn.checkpoint_makers import base_folder, edit_config, edit_tensors, memory_folder
 from tests.ahn.conftest import tokens, variant_model
 
@@ -240,3 +241,25 @@ def test_shard_sizes(text: str, size: int) -> None:
     for wrong in ("0", "-5GB", "many", "5TB", ""):
         with pytest.raises(ahn.InputError, match="shard size"):
             shard_bytes(wrong)
+
+
+@pytest.mark.shared
+@torch.no_grad()
+def test_a_reference_checkpoint_taken_apart_and_merged_again(shared: Path, tmp_path: Path) -> None:
+    golden = shared / "golden" / "qwen3-hd24-GatedDeltaNet"
+    split_checkpoint(golden, tmp_path / "ahn")
+    base = tmp_path / "base"
+    base.mkdir()
+    held = load_file(golden / "model.safetensors")
+    stock = {key: tensor for key, tensor in held.items() if ".ahn." not in key}
+    save_file(stock, base / "model.safetensors", metadata={"format": "pt"})
+    config = ahn.describe_model(golden)
+    names = {key: v for key, v in config.items() if key not in RELEASED_KEYS}
+    (base / "config.json").write_text(json.dumps(names | {"sliding_window": None}))
+    merge_checkpoint(base, tmp_path / "ahn", tmp_path / "merged")
+    merged = load_file(tmp_path / "merged" / "model.safetensors")
+    assert merged.keys() == held.keys()
+    assert all(torch.equal(merged[key], held[key]) for key in held)
+    ids = tokens(90)
+    expected = ahn.load_model(golden)(ids).logits
+    assert torch.equal(ahn.load_model(tmp_path / "merged")(ids).logits, expected)
