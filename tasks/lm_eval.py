@@ -39,7 +39,7 @@ def rows(
     protocol: str = "official",
     data: str | None = None,
     limit: int | None = None,
-    length: int | None = None,
+    length: int | str | None = None,
     seed: int | None = None,
     **other: Any,
 ) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def rows(
         protocol: `official`, `ahn` or another that the task has.
         data: a folder, `"synthetic"`, or None, the hub; as of `tasks.sources.load_examples`.
         limit: rows. lm_eval's own `--limit` is applied afterwards, to what is read here.
-        length: tokens, of synthetic rows.
+        length: tokens, of synthetic rows: a number, or a text such as `128k`.
         seed: of generated rows; None: the protocol's.
         other: the constants of the file and the arguments of the model, which lm_eval passes on
             together; not used.

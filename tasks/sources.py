@@ -39,13 +39,17 @@ class RowSource:
 
 
 def load_examples(
-    task: Task, data: str | None, limit: int | None, seed: int, length: int | None = None
+    task: Task,
+    data: str | None,
+    limit: int | None,
+    seed: int,
+    length: int | str | None = None,
 ) -> RowSource:
     """The first `limit` rows of a task (all when None), in the order of the file.
 
     `data`: a folder; `"pocket"` and `"synthetic"`, the generators, which alone use `seed`, and
-    the latter of which makes documents of about `length` tokens (None: the length published);
-    None, the hub. Pocket tasks are generated whatever `data` says. All rows are checked, also
+    the latter of which makes documents of about `length` tokens (a number or, as text, `128k`;
+    None: the length published); None, the hub. Pocket tasks are generated whatever `data` says. All rows are checked, also
     those after `limit`. InputError with one message per problem.
     """
     if limit is not None and limit <= 0:
@@ -126,7 +130,7 @@ def _generated(what: str) -> dict[str, str | None]:
     return {"path": f"generated:{what}", "sha256": None, "revision": None}
 
 
-def _synthetic(task: Task, limit: int | None, seed: int, length: int | None) -> RowSource:
+def _synthetic(task: Task, limit: int | None, seed: int, length: int | str | None) -> RowSource:
     """Rows by the benchmark's own construction, checked like those of a file."""
     known = benchmark_definition(task.benchmark).synthetic
     if task.name not in known:

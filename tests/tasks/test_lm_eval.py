@@ -13,6 +13,7 @@ from tasks import lm_eval as ours
 from tasks import pocket
 from tasks.registry import benchmark_names, expand, find_task, group_names, task_names
 from tasks.schema import InputError
+from tasks.sources import load_examples
 
 pytest.importorskip("lm_eval", reason="needs lm-evaluation-harness (pip install .[lm-eval])")
 
@@ -183,6 +184,18 @@ def test_pocket_rows_are_made_and_scored_there_as_here():
         assert document is not None and document.example == example
         assert built.process_results(doc, [example.answers[0]]) == {"score": 1.0}
         assert built.process_results(doc, ["else"]) == {"score": 0.0}
+
+
+def test_synthetic_rows_of_any_length_are_made_there_too():
+    asked = {"benchmark": "infinitebench", "name": "passkey", "data": "synthetic", "length": "2k"}
+    found = ours.rows(**asked, limit=2, protocol="official-gpt4", seed=3)["test"]
+    task = find_task("infinitebench", "passkey")
+    expected = load_examples(task, "synthetic", 2, 3, "2k").examples
+    for doc, example in zip(found, expected, strict=True):
+        document = ours.document_of(doc)
+        assert document is not None and document.example == example
+        assert doc["prompt"] == task.render(example, "official-gpt4")
+        assert ours.score(doc, [f"It is {example.label[0]}."]) == {"score": 1.0}
 
 
 def test_what_cannot_be_asked_is_an_input_error(folder):
