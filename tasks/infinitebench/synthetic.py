@@ -120,7 +120,8 @@ def generate(
     construction's attributes. Without `limit` there are as many rows as in the published file.
     With it, that many of them, evenly spaced and both ends included, so that depths and kinds of
     question are covered evenly by few rows as by many; beyond the published number, the whole
-    design over and over. A row depends on task, length, seed and its id, not on `limit`.
+    design over and over. A row depends on task, length, seed and its id, not on `limit`; raising
+    the limit from n to 2n - 1 keeps all n.
 
     Lazy, because a whole file at 1m is gigabytes. InputError, at once, for a task that is not
     synthetic, a length that is none or too short, or a limit below 1.

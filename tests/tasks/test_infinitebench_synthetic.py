@@ -268,6 +268,12 @@ def test_a_row_depends_on_task_length_seed_and_id_only(task):
     assert made(task, "4k") != made(task, "8k")
 
 
+@pytest.mark.parametrize("limit", [2, 3, 5, 26])
+def test_twice_the_limit_less_one_keeps_the_rows(limit):
+    few = {row["id"] for row, _ in made("passkey", "1k", limit)}
+    assert few < {row["id"] for row, _ in made("passkey", "1k", 2 * limit - 1)}
+
+
 def test_more_rows_than_published_go_through_the_design_again():
     rows = made("math_calc", "1k", 120)
     assert [row["id"] for row, _ in rows[:100]] == list(range(100))
