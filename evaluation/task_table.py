@@ -115,7 +115,7 @@ def _table(benchmark: dict[str, Any]) -> Table:
     if leveled:
         columns.insert(1, "lengths")
     for column in columns:
-        table.add_column(column, no_wrap=column != "protocols")
+        table.add_column(column, no_wrap=column in ("task", "language"), overflow="fold")
     for dataset, tasks in by_dataset.items():
         first = tasks[0]
         cells = [dataset, first["language"], first["category"]]
@@ -130,11 +130,12 @@ def _table(benchmark: dict[str, Any]) -> Table:
 
 
 def _differing(task: dict[str, Any], key: str) -> str:
-    """A constant of the first protocol, and of each other one in which it differs."""
-    (first, rules), *others = task["protocols"].items()
-    shown = [str(rules[key])]
-    shown += [f"{name} {r[key]}" for name, r in others if r[key] != rules[key]]
-    return " / ".join(shown)
+    """A constant of the first protocol, and other values with the protocols that have them."""
+    by_value: dict[Any, list[str]] = {}
+    for name, rules in task["protocols"].items():
+        by_value.setdefault(rules[key], []).append(name)
+    (first, _), *others = by_value.items()
+    return " / ".join([str(first), *(f"{', '.join(names)} {v}" for v, names in others)])
 
 
 def _where(tasks: list[dict[str, Any]]) -> str:
