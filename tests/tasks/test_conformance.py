@@ -125,6 +125,8 @@ def test_files_in_the_authors_format_give_the_authors_scores_and_figures(shared,
     assert len(published) == 40
     path = tmp_path / "predictions.jsonl"
     for (name, protocol, task, model), rows in files.items():
+        if name != "longbench_constructed":
+            rows = rows[:25]  # all of them are scored above, one by one
         lines = [
             {"pred": r["prediction"], **{k: r[k] for k in ("answers", "all_classes", "length")}}
             for r in rows
