@@ -7,6 +7,7 @@ from collections import defaultdict
 import pytest
 
 from tasks.registry import benchmark_definition, expand, find_task, task_names
+from tasks.schema import Example
 from tasks.scoring import benchmark_score, score_file
 
 pytestmark = pytest.mark.shared
@@ -152,12 +153,20 @@ def test_the_constants_equal_the_protocol_table(shared):
     }
 
 
-def test_gpt4_keeps_the_odd_token_at_the_end_and_open_models_drop_it(shared):
+@pytest.fixture(scope="module")
+def tokenizer(shared):
     from transformers import AutoTokenizer
 
+    folder = shared / "data" / "qwen2.5-tokenizer"
+    found = AutoTokenizer.from_pretrained(folder)
+    template = folder / "chat_templates" / "Qwen-Qwen2.5-7B-Instruct.jinja"
+    found.chat_template = template.read_text(encoding="utf-8")
+    return found
+
+
+def test_gpt4_keeps_the_odd_token_at_the_end_and_open_models_drop_it(tokenizer):
     from evaluation.prompting import truncate
 
-    tokenizer = AutoTokenizer.from_pretrained(shared / "data" / "qwen2.5-tokenizer")
     task = find_task("infinitebench", "math_calc")
     text = "1 + 2 - 3 + 4 - 5 + 6"
     ids = tokenizer(text).input_ids
@@ -170,3 +179,21 @@ def test_gpt4_keeps_the_odd_token_at_the_end_and_open_models_drop_it(shared):
         cut = truncate(text, task.protocol(name), max_length, tokenizer)
         assert cut.text == tokenizer.decode([*ids[:5], *ids[-tail:]])
         assert cut.tokens_cut == len(ids) - 5 - tail
+
+
+def test_gpt4s_sum_comes_after_the_systems_text_and_the_demonstration(tokenizer):
+    from evaluation.prompting import prepare
+
+    task = find_task("infinitebench", "math_calc")
+    example = Example("0", {"context": "8 - 3", "input": ""}, [], "", "here", label=[5])
+    text = tokenizer.decode(prepare(task, example, "official-gpt4", tokenizer, 1000).ids)
+    system, *turns = text.removeprefix("<|im_start|>").split("<|im_end|>\n<|im_start|>")
+    assert system == f"system\n{task.protocol('official-gpt4').system_message}"
+    assert turns == [
+        "user\n1 + 2 - 4 - 10",
+        "system\n[1, 3, -1, -11]",
+        "user\n8 - 3",
+        "assistant\n",
+    ]
+    bare = tokenizer.decode(prepare(task, example, "official", tokenizer, 1000).ids)
+    assert bare == task.render(example, "official")  # the open models' family has no template
