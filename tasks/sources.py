@@ -49,8 +49,8 @@ def load_examples(
 
     `data`: a folder; `"pocket"` and `"synthetic"`, the generators, which alone use `seed`, and
     the latter of which makes documents of about `length` tokens (a number or, as text, `128k`;
-    None: the length published); None, the hub. Pocket tasks are generated whatever `data` says. All rows are checked, also
-    those after `limit`. InputError with one message per problem.
+    None: the length published); None, the hub. Pocket tasks are generated whatever `data` says.
+    All rows are checked, also those after `limit`. InputError with one message per problem.
     """
     if limit is not None and limit <= 0:
         raise InputError(f"limit must be at least 1, not {limit}")
