@@ -196,7 +196,7 @@ def test_the_lists_of_common_words_have_the_authors_lengths():
 
 
 def test_there_are_11_data_sets_at_5_levels_and_no_constant_has_moved():
-    found = {}
+    found: dict[str, tuple] = {}
     for name in task_names("lveval"):
         task = find_task("lveval", name)
         official, ahn = task.protocol("official"), task.protocol("ahn")

@@ -57,7 +57,7 @@ def scored(shared, tmp_path_factory):
     for record in records:
         files[record["task"]].append(record)
     path = tmp_path_factory.mktemp("lveval") / "predictions.jsonl"
-    found = []
+    found: list[tuple[dict, float]] = []
     for task, rows in files.items():
         with path.open("w", encoding="utf-8", newline="\n") as file:
             for row in rows:
@@ -88,7 +88,8 @@ def test_key_words_without_a_word_are_as_none_where_the_authors_divide_by_zero(s
         assert "ZeroDivisionError" in record["expected_extra"]["official_raises"]
         task = find_task("lveval", record["task"])
         example, problems = FORM.gold(record | {"gold_ans": None}, task)
-        assert not problems and score == task.score(record["prediction"], example, "official")
+        assert example is not None and not problems
+        assert score == task.score(record["prediction"], example, "official")
     assert sum(score > 0 for _, score in raising) == 20
 
 
