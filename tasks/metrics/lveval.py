@@ -99,7 +99,22 @@ def _recall(predicted: tuple[str, ...], keywords: tuple[str, ...], common: Set[s
 @lru_cache(maxsize=4096)
 def _uncommon(text: str) -> str:
     """A text's words, cut twice as the authors do, normalised, the common ones left out."""
-    twice = (normalize_zh(word) for word in words(" ".join(words(text))))
     # Words of punctuation are empty now, but still parted by blanks: two texts of nothing but
     # "的，" are blank, which `rouge` takes for the same empty word in both.
+    twice = (word for once in twice_cut(text) for word in once)
     return " ".join(word for word in twice if word not in ABANDON_WORDS_ZH)
+
+
+def twice_cut(text: str) -> list[tuple[str, ...]]:
+    """What jieba makes, normalised, of its own words joined by blanks: a tuple for each of them.
+
+    jieba cuts between blanks, so each word is cut by itself; a blank in between is an empty word.
+    """
+    once = words(text)
+    last = len(once) - 1
+    return [_again(word) + (("",) if i < last else ()) for i, word in enumerate(once)]
+
+
+@lru_cache(maxsize=65536)
+def _again(word: str) -> tuple[str, ...]:
+    return tuple(map(normalize_zh, words(word)))

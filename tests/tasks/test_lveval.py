@@ -11,6 +11,7 @@ from rouge import Rouge
 
 from tasks.averages import Scored, benchmark_tables
 from tasks.lveval.form import FORM
+from tasks.metrics.chinese import words
 from tasks.metrics.lveval import (
     ABANDON_WORDS_EN,
     ABANDON_WORDS_ZH,
@@ -19,8 +20,9 @@ from tasks.metrics.lveval import (
     first_answer_f1_zh,
     keyword_f1,
     keyword_f1_zh,
+    twice_cut,
 )
-from tasks.metrics.qa_f1 import qa_f1, qa_f1_zh
+from tasks.metrics.qa_f1 import normalize_zh, qa_f1, qa_f1_zh
 from tasks.registry import benchmark_definition, expand, find_task, task_names
 from tasks.schema import Example, InputError, scored_example
 from tasks.scoring import score_file
@@ -184,6 +186,15 @@ def test_a_full_stop_is_removed_before_it_could_part_sentences():
     assert blacklist_rouge_l_zh("价格3.5万", gold("价格35万")) < 1
     words = Rouge().get_scores(["价格 3.5 万"], ["价格 3.5 万"], avg=True)["rouge-l"]["f"]
     assert blacklist_rouge_l_zh("价格3.5万", gold("价格3.5万")) == words
+
+
+@given(
+    st.text(st.sampled_from("厦门大学的，。 \r\n\t\u3000ab3.5%-_+#") | st.characters(), max_size=30)
+)
+@settings(deadline=None, max_examples=300)
+def test_words_cut_one_by_one_are_those_of_the_joined_text(text):
+    joined = tuple(map(normalize_zh, words(" ".join(words(text)))))
+    assert tuple(word for once in twice_cut(text) for word in once) == joined
 
 
 def test_the_lists_of_common_words_have_the_authors_lengths():

@@ -143,7 +143,7 @@ def test_a_file_is_read(tmp_path):
     ],
 )
 def test_a_wrong_key_or_value_is_named_with_its_file(tmp_path, change, message):
-    wrong = GOOD | {"tables": [GOOD["tables"][0] | change]}  # type: ignore[operator]
+    wrong = GOOD | {"tables": [GOOD["tables"][0] | change]}
     with pytest.raises(InputError) as caught:
         read(tmp_path / "wrong.yaml", wrong)
     assert all(p.startswith(f"{tmp_path}/wrong.yaml: ") for p in caught.value.problems)
