@@ -11,8 +11,8 @@ Three tables:
 - long summaries: 500 words against 1,500, one process, per metric.
 - the same summaries by one and by `--workers` processes; scores must be equal to the last bit.
 
-All speeds are of wall time: on a busy machine they are lower than they could be, and the CPU seconds
-of the one process beside them tell how much.
+All speeds are of wall time: on a busy machine they are lower than they could be; the CPU seconds of
+the one process stand beside them.
 
 Texts are drawn from a fixed vocabulary with a seed: lengths are those of the benchmarks (answers of
 4 words, predictions of up to 64 tokens; summaries of 500 words). Ends with one line of JSON.
@@ -59,7 +59,6 @@ SHORT = (
     ("infinitebench", "longbook_qa_eng"),
     ("infinitebench", "longbook_qa_chn"),
 )
-QUESTIONS = {"qa_f1", "qa_f1_zh", "infinitebench_character_f1"}
 LONG = (
     ("longbench", "gov_report"),
     ("longbench", "vcsum"),
