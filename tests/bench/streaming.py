@@ -127,7 +127,9 @@ class Peak:
             torch.cuda.reset_peak_memory_stats()
             self.start = torch.cuda.memory_allocated()
         else:
-            ctypes.CDLL(None).malloc_trim(0)  # what earlier work freed is not in use
+            libc = ctypes.CDLL(None)
+            libc.mallopt(-3, 1 << 16)  # M_MMAP_THRESHOLD: what is freed goes back, no holes stay
+            libc.malloc_trim(0)  # what earlier work freed is not in use
             Path("/proc/self/clear_refs").write_text("5")
             self.start = self._resident("VmRSS")
 
