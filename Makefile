@@ -27,7 +27,7 @@ help:
 	@echo 'make test    the test suite'
 	@echo 'make lint    ruff, mypy, import-linter'
 	@echo 'make bench   speed and cache size of every variant on this machine'
-	@echo 'make pocket  trains the pocket model and its memory anew (about 35 minutes on two cores)'
+	@echo 'make pocket  trains the pocket model and its memories anew (about 80 minutes on one core)'
 	@echo 'make clean   removes .venv, caches and runs/demo'
 
 install: $(STAMP)
@@ -68,25 +68,30 @@ bench: $(STAMP)
 	$(BIN)/python -m ahn.bench
 	$(BIN)/python tests/bench/recurrence.py
 
-# Data, base model in three phases, memory, and their place in the package; an interrupted run
+# Data, base model in three phases, memories, and their place in the package; an interrupted run
 # continues where it stopped, and finished parts are not trained again.
 POCKET := ahn/assets/pocket
+MEMORIES := gdn dn mamba2 gdn-seed1 dn-seed1 mamba2-seed1
 pocket: export HF_HUB_OFFLINE := 1
 pocket: $(STAMP)
 	test -f runs/pocket/data/student.jsonl || $(BIN)/run_eval pocket-data
-	for part in teacher-a teacher-b teacher-c gdn; do \
+	for part in teacher-a teacher-b teacher-c $(MEMORIES); do \
 	  folder=runs/pocket/$$part; \
 	  test $$part != teacher-c || folder=runs/pocket/teacher; \
 	  test -f $$folder/training.json || $(BIN)/ahn train configs/train/pocket-$$part.yaml; \
 	done
-	mkdir -p $(POCKET)/gdn $(POCKET)/training
+	mkdir -p $(POCKET)/training
 	cp runs/pocket/teacher/*.json runs/pocket/teacher/*.safetensors $(POCKET)
 	cp runs/pocket/data/tokenizer/*.json $(POCKET)
-	cp runs/pocket/gdn/*.json runs/pocket/gdn/*.safetensors runs/pocket/gdn/loss.png $(POCKET)/gdn
 	for part in teacher-a teacher-b teacher; do for file in training.json loss.png; do \
 	  cp runs/pocket/$$part/$$file $(POCKET)/training/$$part-$$file; done; done
 	rm $(POCKET)/training.json
-	chmod 644 $(POCKET)/*.safetensors $(POCKET)/gdn/*.safetensors
+	for part in $(MEMORIES); do \
+	  mkdir -p $(POCKET)/$$part; \
+	  cp runs/pocket/$$part/{config.json,model.safetensors,training.json,loss.png,README.md} \
+	    $(POCKET)/$$part; \
+	done
+	chmod 644 $(POCKET)/*.safetensors $(POCKET)/*/*.safetensors
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info runs/demo

@@ -118,6 +118,13 @@ class Recipe(BaseModel):
     position_gap: int = Field(
         0, ge=0, description="random jumps in position_ids, up to about so much in all"
     )
+    key_spread: float = Field(
+        0.0,
+        ge=0,
+        description="weight of the mean squared cosine between a head's keys, before RoPE and "
+        "from layer 1 on, that is added to the loss of stage pretrain: memories recall best "
+        "where keys differ",
+    )
     bf16: bool = False
     seed: int = 0
     logging_steps: int = Field(20, gt=0)
@@ -180,6 +187,8 @@ class Recipe(BaseModel):
             raise ValueError("position_gap needs tokens_per_batch (batches in file order)")
         if self.num_attn_sinks >= self.sliding_window:
             raise ValueError("sliding_window counts the sinks: it must exceed num_attn_sinks")
+        if self.stage == "distill" and self.key_spread:
+            raise ValueError("key_spread is for stage pretrain: distillation trains no keys")
         if self.stage == "distill" and self.optimizer == "muon":
             raise ValueError("optimizer muon is for stage pretrain")
         return self

@@ -14,6 +14,7 @@ import os
 import shutil
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from ahn.distill.gaps import PositionGaps
 from ahn.distill.optim import MuonAdamW
 from ahn.distill.outputs import write_outputs
 from ahn.distill.recipe import Recipe
+from ahn.distill.spread import collected_keys, key_overlap
 
 logger = logging.getLogger(__name__)
 
@@ -197,10 +199,16 @@ class PretrainTrainer(RecipeTrainer):
         """Mean cross-entropy over the labelled tokens of the batch."""
         inputs = {key: value for key, value in inputs.items() if key != "sample"}
         labels = inputs.pop("labels")[:, 1:]
-        hidden = model.model(**inputs, use_cache=False).last_hidden_state[:, :-1]
+        keys: list[torch.Tensor] = []
+        spread = self.recipe.key_spread
+        with collected_keys(model, keys) if spread else nullcontext():
+            hidden = model.model(**inputs, use_cache=False).last_hidden_state[:, :-1]
         chosen = labels != IGNORED
         logits = model.lm_head(hidden[chosen])
         loss = F.cross_entropy(logits.float(), labels[chosen])
+        if spread:
+            head_dim = model.model.layers[0].self_attn.head_dim
+            loss = loss + spread * key_overlap(keys, head_dim, inputs["attention_mask"])
         return (loss, {"logits": logits}) if return_outputs else loss
 
 

@@ -75,7 +75,7 @@ def tokenizer_files() -> dict[str, dict[str, Any]]:
             "pad_token": PAD,
             "unk_token": UNK,
             "clean_up_tokenization_spaces": False,
-            "model_max_length": 2048,
+            "model_max_length": 4096,
             "chat_template": CHAT_TEMPLATE,
         },
     }

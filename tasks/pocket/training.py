@@ -15,7 +15,8 @@ import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from tasks.pocket.documents import KINDS, Style, make_document, make_facts, max_facts
+from tasks.pocket.documents import make_document
+from tasks.pocket.facts import KINDS, Style, make_facts, max_facts
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,9 @@ class Phase:
             batch.
         fact_range: least and most stored facts; None: as many as the length holds, down to a
             quarter of that.
+        few_share: part of the documents that hold one to four facts instead.
+        unnamed_share: part of the documents of `passkey` and `number_string` with one number, which
+            then needs no name.
         weights: how much likelier a kind is drawn than the others (1): those that emerge last
             need more than their share.
         seed: of the whole file.
@@ -39,6 +43,8 @@ class Phase:
     blocks: tuple[tuple[int, int], ...]
     question_shares: tuple[float, ...] = (0.3, 0.5, 0.6)
     fact_range: tuple[int, int] | None = None
+    few_share: float = 0.0
+    unnamed_share: float = 0.3
     shuffled: bool = False
     batch_tokens: int = 4096
     weights: Mapping[str, float] = field(default_factory=dict)
@@ -46,27 +52,38 @@ class Phase:
 
 
 PHASES: dict[str, Phase] = {
-    "teacher-a": Phase("fixed", ((32, 700_000), (64, 1_900_000)), seed=1),
+    "teacher-a": Phase(
+        "fixed",
+        ((32, 700_000), (64, 1_600_000)),
+        weights={"two_hop": 0.0, "confusing_facts": 0.0},
+        seed=1,
+    ),
     "teacher-b": Phase(
         "prose",
-        ((64, 700_000), (128, 1_000_000), (256, 900_000), (512, 1_500_000)),
-        weights={"passage_retrieval": 1.5, "qa": 1.5, "number_string": 2.0},
+        ((64, 800_000), (128, 1_100_000), (256, 1_000_000), (512, 1_500_000)),
+        weights={"passage_retrieval": 1.5, "qa": 1.5, "number_string": 2.0, "two_hop": 1.5},
         seed=2,
     ),
     "teacher-c": Phase(
         "prose",
-        ((256, 600_000), (512, 1_000_000), (1024, 1_900_000)),
+        ((256, 300_000), (512, 800_000), (1024, 1_100_000), (2048, 1_000_000)),
+        few_share=0.25,
         shuffled=True,
         batch_tokens=8192,
-        weights={"number_string": 3.0, "passkey": 1.5, "qa": 1.5},
+        weights={"number_string": 2.5, "passkey": 1.5, "qa": 1.5, "two_hop": 1.5},
         seed=3,
     ),
     "student": Phase(
         "prose",
-        ((256, 4_000_000), (384, 4_000_000)),
+        ((256, 1_000_000), (512, 1_600_000)),
         question_shares=(0.2, 0.35, 0.5),
-        fact_range=(1, 8),
+        fact_range=(1, 16),
+        few_share=0.15,
+        unnamed_share=0.4,
         shuffled=True,
+        batch_tokens=2048,
+        # the base model does not answer questions of two hops
+        weights={"two_hop": 0.0, "passkey": 1.5, "number_string": 1.5, "kv_retrieval": 1.5},
         seed=4,
     ),
 }
@@ -76,7 +93,7 @@ def _costs(kind: str, style: Style) -> tuple[int, int]:
     """Most words of one fact, and of one question with its answer and stop."""
     facts = make_facts(random.Random(0), kind, 5, style)
     return (
-        max(len(f.text.split()) for f in facts),
+        max(sum(len(text.split()) for text in (*f.texts, *f.confusing)) for f in facts),
         max(len(f.question.split()) + len(f.answer.split()) + 1 for f in facts),
     )
 
@@ -86,12 +103,15 @@ def _conversation(
 ) -> dict[str, list[dict[str, str]]]:
     fact_cost, question_cost = _costs(kind, phase.style)
     most = max(1, min(max_facts(kind), int((length - 8) * (1 - share) / fact_cost)))
+    least = most // 4
     if phase.fact_range is not None:
-        facts = rng.randint(phase.fact_range[0], min(phase.fact_range[1], most))
-    elif kind in ("passkey", "number_string") and rng.random() < 0.3:
+        least, most = phase.fact_range[0], min(phase.fact_range[1], most)
+    if kind in ("passkey", "number_string") and rng.random() < phase.unnamed_share:
         facts = 1
+    elif rng.random() < phase.few_share:
+        facts = rng.randint(1, min(4, most))
     else:
-        facts = rng.randint(max(1, most // 4), most)
+        facts = rng.randint(max(1, least), most)
     questions = max(1, min(facts, int(length * share / question_cost)))
     while True:
         try:

@@ -86,7 +86,7 @@ _FUNCTION_WORDS = _split(
     "remember it text label mentions near and paragraph data pairs read story find examples"
 )
 
-_RELATION_WORDS = ["city", "food"]
+_RELATION_WORDS = ["city", "food", "friend"]
 
 
 def _words() -> list[str]:

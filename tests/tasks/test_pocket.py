@@ -1,4 +1,4 @@
-"""Pocket tasks: LongBench's schema, evidence outside the window, test facts never trained on."""
+"""Pocket tasks: three row schemas, evidence outside the window, test facts never trained on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks import pocket
-from tasks.pocket.documents import KINDS, held_out, make_document, make_facts, max_facts
+from tasks.pocket.documents import make_document
+from tasks.pocket.facts import KINDS, held_out, make_facts, max_facts
+from tasks.pocket.rows import SHAPES
 from tasks.pocket.tokenizer import tokenizer_files
 from tasks.pocket.training import PHASES, conversations
 from tasks.pocket.vocabulary import FILLERS, WORDS
@@ -19,22 +21,31 @@ from tasks.registry import expand, find_task
 from tasks.schema import InputError
 
 SINKS, WINDOW = 4, 128
+PUBLISHED_FIELDS = {
+    "longbench": {
+        "input", "context", "answers", "length", "dataset", "language", "all_classes", "_id",
+    },
+    "lveval": {"input", "context", "answers", "answer_keywords", "confusing_facts", "length"},
+    "infinitebench": {"id", "context", "input", "answer", "options"},
+}  # fmt: skip
 
 
-def fact_key(kind: str, text: str) -> tuple[str, str]:
-    """Key and value of a fact's sentence, read back from its words."""
+def read_back(text: str) -> tuple[str, str, str]:
+    """The kind, key and value under which a sentence's fact is split, from its words."""
     words = text.split()
-    if kind == "kv_retrieval":
-        return words[0], " ".join(words[2:4])
-    if kind == "qa":
-        return f"{words[3]}|{words[1]}", words[5]
-    if kind == "passage_retrieval":
-        return f"{words[4]}|{words[7]}", words[9]
-    if kind == "label":
-        return words[3], words[6]
-    name = words[words.index("of") + 1] if "of" in words else ""
+    if words[0] == "text":
+        return "classification", words[words.index("label") - 1], words[-2]
+    if words[1] == ":":
+        return "kv_retrieval", words[0], " ".join(words[2:4])
+    if words[1] == "paragraph":
+        return "passage_retrieval", f"{words[4]}|{words[7]}", words[9]
     value = " ".join(words[words.index("is") + 1 : words.index(".")])
-    return name, value
+    if words[1] in ("pass", "number"):
+        name = words[words.index("of") + 1] if "of" in words else ""
+        return "passkey" if words[1] == "pass" else "number_string", name, value
+    if words[1] == "friend":
+        return "two_hop", words[3], value
+    return "qa", f"{words[3]}|{words[1]}", value
 
 
 @given(
@@ -46,50 +57,93 @@ def fact_key(kind: str, text: str) -> tuple[str, str]:
 @settings(max_examples=200, deadline=None)
 @try_also(kind="passkey", count=2, style="prose", seed=294)
 def test_facts_keep_to_their_split(kind: str, count: int, style: str, seed: int) -> None:
+    count = min(count, max_facts(kind))
     for split in ("train", "test"):
         facts = make_facts(random.Random(seed), kind, count, style, split)  # type: ignore[arg-type]
         assert len(facts) == count and len({fact.question for fact in facts}) == count
         for fact in facts:
-            key, value = fact_key(kind, fact.text)
-            assert value == fact.answer
-            assert held_out(kind, key, value) == (split == "test")
+            for text in fact.texts:
+                owner, key, value = read_back(text)
+                assert held_out(owner, key, value) == (split == "test")
+            assert fact.answer.endswith(read_back(fact.texts[-1])[2])
 
 
 def test_no_test_fact_stands_in_any_training_conversation() -> None:
     trained = {
         sentence.strip()
         for name in PHASES
-        for row in conversations(name, 0.01)
-        for sentence in re.split(r"(?<= [.,]) ", row["messages"][0]["content"])
+        for row in conversations(name, 0.02)
+        for message in row["messages"]
+        for sentence in re.split(r"(?<= [.,]) ", message["content"])
     }
     assert len(trained) > 1000
-    for name in pocket.task_names():
-        for example in pocket.load_examples(find_task("longbench", name), 12):
-            evidence = example.row["evidence"]
+    # the same fact in other words: a classification with another colour
+    stated = re.compile(
+        r"text : the .* label : \w+ \.|the \w+ of .* is .* \.|the .* (key|string) is .*"
+    )
+    facts = {read_back(sentence) for sentence in trained if stated.fullmatch(sentence)}
+    assert len(facts) > 1000
+    for name in pocket.task_names(pocket.LENGTHS[:2], kinds=KINDS):
+        for example in pocket.load_examples(find_task("longbench", name), 8):
             words = example.row["context"].split()
-            fact = " ".join(words[evidence["start"] : evidence["end"]])
-            assert fact not in trained and fact not in FILLERS
+            for start, end in example.row["evidence"]["spans"]:
+                fact = " ".join(words[start:end]).removesuffix(" remember it .")
+                assert fact not in trained and fact not in FILLERS
+                assert read_back(fact) not in facts
 
 
-@pytest.mark.parametrize("name", pocket.task_names())
-def test_rows_are_longbench_rows_with_evidence_outside_the_window(name: str) -> None:
+@pytest.mark.parametrize("name", pocket.task_names(facts=(1, 16), kinds=KINDS))
+def test_rows_are_the_benchmarks_rows_with_evidence_outside_the_window(name: str) -> None:
     task = find_task("longbench", name)
     examples = pocket.load_examples(task, 24)
     assert len({example.example_id for example in examples}) == 24
+    kind = name.removeprefix("pocket_").split("@")[0]
     for example in examples:
-        row = example.row
-        assert {"input", "context", "answers", "length", "dataset", "_id"} <= row.keys()
+        row, evidence = example.row, example.row["evidence"]
+        assert row.keys() - {"facts", "evidence"} >= PUBLISHED_FIELDS[SHAPES[kind]]
+        assert example.answers == row.get("answers", row.get("answer"))
         words = row["context"].split()
-        evidence = " ".join(words[row["evidence"]["start"] : row["evidence"]["end"]])
-        assert example.answers[0] in evidence
+        said = " ".join(" ".join(words[start:end]) for start, end in evidence["spans"])
+        assert example.answers[0].split()[-1] in said
+        assert evidence["start"] == evidence["spans"][0][0]
+        assert evidence["end"] == evidence["spans"][-1][1]
         prompt = task.render(example, "official").split()
+        assert evidence["distance"] == len(prompt) - evidence["end"]
+        assert example.attributes == {
+            "kind": kind,
+            "facts": row["facts"],
+            "length": pocket.LENGTH,
+            "evidence_distance": evidence["distance"],
+        }
         # `<bos>` comes first; the last prompt token sees the WINDOW last ones
-        assert row["evidence"]["end"] + 1 <= len(prompt) + 1 - WINDOW
-        assert row["evidence"]["start"] + 1 >= SINKS
+        assert evidence["end"] + 1 <= len(prompt) + 1 - WINDOW
+        assert evidence["start"] + 1 >= SINKS
         assert 400 <= len(prompt) + 1 <= pocket.LENGTH
         # the answer stands nowhere that the window could see
         visible = " ".join(prompt[-WINDOW:])
-        assert f" {example.answers[0]} " not in f" {visible} "
+        assert f" {example.answers[0].split()[-1]} " not in f" {visible} "
+
+
+@pytest.mark.parametrize("length", pocket.LENGTHS)
+def test_a_task_may_ask_for_a_length(length: int) -> None:
+    for kind in KINDS:
+        (name,) = pocket.task_names((length,), (16,), (kind,))
+        task = find_task("longbench", name)
+        for example in pocket.load_examples(task, 4):
+            tokens = len(task.render(example, "official").split()) + 1
+            assert length - 60 <= tokens <= length
+            assert example.attributes["length"] == length
+        assert (task.protocol("official").default_max_length or 0) >= length
+
+
+def test_evidence_stands_everywhere_between_sinks_and_window() -> None:
+    task = find_task("longbench", "pocket_qa@1_1024")
+    distances = [e.attributes["evidence_distance"] for e in pocket.load_examples(task, 400)]
+    room = (pocket.MIN_DISTANCE, 1024 - pocket.LEAD)
+    thirds = [room[0] + (room[1] - room[0]) * part / 3 for part in range(4)]
+    for low, high in zip(thirds, thirds[1:], strict=False):
+        # a third of 400, within four standard deviations
+        assert 95 <= sum(low <= distance < high + 1 for distance in distances) <= 171
 
 
 def test_rows_are_the_same_each_time_and_a_limit_is_a_beginning() -> None:
@@ -99,6 +153,28 @@ def test_rows_are_the_same_each_time_and_a_limit_is_a_beginning() -> None:
     assert [x.row for x in first] != [x.row for x in pocket.load_examples(task, 30, seed=4)]
     assert len(pocket.load_examples(task)) == 200
     assert len({example.document_id for example in first}) == 15  # two questions a document
+
+
+def test_a_second_hop_asks_for_somebody_whom_the_question_does_not_name() -> None:
+    task = find_task("longbench", "pocket_two_hop@4")
+    for example in pocket.load_examples(task, 40):
+        friend, value = example.answers[0].split()[0], example.answers[0].split()[-1]
+        assert friend not in example.row["input"].split()
+        words, spans = example.row["context"].split(), example.row["evidence"]["spans"]
+        hops = sorted(read_back(" ".join(words[start:end])) for start, end in spans)
+        assert [hop[0] for hop in hops] == ["qa", "two_hop"]
+        assert hops[1][2] == friend and hops[0][1].split("|")[0] == friend
+        assert hops[0][2] == value
+
+
+def test_confusing_facts_name_the_same_person_and_another_value() -> None:
+    task = find_task("longbench", "pocket_confusing_facts@4")
+    for example in pocket.load_examples(task, 40):
+        (confusing,) = example.row["confusing_facts"]
+        assert confusing in example.row["context"]
+        name = example.row["input"].split()[-2]
+        assert confusing.split()[3] == name and confusing.split()[5] != example.answers[0]
+        assert example.row["answer_keywords"] == example.answers[0]
 
 
 def test_scores_are_exact_matches_up_to_the_full_stop() -> None:
@@ -111,10 +187,33 @@ def test_scores_are_exact_matches_up_to_the_full_stop() -> None:
     assert task.score("", example, "official") == 0
 
 
-def test_unknown_tasks_are_refused_with_the_nearest() -> None:
-    with pytest.raises(InputError, match="pocket_qa@4"):
-        find_task("longbench", "pocket_qa@5")
+@pytest.mark.parametrize("name", pocket.task_names(facts=(1, 16), kinds=KINDS))
+def test_answers_fit_the_generation_limit(name: str) -> None:
+    task = find_task("longbench", name)
+    longest = max(len(e.answers[0].split()) + 1 for e in pocket.load_examples(task, 10))
+    assert longest <= task.protocol("official").max_new_tokens
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("pocket_qa@5", "pocket_qa@4"),
+        ("pocket_qa@4_600", "pocket_qa@4"),
+        ("pocket_kv@4", "pocket_"),
+        ("pocket_qa", "pocket_qa@4"),
+        ("pocket_qa@4_2048x", "pocket_qa@4_2048"),
+    ],
+)
+def test_unknown_tasks_are_refused_with_the_nearest(name: str, near: str) -> None:
+    with pytest.raises(InputError, match=near):
+        find_task("longbench", name)
+
+
+def test_pocket_stands_for_the_default_tasks() -> None:
     assert [task.name for task in expand("longbench", [], "pocket")] == pocket.task_names()
+    assert len(pocket.task_names()) == 21
+    with pytest.raises(InputError, match="pocket_qa@3"):
+        pocket.task_names(facts=(3,), kinds=("qa",))
 
 
 def test_the_vocabulary_is_closed() -> None:
@@ -125,10 +224,10 @@ def test_the_vocabulary_is_closed() -> None:
             document = make_document(
                 random.Random(1),
                 kind,
-                length=400,
+                length=600,
                 facts=8,
                 questions=4,
-                style=style,
+                style=style,  # type: ignore[arg-type]
             )
             asked = " ".join(f"{q.question} {q.answer}" for q in document.questions)
             assert set(f"{document.context} {asked}".split()) <= known
@@ -139,6 +238,6 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="do not fit"):
         make_document(random.Random(0), "qa", length=64, facts=16, questions=4)
     with pytest.raises(ValueError, match="between 1 and"):
-        make_facts(random.Random(0), "label", max_facts("label") + 1)
+        make_facts(random.Random(0), "classification", max_facts("classification") + 1)
     with pytest.raises(ValueError, match="unknown pocket kind"):
         make_facts(random.Random(0), "riddle", 1)
