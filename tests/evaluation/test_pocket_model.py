@@ -16,10 +16,9 @@ from reports.stats import paired_difference
 from tasks import pocket
 
 PER_TASK = 10
-MEMORIES = ["gdn", "dn", "mamba2", "gdn-seed1", "dn-seed1", "mamba2-seed1"]
+CELLS = ("gdn", "dn", "mamba2")
+MEMORIES = (*CELLS, *(f"{cell}-seed1" for cell in CELLS))
 FOLDER = Path(ahn.POCKET_PATH)
-MEMORIES = [name for name in MEMORIES if (FOLDER / name).is_dir()]
-CELLS = [cell for cell in ("gdn", "dn", "mamba2") if cell in MEMORIES]
 
 
 @pytest.fixture(scope="module")
