@@ -227,7 +227,7 @@ def test_the_vocabulary_is_closed() -> None:
                 length=600,
                 facts=8,
                 questions=4,
-                style=style,  # type: ignore[arg-type]
+                style=style,
             )
             asked = " ".join(f"{q.question} {q.answer}" for q in document.questions)
             assert set(f"{document.context} {asked}".split()) <= known
