@@ -156,12 +156,11 @@ class RunConfiguration(BaseModel):
         Where something was said but no name (``--tasks ,``) one empty name stays, so that the
         plan can refuse it; it does not mean the default. A length may be a number.
         """
-        if not isinstance(value, list):
-            value = [value]
-        value = [str(item) if type(item) is int else item for item in value]
-        if not all(isinstance(item, str) for item in value):
-            return value
-        names = [name.strip() for item in value for name in item.split(",")]
+        given = value if isinstance(value, list) else [value]
+        items = [str(item) for item in given if isinstance(item, str) or type(item) is int]
+        if len(items) < len(given):
+            return given
+        names = [name.strip() for item in items for name in item.split(",")]
         return list(dict.fromkeys(name for name in names if name)) or ([""] if names else [])
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from evaluation.configuration import RunConfiguration
 from evaluation.problems import collect
+from tasks import pocket
 from tasks.infinitebench.synthetic import parse_length
 from tasks.registry import benchmark_names, expand, is_pocket, protocol_name, task_names
 from tasks.schema import Task
@@ -46,11 +48,13 @@ def resolve_tasks(configuration: RunConfiguration, problems: list[str]) -> tuple
 def _of_lengths(
     tasks: list[Task], configuration: RunConfiguration, problems: list[str]
 ) -> list[Task]:
-    """Of tasks with levels those of the lengths asked for; all where none was."""
-    wanted = configuration.lengths
+    """The tasks at the lengths asked for: LV-Eval's levels, pocket tasks of so many tokens."""
+    wanted = [length.lower() for length in configuration.lengths]
     if "" in wanted:
         problems.append("--lengths: none is given")
     levels = list(dict.fromkeys(task.level for task in tasks if task.level is not None))
+    if wanted and tasks and all(is_pocket(task.name) for task in tasks):
+        return _pocket_tasks(tasks, [length for length in wanted if length], problems)
     if not wanted or not levels:
         return tasks
     for length in wanted:
@@ -61,6 +65,23 @@ def _of_lengths(
                 f"--lengths: unknown length {length!r} (known: {', '.join(levels)}){hint}"
             )
     return [task for task in tasks if task.level in wanted]
+
+
+def _pocket_tasks(tasks: Sequence[Task], lengths: Sequence[str], problems: list[str]) -> list[Task]:
+    """The same pocket tasks, whatever length their names give, at each of `lengths`."""
+    plain = dict.fromkeys(re.sub(r"(@[0-9]+)_[0-9]+$", r"\1", task.name) for task in tasks)
+    found = []
+    for length in lengths:
+        tokens = collect(problems, partial(parse_length, length))
+        if tokens is None:
+            continue
+        if tokens not in pocket.LENGTHS:
+            known = ", ".join(map(str, pocket.LENGTHS))
+            problems.append(f"--lengths: no pocket tasks of {tokens} tokens (known: {known})")
+            continue
+        suffix = "" if tokens == pocket.LENGTH else f"_{tokens}"
+        found += [pocket.find_task(name + suffix) for name in plain]
+    return found
 
 
 def _under_protocol(tasks: list[Task], protocol: str, problems: list[str]) -> list[Task]:
@@ -118,7 +139,7 @@ def _generated_length(
 ) -> int | None:
     """Tokens of generated rows; None where the rows, or their levels, have lengths of their own."""
     lengths = [length for length in configuration.lengths if length]
-    if not lengths or any(task.level is not None for task in tasks):
+    if not lengths or all(task.level is not None or is_pocket(task.name) for task in tasks):
         return None
     if configuration.data != "synthetic":
         problems.append("--length: only generated rows have a length to choose: --data synthetic")

@@ -56,7 +56,7 @@ def curves(columns: Sequence[Column]) -> list[Curve]:
             "length",
             "Score by length",
             "length of the text",
-            "The same tasks in longer texts; the lengths are the benchmark's levels.",
+            "The same kinds of task in longer texts.",
             by_level(columns),
         ),
     ]
@@ -95,10 +95,14 @@ def by_distance(columns: Sequence[Column]) -> list[tuple[str, Cells]]:
 
 
 def by_level(columns: Sequence[Column]) -> list[tuple[str, Cells]]:
-    """Score by the length that ``run.json`` gives as each task's ``level``."""
+    """Score by the length that ``run.json`` gives as each task's ``level``, or else by the records'
+    attribute ``length`` (tokens of generated texts)."""
 
     def level_of(column: Column, record: ExampleRecord) -> tuple[float, str] | None:
         level = column.run.info.tasks.get(record.task, {}).get("level")
+        if level is None:
+            length = record.attributes.get("length")
+            level = _short(length) if isinstance(length, int) else None
         return None if level is None else (_tokens(str(level)), str(level))
 
     return [(level, cells) for (_, level), cells in _grouped(columns, level_of).items()]

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from reports.leaderboard import Column
 
-Figure = float | None
-"""In the table's own unit, mostly percent; None where there is none."""
+Figure = float | str | None
+"""In the table's own unit, mostly percent; in words where only a bound is known; None where there
+is none."""
 
 
 @dataclass(frozen=True)

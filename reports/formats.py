@@ -55,9 +55,11 @@ def percent(share: float | None) -> str:
     return MISSING if share is None else f"{100 * share:.1f} %"
 
 
-def figure(value: float | None) -> str:
-    """A figure of a benchmark's own table with two decimals: 71.3 -> '71.30'."""
-    return MISSING if value is None else f"{value:.2f}"
+def figure(value: float | str | None) -> str:
+    """A figure of a benchmark's own table with two decimals: 71.3 -> '71.30'; words as they are."""
+    if value is None:
+        return MISSING
+    return value if isinstance(value, str) else f"{value:.2f}"
 
 
 def whole(count: float | None) -> str:
