@@ -107,7 +107,7 @@ def published_tables(columns: Sequence[Column]) -> list[FigureTable]:
 
 def _of_file(file: PublishedFile, asked: set[str]) -> list[FigureTable]:
     """The file's tables that concern the tasks in `asked`; its notes stand below the last."""
-    known = {find_task(file.benchmark, name) for name in task_names(file.benchmark)}
+    known = [find_task(file.benchmark, name) for name in task_names(file.benchmark)]
     names = {name for task in known for name in (task.name, task.dataset)}
     made = []
     for table in file.tables:

@@ -74,9 +74,11 @@ def _merged(title: str, by_label: dict[str, Table]) -> list[FigureTable]:
         cells = {label: {name: row[0] for name, row in t.rows} for label, t in by_label.items()}
         rows = tuple((name, tuple(of.get(name) for of in cells.values())) for name in names)
         return [FigureTable(title, tuple(by_label), rows, notes)]
-    if all(len(table.rows) == 1 for table in tables) and len({t.columns for t in tables}) == 1:
+    single = {tuple(name for name, _ in table.rows) for table in tables}
+    if len(single) == 1 and len(next(iter(single))) == 1 and len({t.columns for t in tables}) == 1:
+        ((name,),) = single
         rows = tuple((label, table.rows[0][1]) for label, table in by_label.items())
-        return [FigureTable(title, tables[0].columns, rows, notes)]
+        return [FigureTable(f"{title}: {name}", tables[0].columns, rows, notes)]
     return [
         FigureTable(
             f"{title}: {label}", table.columns, table.rows, (table.note,) if table.note else ()

@@ -115,13 +115,13 @@ def load_rows(
 ) -> dict[str, RowSource | None]:
     """Rows by task; None, with the reason in `problems`, where there are none.
 
-    The hub is not asked for a run that cannot start anyway: a download, or the wait for a hub
-    out of reach, would only delay the message.
+    For a run that cannot start anyway the hub is not asked and nothing long is generated: either
+    would only delay the message.
     """
     data = configuration.data
-    if data is None and problems:
-        tasks = [task for task in tasks if is_pocket(task.name)]
     length = _generated_length(tasks, configuration, problems)
+    if data in (None, "synthetic") and problems:
+        tasks = [task for task in tasks if is_pocket(task.name)]
     own: dict[str, list[str]] = {}
     rows: dict[str, RowSource | None] = {}
     for task in tasks:

@@ -131,6 +131,17 @@ def test_answers_are_those_of_plain_greedy_decoding(model, tokenizer):
     assert answer.token_ids == ids[0, len(prompt) :].tolist()
 
 
+def test_an_answer_ends_before_a_stop_text(model, tokenizer):
+    whole = Generator(model, tokenizer).answer(prompts()[0], greedy(12))
+    stop = next(letter for letter in whole.text[1:-1] if "!" <= letter <= "~")
+    end = whole.text.index(stop)
+    cut = Generator(model, tokenizer).answer(prompts()[0], greedy(12), stop=["never", stop])
+    assert (cut.text, cut.finish_reason) == (whole.text[:end], "stop")
+    assert len(cut.token_ids) < len(whole.token_ids), "nothing is generated beyond it"
+    same = Generator(model, tokenizer).answer(prompts()[0], greedy(12), stop=["never"])
+    assert (same.text, same.finish_reason) == (whole.text, whole.finish_reason)
+
+
 def test_a_shared_beginning_changes_nothing_but_the_work(model, tokenizer):
     alone = [Generator(model, tokenizer).answer(p, greedy(6)) for p in prompts()]
     generator = Generator(model, tokenizer)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from evaluation.prompting import (
+    apply_chat_template,
     common_prefix,
     contains_answer,
     prepare,
@@ -64,6 +65,15 @@ def test_middle_with_an_odd_limit_drops_one_token_more():
 def test_left_keeps_room_for_the_answer_only_when_it_cuts():
     cut = truncate(WORDS, AHN, 9, WordTokenizer())
     assert (cut.text, cut.tokens_cut, cut.side) == ("d e f g h i", 4, "left")
+
+
+def test_middle_joined_decodes_once_and_may_keep_the_odd_token_at_the_end():
+    rules = replace(OFFICIAL, truncation="middle_joined")
+    cut = truncate(WORDS, rules, 7, WordTokenizer())
+    assert (cut.text, cut.tokens_cut, cut.side) == ("a b g h i", 4, "middle_joined")
+    cut = truncate(WORDS, replace(rules, odd_token_in_tail=True), 7, WordTokenizer())
+    assert (cut.text, cut.tokens_cut) == ("a b f g h i", 3)
+    assert smallest_max_length(rules) == 2
 
 
 def test_none_never_cuts():
@@ -149,6 +159,35 @@ def test_whether_the_answer_survived_the_cut_is_noted(bytes_folder, tmp_path):
     wanted = replace(example, answers=["Paragraph 1 of text 3 tells of 3."])
     assert prepare(task, wanted, "official", tokenizer, 4000).answer_in_prompt is True
     assert prepare(task, wanted, "official", tokenizer, 60).answer_in_prompt is False
+
+
+def test_only_an_answer_that_the_cut_took_counts_as_removed(bytes_folder, tmp_path):
+    task, example = example_of("hotpotqa", tmp_path)
+    tokenizer = load(bytes_folder)
+
+    def removed(answers: list[str], limit: int) -> bool:
+        wanted = replace(example, answers=answers)
+        return prepare(task, wanted, "official", tokenizer, limit).answer_removed
+
+    assert removed(["Paragraph 1 of text 3 tells of 3."], 60) is True
+    assert removed(["Paragraph 1 of text 3 tells of 3."], 4000) is False, "nothing was cut"
+    assert removed(["Paragraph 9 of no text"], 60) is False, "it never stood there"
+
+
+def test_a_number_is_found_only_whole():
+    assert contains_answer("of 48 and 3.4 and 14", ["4"]) is False
+    assert contains_answer("it is 4.", ["4"]) is True
+    assert contains_answer("is 4.5 here", ["4"]) is False
+    assert contains_answer("Paragraph 120", ["Paragraph 12"]) is False
+    assert contains_answer("Paragraph 12: a", ["Paragraph 12"]) is True
+
+
+def test_system_message_and_demonstration_stand_before_the_prompt(tmp_path):
+    template = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}"
+    tokenizer = load(byte_tokenizer(tmp_path / "turns", chat_template=template))
+    text = apply_chat_template("ask", tokenizer, None, "be brief", [("assistant", "yes")])
+    assert text == "[system]be brief[assistant]yes[user]ask"
+    assert apply_chat_template("ask", tokenizer, None) == "[user]ask"
 
 
 def test_contains_answer():
