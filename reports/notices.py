@@ -9,6 +9,7 @@ from reports.leaderboard import Column, compared_tasks, tasks_of
 from reports.records import Run
 
 _MOST_WARNINGS = 10
+_MOST_TASKS = 6
 
 
 def notices(runs: Sequence[Run], columns: Sequence[Column]) -> list[str]:
@@ -122,9 +123,12 @@ def _answers_removed(columns: Sequence[Column]) -> list[str]:
                 seen.add(example)
                 asked[record.task] += 1
                 removed[record.task] += record.answer_removed
-    listed = [f"{task}: {count:,} of {asked[task]:,}" for task, count in removed.items() if count]
-    if not listed:
+    affected = [(task, count) for task, count in removed.most_common() if count]
+    if not affected:
         return []
+    listed = [f"{task}: {count:,} of {asked[task]:,}" for task, count in affected[:_MOST_TASKS]]
+    if len(affected) > _MOST_TASKS:
+        listed.append(f"and {len(affected) - _MOST_TASKS} more tasks")
     return [
         f"The cut removed the reference answer's text from {sum(removed.values()):,} prompts "
         f"({', '.join(listed)}): a miss there is no fault of the model."

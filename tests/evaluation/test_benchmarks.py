@@ -112,6 +112,23 @@ def test_longbench_e_runs_and_is_bucketed_by_length(run_eval, tiny, tmp_path):
     assert "LongBench-E: score per length (official): hotpotqa_e" in page and "8k+" in page
 
 
+def test_the_pocket_suite_compares_cells_over_lengths(run_eval, tmp_path):
+    result = run_eval(
+        "pocket", "--tasks", "pocket_qa@1,pocket_qa@4_2048", "--lengths", "512,1k", "--limit", 2,
+        "--variant", "window,ahn-gdn,ahn-dn", "--output", tmp_path / "run",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    found = records_of(tmp_path / "run")
+    assert {r["variant"] for r in found} == {"window", "ahn-gdn", "ahn-dn"}
+    names = {f"pocket_qa@{facts}{suffix}" for facts in (1, 4) for suffix in ("", "_1024")}
+    assert {r["task"] for r in found} == names and len(found) == 24
+    assert "none of the variants reads these weights mamba2" in result.stderr
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    for curve in ("facts", "distance", "length"):
+        assert f'<section id="{curve}">' in page
+    assert 'id="published"' not in page, "nobody published figures of the pocket suite"
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
