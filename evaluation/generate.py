@@ -30,7 +30,9 @@ _RECORDED = ("do_sample", "num_beams", "temperature", "top_p", "top_k", "min_p")
 _PENALTY_DEFAULTS = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "length_penalty": 1.0}
 # `generate` arguments that a protocol may set; `newline_eos` is ours, see below.
 _PROTOCOL_KEYS = {*_RECORDED, "min_new_tokens", "newline_eos"}
-# AHN samples with Qwen3 (eval/longbench/pred.py); every other model decodes greedily.
+# AHN samples with Qwen3 in eval/longbench/pred.py, by which InfiniteBench is run too; eval/lveval
+# and every other model decode greedily.
+_AHN_SAMPLES = frozenset({"longbench", "longbench_e", "infinitebench"})
 _AHN_QWEN3 = {"do_sample": True, "temperature": 0.7, "top_p": 0.8, "top_k": 200, "min_p": 0.0}
 
 
@@ -69,6 +71,7 @@ def generation_settings(
     max_new_tokens: int,
     tokenizer: Any,
     model_type: str | None,
+    benchmark: str = "longbench",
 ) -> GenerationConfig:
     """The checkpoint's settings with the protocol's on top: what `generate` really uses.
 
@@ -81,7 +84,8 @@ def generation_settings(
         raise InputError(f"unknown generation settings of a task: {', '.join(unknown)}")
     settings = copy.deepcopy(checkpoint)
     chosen: dict[str, Any] = {"do_sample": False, "num_beams": 1, **protocol_settings}
-    if protocol_name == "ahn" and (model_type or "").startswith("qwen3"):
+    qwen3 = (model_type or "").startswith("qwen3")
+    if protocol_name == "ahn" and qwen3 and benchmark in _AHN_SAMPLES:
         chosen |= _AHN_QWEN3
     newline_eos = chosen.pop("newline_eos", False)
     if not chosen["do_sample"]:

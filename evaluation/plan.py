@@ -245,6 +245,7 @@ def make_plan(
                 rules.max_new_tokens,
                 tokenizer,
                 model_type,
+                task.benchmark,
             )
             entry = PlannedTask(
                 task, protocol, length, source.examples, prompts, source.files,

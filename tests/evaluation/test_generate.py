@@ -41,11 +41,16 @@ class NewlineTokenizer:
 
 
 def settings(
-    checkpoint: dict[str, Any], protocol: str = "official", model_type: str = "qwen2", **own: Any
+    checkpoint: dict[str, Any],
+    protocol: str = "official",
+    model_type: str = "qwen2",
+    benchmark: str = "longbench",
+    **own: Any,
 ) -> dict[str, Any]:
+    tokenizer = NewlineTokenizer()
     return settings_as_dict(
         generation_settings(
-            GenerationConfig(**checkpoint), protocol, own, 64, NewlineTokenizer(), model_type
+            GenerationConfig(**checkpoint), protocol, own, 64, tokenizer, model_type, benchmark
         )
     )
 
@@ -77,6 +82,15 @@ def test_ahn_samples_with_qwen3_only():
     found = settings(QWEN_INSTRUCT, "ahn", "qwen3")
     assert found["do_sample"] is True
     assert [found[k] for k in ("temperature", "top_p", "top_k", "min_p")] == [0.7, 0.8, 200, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "samples"),
+    [("longbench", True), ("longbench_e", True), ("infinitebench", True), ("lveval", False)],
+)
+def test_ahn_has_its_own_scripts_for_lveval_which_never_sample(benchmark, samples):
+    assert settings({}, "ahn", "qwen3", benchmark)["do_sample"] is samples
+    assert settings({}, "ahn", "qwen2", benchmark)["do_sample"] is False
 
 
 def test_unknown_settings_of_a_task_are_refused():
