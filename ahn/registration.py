@@ -1,7 +1,8 @@
 """Makes transformers know `qwen2_ahn` and `qwen3_ahn`, without importing torch before it is used.
 
-`import ahn` stays light: the model classes are registered at once when transformers' table of
-configurations is loaded already, and else as soon as somebody loads it.
+`import ahn` stays light.  Transformers' table of configurations gets a place for the two model
+types, and the first question for one of them imports the classes.  Nothing is imported while
+transformers is itself being imported, so any order of imports works.
 """
 
 from __future__ import annotations
@@ -13,12 +14,27 @@ from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
 
 _TABLE = "transformers.models.auto.configuration_auto"
+_MODEL_TYPES = frozenset({"qwen2_ahn", "qwen3_ahn"})
+
+
+class _OnDemand(dict[str, Any]):
+    """The registered configurations; ours are imported when one of them is asked for."""
+
+    def __missing__(self, key: str) -> Any:
+        if key not in _MODEL_TYPES:
+            raise KeyError(key)
+        importlib.import_module("ahn.modeling")  # registers both
+        return dict.__getitem__(self, key)
+
+    def __contains__(self, key: object) -> bool:
+        return key in _MODEL_TYPES or super().__contains__(key)
 
 
 class _AfterTable(MetaPathFinder):
-    """Finds only transformers' table, once, and lets the registration follow its import."""
+    """Finds only transformers' table, once, and lets our places in it follow its import."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -33,7 +49,7 @@ class _AfterTable(MetaPathFinder):
 
 
 class _Then(Loader):
-    """The table's own loader, and then the registration."""
+    """The table's own loader, and then our places in the table."""
 
     def __init__(self, loader: Loader) -> None:
         self._loader = loader
@@ -43,12 +59,17 @@ class _Then(Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         self._loader.exec_module(module)
-        importlib.import_module("ahn.modeling")
+        _extend(module)
+
+
+def _extend(table: ModuleType) -> None:
+    mapping = table.CONFIG_MAPPING
+    mapping._extra_content = _OnDemand(mapping._extra_content)
 
 
 def register_when_needed() -> None:
-    """Register the model types now, or when transformers' auto classes are first used."""
+    """Give the two model types their places now, or as soon as transformers' table is loaded."""
     if _TABLE in sys.modules:
-        importlib.import_module("ahn.modeling")
+        _extend(sys.modules[_TABLE])
     elif not any(isinstance(finder, _AfterTable) for finder in sys.meta_path):
         sys.meta_path.insert(0, _AfterTable())
