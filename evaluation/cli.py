@@ -213,6 +213,29 @@ def tasks(
         console().print(task_tables(described))
 
 
+@app.command(
+    "lm-eval",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    add_help_option=False,
+)
+def lm_eval(context: typer.Context) -> None:
+    """Run lm-evaluation-harness with the model `ahn` and these tasks; takes lm-eval's own flags.
+
+    `run_eval lm-eval --model ahn --model_args pretrained=MODEL,ahn=WEIGHTS,variant=ahn
+    --tasks lveval_128k`; `run_eval lm-eval --help` shows lm-eval's help.
+    """
+    with _tidy_interrupts(), _input_errors():
+        try:
+            from evaluation.lm_eval_command import run as run_harness
+
+            code = run_harness(context.args)
+        except KeyboardInterrupt as interrupt:
+            typer.echo("interrupted", err=True)
+            stopped_by = TERMINATED if isinstance(interrupt, _Terminated) else INTERRUPTED
+            raise typer.Exit(stopped_by) from None
+    raise typer.Exit(code)
+
+
 app.command("pocket-data")(pocket_data.app_command)
 
 

@@ -1,0 +1,56 @@
+"""`run_eval lm-eval`: lm-evaluation-harness with our model and our task files registered."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from evaluation.problems import InputError
+
+VERSION = "0.4.13"
+INSTALL = f"pip install 'ahn-bench[lm-eval]' (lm-eval {VERSION})"
+
+
+def task_folder() -> Path:
+    """The folder of our task files, what lm-eval calls an include path."""
+    import tasks
+
+    return Path(str(tasks.__file__)).parent
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run lm-eval with `arguments`, those of its own command line, and return the exit code.
+
+    The model `ahn` and the tasks of this package are registered first; `--include_path` of the
+    user's adds to them (several folders are joined by colons). Raises `InputError` where lm-eval
+    is not installed, and for what the model or the tasks refuse.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        from lm_eval._cli import HarnessCLI
+        from lm_eval.utils import setup_logging
+    except ImportError:
+        raise InputError(f"lm-eval is not installed; {INSTALL}") from None
+
+    import evaluation.lm_eval_plugin  # noqa: F401 - registers the model
+
+    before = sys.argv
+    sys.argv = ["run_eval lm-eval", *arguments]
+    try:
+        setup_logging()
+        harness = HarnessCLI()
+        parsed = harness.parse_args()
+        if hasattr(parsed, "include_path"):
+            given = parsed.include_path.split(os.pathsep) if parsed.include_path else []
+            missing = [path for path in given if not Path(path).is_dir()]
+            if missing:
+                raise InputError([f"--include_path: {path} is not a folder" for path in missing])
+            parsed.include_path = [str(task_folder()), *given]
+        harness.execute(parsed)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    finally:
+        sys.argv = before
+    return 0

@@ -1,0 +1,351 @@
+"""The model `ahn` for lm-evaluation-harness 0.4.13: every variant behind lm-eval's own interface.
+
+Importing this module registers it. `run_eval lm-eval ...` does so, adds this project's task
+files, and hands everything else to lm-eval:
+
+    run_eval lm-eval --model ahn --tasks lveval_128k \
+        --model_args pretrained=MODEL,ahn=WEIGHTS,variant=ahn,window=32640,sinks=128
+
+- Tasks of others are asked as lm-eval's `hf` model asks them: its tokenisation, chat template,
+  left truncation, stop strings and batches. Log-likelihoods are computed in float32 and
+  streamed (`evaluation.lm_eval_scoring`).
+- Tasks of this project are asked by their benchmark's own procedure, exactly as `run_eval`
+  does: prompt, truncation, chat template, generation settings and seed come from the task's
+  protocol, whatever `--apply_chat_template` says. So both give the same score.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.api.registry import register_model
+from lm_eval.models.huggingface import HFLM
+from tqdm import tqdm
+
+import ahn as library
+from ahn.checkpoints import local_folder, read_ahn_config
+from evaluation.generate import (
+    Generator,
+    generation_settings,
+    is_out_of_memory,
+    load_generation_config,
+)
+from evaluation.lm_eval_scoring import LikelihoodScorer, Scored, cut_left, with_smaller_batches
+from evaluation.plan import CONTEXT_SLACK, context_length, sampling_seed
+from evaluation.problems import InputError
+from evaluation.prompting import PreparedPrompt, common_prefix, prepare, smallest_max_length
+from evaluation.runner import SMALLEST_SHARED_TOKENS
+from evaluation.variants import ahn_path, choose_variants, model_path
+from tasks.lm_eval import TaskDocument, document_of
+from tasks.schema import TaskProtocol
+
+# Options of lm-eval's `hf` model that would silently mean nothing here.
+_REFUSED = {
+    "trust_remote_code": "code from a checkpoint is never run",
+    "peft": "adapters are not supported; merge them into the base model first",
+    "delta": "delta weights are not supported; merge them into the base model first",
+    "parallelize": "the model is placed on one device; give device=cuda:0",
+    "load_in_8bit": "quantised weights are not supported",
+    "load_in_4bit": "quantised weights are not supported",
+}
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """One request for a task of this project, prepared."""
+
+    index: int
+    document: TaskDocument
+    prompt: PreparedPrompt
+    settings: Any
+    seed: int
+
+
+@register_model("ahn")
+class AHNLM(HFLM):
+    """A variant of a Qwen2 or Qwen3 model.
+
+    Args:
+        pretrained: folder, hub id, or ``pocket``.
+        ahn: AHN weights: folder, hub id, or ``pocket``; None where they are merged or not needed.
+        variant: ``full``, ``window``, ``ahn`` or ``no-write``. Default: ``ahn`` with AHN weights,
+            else ``window`` with a window, else ``full``.
+        window: sliding window, in tokens. Default: that of the AHN weights.
+        sinks: attention sinks, in tokens. Default: that of the AHN weights, else 128.
+        tokenizer: folder or hub id. Default: the model's own.
+        dtype: ``auto`` (bfloat16 on cuda, float32 elsewhere), or a type's name.
+        device: ``cpu``, ``cuda``, ``cuda:1``. Default: cuda where there is one.
+        batch_size: rows at once; ``auto`` halves ``max_batch_size`` until it fits.
+        max_length: longest text in tokens. Default: the model's ``max_position_embeddings``;
+            for tasks of this project, their protocol's.
+        seed: of sampled answers of this project's tasks. Default: the protocol's.
+
+    Raises:
+        InputError: for an option that is unknown or refused, and whatever `ahn.load_model` finds.
+    """
+
+    def __init__(
+        self,
+        pretrained: str,
+        ahn: str | None = None,
+        variant: str | None = None,
+        window: int | None = None,
+        sinks: int | None = None,
+        tokenizer: str | None = None,
+        dtype: str = "auto",
+        device: str | None = None,
+        batch_size: int | str = 1,
+        max_batch_size: int | None = 64,
+        max_length: int | None = None,
+        seed: int | None = None,
+        add_bos_token: bool | None = None,
+        prefix_token_id: int | None = None,
+        enable_thinking: bool | None = None,
+        think_end_token: str | int | None = None,
+        chat_template_args: dict[str, Any] | None = None,
+        **unknown: Any,
+    ) -> None:
+        from transformers import AutoTokenizer
+
+        _check_options(unknown, window, sinks, max_length)
+        path = model_path(str(pretrained)) or ""
+        weights = None if ahn is None else ahn_path(str(ahn))
+        config = library.describe_model(path)
+        merged = read_ahn_config(config, path) is not None
+        if variant is None:
+            with_window = "window" if window is not None else "full"
+            variant = "ahn" if weights is not None or merged else with_window
+        problems: list[str] = []
+        choose_variants([variant], [], problems)
+        if problems:
+            raise InputError([f"--model_args {text.removeprefix('--')}" for text in problems])
+        # lm-eval says "cuda:0" where its user says nothing, also where there is none.
+        if device in (None, "auto") or not torch.cuda.is_available():
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        if dtype == "auto":
+            dtype = "bfloat16" if torch.device(device).type == "cuda" else "float32"
+        model = library.load_model(
+            path,
+            variant=variant,
+            ahn=weights,
+            window=window,
+            sinks=sinks,
+            dtype=dtype,
+            device=device,
+        )
+        folder = local_folder(path, weights=False)
+        own = AutoTokenizer.from_pretrained(model_path(tokenizer) or folder)
+        super().__init__(
+            pretrained=model,
+            backend="causal",
+            tokenizer=own,
+            batch_size=batch_size,
+            max_batch_size=max_batch_size or 64,
+            max_length=max_length,
+            add_bos_token=add_bos_token,
+            prefix_token_id=prefix_token_id,
+            enable_thinking=enable_thinking,
+            think_end_token=think_end_token,
+            chat_template_args=chat_template_args,
+        )
+        self.variant = variant
+        self._path = path
+        self._ahn_path = weights
+        self._model_type = config.get("model_type")
+        self._context = context_length(config) or self.max_length
+        self._seed = seed
+        self._checkpoint_generation = load_generation_config(Path(folder), config)
+        model.generation_config = load_generation_config(Path(folder), config)
+
+    # -- log-likelihoods --------------------------------------------------------------------
+
+    def _loglikelihood_tokens(
+        self,
+        requests: list[tuple[tuple[str, str] | None, list[int], list[int]]],
+        disable_tqdm: bool = False,
+        override_bs: int | None = None,
+    ) -> list[tuple[float, bool]]:
+        """(sum of log-probabilities in nats, whether greedy) for each (context, continuation)."""
+        items = [
+            cut_left(index, context, continuation, self.max_length)
+            for index, (_, context, continuation) in enumerate(requests)
+        ]
+        scorer = LikelihoodScorer(self.model, self.tokenizer.pad_token_id)
+        found: dict[int, tuple[float, bool]] = {}
+
+        def attempt(batch_size: int) -> None:
+            left: list[Scored] = [item for item in items if item.index not in found]
+            for result in scorer.score(left, batch_size):
+                found[result.index] = (result.log_probability, result.is_greedy)
+                names = requests[result.index][0]
+                if names is not None:
+                    self.cache_hook.add_partial("loglikelihood", names, found[result.index])
+                bar.update(1)
+
+        with tqdm(
+            total=len(requests), disable=disable_tqdm, desc="Running loglikelihood requests"
+        ) as bar:
+            if self.batch_size == "auto":
+                with_smaller_batches(attempt, override_bs or self.max_batch_size, is_out_of_memory)
+            else:
+                attempt(override_bs or int(self.batch_size))
+        return [found[index] for index in range(len(requests))]
+
+    def _detect_batch_size(self, requests: Any = None, pos: int = 0) -> int:
+        """The largest batch of longest texts that can be read; no logits but the last are made."""
+
+        @torch.inference_mode()
+        def attempt(batch_size: int) -> None:
+            ids = torch.ones((batch_size, self.max_length), dtype=torch.long, device=self.device)
+            self.model(input_ids=ids, use_cache=True, logits_to_keep=1)
+
+        return with_smaller_batches(attempt, self.max_batch_size, is_out_of_memory)[1]
+
+    # -- answers ----------------------------------------------------------------------------
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """The text that follows each prompt; see the module for how each kind is asked."""
+        documents = [document_of(request.doc) for request in requests]
+        others = [index for index, document in enumerate(documents) if document is None]
+        answers: dict[int, str] = {}
+        if others:
+            texts = super().generate_until([requests[index] for index in others], disable_tqdm)
+            answers |= dict(zip(others, texts, strict=True))
+        ours = [
+            self._prepare(index, document, dict(requests[index].args[1]))
+            for index, document in enumerate(documents)
+            if document is not None
+        ]
+        if ours:
+            # Its calls come with all settings: the model's own are kept for tasks of others.
+            kept = self.model.generation_config
+            generator = Generator(self.model, self.tokenizer)
+            try:
+                with tqdm(
+                    total=len(ours), disable=disable_tqdm, desc="Running benchmark prompts"
+                ) as bar:
+                    for group in _by_document(ours):
+                        self._answer(group, generator, answers, bar)
+            finally:
+                self.model.generation_config = kept
+        return [answers[index] for index in range(len(requests))]
+
+    def _prepare(self, index: int, document: TaskDocument, given: dict[str, Any]) -> _Asked:
+        """The prompt and the settings that `run_eval` would use; what the user gave goes first."""
+        rules = document.task.protocol(document.protocol)
+        prompt = prepare(
+            document.task,
+            document.example,
+            document.protocol,
+            self.tokenizer,
+            self._prompt_length(document, rules),
+            self._model_type,
+        )
+        if prompt.tokens > self._context:
+            raise InputError(
+                f"{document.example.where}: the prompt has {prompt.tokens} tokens, the model "
+                f"{self._context} positions; give max_length in --model_args"
+            )
+        default = document.task.protocol("official").max_new_tokens
+        tokens = int(given.pop("max_gen_toks", default))
+        settings = generation_settings(
+            self._checkpoint_generation,
+            document.protocol,
+            rules.generation,
+            rules.max_new_tokens if tokens == default else tokens,
+            self.tokenizer,
+            self._model_type,
+            document.task.benchmark,
+        )
+        if given.pop("do_sample", False):
+            settings.do_sample = True
+            for key in ("temperature", "top_p", "top_k", "min_p"):
+                setattr(settings, key, given.get(key, getattr(settings, key)))
+        seed = rules.seed if self._seed is None else self._seed
+        name, example = document.task.name, document.example.example_id
+        return _Asked(index, document, prompt, settings, sampling_seed(seed, name, example))
+
+    def _prompt_length(self, document: TaskDocument, rules: TaskProtocol) -> int:
+        """Longest prompt in tokens, before the chat template."""
+        length = self._max_length or rules.default_max_length or self._context - CONTEXT_SLACK
+        smallest = smallest_max_length(rules)
+        if length < smallest:
+            raise InputError(
+                f"max_length {length} is too small for {document.task.name} (at least {smallest})"
+            )
+        return int(length)
+
+    def _answer(
+        self, group: list[_Asked], generator: Generator, answers: dict[int, str], bar: Any
+    ) -> None:
+        """Answer examples about one document; its beginning is read once."""
+        shared = 0
+        if len(group) > 1:
+            first = group[0].prompt.ids
+            shared = min(common_prefix(first, asked.prompt.ids) for asked in group)
+            shared = min(shared, min(asked.prompt.tokens for asked in group) - 1)
+            shared = shared if shared >= SMALLEST_SHARED_TOKENS else 0
+        for number, asked in enumerate(group):
+            sampled = asked.settings.do_sample
+            answers[asked.index] = generator.answer(
+                asked.prompt.ids,
+                asked.settings,
+                shared_tokens=shared,
+                keep_shared=number < len(group) - 1,
+                seed=asked.seed if sampled else None,
+                stop=asked.document.task.protocol(asked.document.protocol).stop,
+            ).text
+            bar.update(1)
+
+    # -- what it is -------------------------------------------------------------------------
+
+    def get_model_info(self) -> dict[str, Any]:
+        """What lm-eval stores beside the scores; asks no hub."""
+        layouts = [
+            {
+                "window": layer.window,
+                "sinks": layer.sinks if layer.window is not None else None,
+                "cell": layer.cell,
+            }
+            for layer in self.model.layout
+        ]
+        return {
+            "model_num_parameters": self.model.num_parameters(),
+            "model_dtype": str(self.model.dtype),
+            "pretrained": self._path,
+            "ahn": self._ahn_path,
+            "variant": self.variant,
+            "layout": layouts,
+        }
+
+
+def _check_options(
+    unknown: dict[str, Any], window: object, sinks: object, max_length: object
+) -> None:
+    problems = []
+    for name, value in unknown.items():
+        if name in _REFUSED and value:
+            problems.append(f"--model_args {name}: {_REFUSED[name]}")
+        elif name not in _REFUSED:
+            problems.append(f"--model_args {name}: unknown option of the model 'ahn'")
+    for name, number in (("window", window), ("sinks", sinks), ("max_length", max_length)):
+        if number is not None and not isinstance(number, int):
+            problems.append(f"--model_args {name}: {number!r} is not a number of tokens")
+    if problems:
+        raise InputError(problems)
+
+
+def _by_document(asked: Sequence[_Asked]) -> list[list[_Asked]]:
+    """Groups about one document of one task, the longest first."""
+    groups: dict[tuple[str, str, str], list[_Asked]] = defaultdict(list)
+    for one in asked:
+        document = one.document
+        key = (document.task.benchmark, document.task.name, document.example.document_id)
+        groups[key].append(one)
+    return sorted(groups.values(), key=lambda group: -max(one.prompt.tokens for one in group))
