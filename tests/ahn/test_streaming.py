@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb, repeat_kv
 
 import ahn.attention
-from ahn.attention import Chunk
+from ahn.attention import Chunk, MemoryStep
 from ahn.config import CELLS, VARIANTS, LayerLayout
 from ahn.token_step import TokenStep
 from tests.ahn.conftest import SINKS, WINDOW, tokens, variant_model
@@ -150,6 +150,14 @@ def test_a_trained_memory_changes_what_lies_beyond_the_window(models: Any) -> No
     assert (difference[S + W :] > 1e-3).all()
 
 
+def picked(columns: list[int], step: MemoryStep | None) -> list[int]:
+    """The columns that leave; rows that are alike give a slice."""
+    if step is None:
+        return []
+    assert isinstance(step.columns, slice)
+    return columns[step.columns]
+
+
 @pytest.mark.parametrize("sinks,window", [(0, 5), (3, 5), (8, 5), (1, 1), (0, 1), (4, 7)])
 @pytest.mark.parametrize("sizes", [[40], [1] * 40, [7, 1, 1, 13, 1, 17], [20, 20], [3, 37]])
 def test_every_earlier_position_is_seen_exactly_once(
@@ -169,7 +177,7 @@ def test_every_earlier_position_is_seen_exactly_once(
         assert plan.keys[0].tolist() == columns
         visible = plan.visible(0, size, slice(None))[0, 0]
         step = plan.memory_step()
-        leaving = columns[step.columns] if step is not None else []
+        leaving = picked(columns, step)
         for t in range(size):
             position = seen + t
             if step is not None and t >= step.first_query:
@@ -196,7 +204,7 @@ def test_token_by_token_too_every_position_is_seen_once(
         plan = Chunk(start, 0, None, torch.device("cpu")).plan(layout)
         target, step = plan.slot_write(), plan.memory_step()
         slots.append(dict(zip(target.slots.tolist(), target.tokens.tolist(), strict=True)))
-        written.append([] if step is None else list(range(start))[step.columns])
+        written.append(picked(list(range(start)), step))
     seen: int | Tensor = starts[0] if len(starts) == 1 else torch.tensor(starts)
     for _ in range(2 * (sinks + window)):
         chunk = Chunk(1, seen, None, torch.device("cpu"))
