@@ -1,7 +1,7 @@
 """Figures that others published: `configs/published/*.yaml`, for reports to show beside ours.
 
 Data, each table with its source and what must be known to compare. `published_tables(benchmark)`
-gives plain values, so that whoever builds a report needs nothing from here but this call.
+gives plain values: whoever shows them needs nothing from here but this call.
 """
 
 from __future__ import annotations
@@ -104,7 +104,9 @@ class PublishedTable:
     rows: tuple[tuple[str, tuple[Cell, ...]], ...]
     """By model."""
     notes: tuple[str, ...]
-    """What must be known to compare: the table's own, then the file's."""
+    """What must be known to read this table."""
+    file_notes: tuple[str, ...]
+    """What must be known to compare with any of the file's tables."""
     models: Mapping[str, Checkpoint]
     """What the source says of the models; empty: nothing."""
 
@@ -160,7 +162,8 @@ def _tables(name: str, file: _File) -> list[PublishedTable]:
             unit=table.unit,
             columns=table.columns,
             rows=tuple(table.rows.items()),
-            notes=(*table.notes, *file.notes),
+            notes=table.notes,
+            file_notes=file.notes,
             models=file.models,
         )
         for table in file.tables

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 from pathlib import Path
 
 import pytest
 
+from tasks.published import published_tables as all_published
+from tasks.registry import task_names
 from tests.evaluation.conftest import SINKS, WINDOW, records_of, write_rows
 
 DEVICE = ["--dtype", "float32", "--device", "cpu", "--window", WINDOW, "--sinks", SINKS]
@@ -77,6 +81,41 @@ def test_lveval_is_exported_and_scores_the_same(run_eval, lveval, tmp_path):
     assert mixed.exit_code == 2 and "--format lveval" in mixed.stderr
 
 
+def published_on(run: Path) -> dict[str, dict[str, str]]:
+    """The published tables on a run's page that list tasks: by row and heading, as shown."""
+    page = (run / "report.html").read_text(encoding="utf-8")
+    section = page[page.index('id="published"') :].split("</section>")[0]
+    found = {}
+    for table in re.findall(r"<table.*?</table>", section, re.S):
+        lines = [
+            [
+                re.sub(r"<[^>]+>", "", cell).strip()
+                for cell in re.findall(r"<t[hd].*?</t[hd]>", row, re.S)
+            ]
+            for row in re.findall(r"<tr.*?</tr>", table, re.S)
+        ]
+        for name, *cells in lines[1:]:
+            if name in task_names("longbench") + task_names("infinitebench"):
+                found[name] = dict(zip(lines[0][1:], map(html.unescape, cells), strict=True))
+    return found
+
+
+def as_published(title: str, tasks: list[str]) -> dict[str, dict[str, str]]:
+    """Figures of configs/published by task and model, written as a page writes them."""
+    (table,) = [table for table in all_published() if table.title == title]
+    return {
+        task: {
+            model: cell
+            if isinstance(cell := cells[table.columns.index(task)], str)
+            else f"{cell:.2f}"
+            if isinstance(cell, float)
+            else str(cell)
+            for model, cells in table.rows
+        }
+        for task in tasks
+    }
+
+
 def test_infinitebench_makes_its_synthetic_rows_at_a_length(run_eval, tiny, tmp_path):
     arguments = [
         "infinitebench", "--model", tiny, "--data", "synthetic", "--tasks", "passkey,math_find",
@@ -93,6 +132,21 @@ def test_infinitebench_makes_its_synthetic_rows_at_a_length(run_eval, tiny, tmp_
     assert other.exit_code == 2 and "belongs to another run" in other.stderr
     raised = run_eval(*arguments, "--length", 300, "--limit", 3)
     assert raised.exit_code == 0 and "continuing: 8 of 12" in raised.stderr
+    assert published_on(tmp_path / "run") == as_published(
+        "InfiniteBench: tasks", ["passkey", "math_find"]
+    )
+
+
+def test_longbenchs_page_shows_the_leaderboard_of_the_tasks_that_were_run(
+    run_eval, tiny, data, tmp_path
+):
+    result = run_eval(
+        "longbench", "--model", tiny, "--data", data, "--tasks", "samsum,hotpotqa", "--limit", 1,
+        *DEVICE, "--output", tmp_path / "run",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    expected = as_published("LongBench leaderboard: data sets", ["hotpotqa", "samsum"])
+    assert published_on(tmp_path / "run") == expected and len(expected["samsum"]) == 8
 
 
 def test_longbench_e_runs_and_is_bucketed_by_length(run_eval, tiny, tmp_path):

@@ -44,7 +44,7 @@ def test_tables_are_of_the_tasks_and_levels_that_we_have():
 
 def test_every_table_says_where_it_stands_and_how_far_it_compares():
     for found in published_tables():
-        assert found.source.repository and found.source.file and found.notes
+        assert found.source.repository and found.source.file and found.file_notes
         pinned = found.source.repository == "arXiv" or len(found.source.revision) == 40
         assert pinned and found.source.revision[:10] in str(found.source)
 
@@ -99,7 +99,7 @@ def test_every_figure_is_that_of_the_protocol_table(shared):
     }
     assert models == lveval["models"]
     differing = published["infinitebench"]["recomputed_from_author_predictions"]["differing"]
-    notes = " ".join(table("InfiniteBench: tasks").notes)
+    notes = " ".join(table("InfiniteBench: tasks").file_notes)
     for entry in differing:
         assert entry["task"] in notes
         assert entry["recomputed"] is None or str(entry["recomputed"]) in notes
