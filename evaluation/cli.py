@@ -121,6 +121,13 @@ def score(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes. Default: as many as are worth it.")
     ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Another metric than the protocol's, as code_similarity_levenshtein.",
+        ),
+    ] = None,
 ) -> None:
     """Score a prediction file as the benchmark's authors do. Needs no model and no torch.
 
@@ -129,7 +136,7 @@ def score(
     with _input_errors():
         from evaluation.scoring import score_to
 
-        line = score_to(file, benchmark, task, protocol, per_example, data, workers)
+        line = score_to(file, benchmark, task, protocol, per_example, data, workers, metric)
     typer.echo(line)
 
 

@@ -8,13 +8,23 @@ from pathlib import Path
 from evaluation.problems import InputError
 
 
+def check_writable(path: Path) -> None:
+    """`InputError` where `path` is a folder, or its folder is absent or closed to us."""
+    folder = path.absolute().parent
+    if path.is_dir() or not path.name:
+        raise InputError(f"{path}: cannot be written (it is a folder)")
+    if not folder.is_dir():
+        raise InputError(f"{path}: cannot be written (there is no folder {folder})")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"{path}: cannot be written (no permission in {folder})")
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Write `text` to `path` so that a reader sees the old content or the new, never a part.
 
     Raises `InputError` when the place cannot be written to; nothing is left behind then.
     """
-    if path.is_dir() or not path.name:
-        raise InputError(f"{path}: cannot be written (it is a folder)")
+    check_writable(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,13 +23,11 @@ from evaluation.generate import generation_settings, load_generation_config
 from evaluation.model_plan import check_models, resolve_models
 from evaluation.problems import InputError, collect
 from evaluation.prompting import PreparedPrompt, prepare, smallest_max_length
-from evaluation.task_plan import load_rows, resolve_tasks
+from evaluation.task_plan import Watch, load_rows, resolve_tasks
 from evaluation.variants import ModelSpec, model_path
 from tasks.schema import Example, Task, TaskProtocol
 
 CONTEXT_SLACK = 500  # the authors' max_length is the model's context less this
-
-Watch = Callable[[int, int], None]  # prompts done, total
 
 
 @dataclass(frozen=True)
@@ -179,8 +177,8 @@ def make_plan(
     watch: Watch | None = None,
 ) -> Plan:
     """Resolve and check `configuration`; `earlier_problems` are listed with what is found here.
-
-    `watch` is told how the preparation of prompts goes on. Raises `InputError` with all problems.
+    `watch` is told of rows and prompts that are made. Raises `InputError` with all problems.
+    `watch` is told how the making of rows and prompts goes on. Raises `InputError` with all problems.
     """
     problems, warnings = list(earlier_problems), list[str]()
     path = model_path(configuration.model)
@@ -208,7 +206,7 @@ def make_plan(
     if seed is None:
         seed = tasks[0].protocols[protocol].seed if tasks else 0
     _can_be_a_folder(configuration.output, problems)
-    sources = load_rows(tasks, configuration, seed, problems)
+    sources = load_rows(tasks, configuration, seed, problems, watch)
 
     folder = None  # a plan needs configuration and tokenizer, no weights
     if path is not None and config is not None:
@@ -237,7 +235,7 @@ def make_plan(
                 prompts.append(prepare(task, example, protocol, tokenizer, length, model_type))
                 done += 1
                 if watch:
-                    watch(done, total)
+                    watch(done, total, "preparing prompts")
             settings = generation_settings(
                 checkpoint,
                 protocol,

@@ -46,11 +46,14 @@ class ProgressBar:
         if self._task is not None:  # one that was never shown would still print its last newline
             self._progress.stop()
 
-    def update(self, done: int, total: int) -> None:
-        """`done` of `total` are done."""
+    def update(self, done: int, total: int, what: str | None = None) -> None:
+        """`done` of `total` are done, of something else than before where `what` says so."""
         if self._task is None:
             if time.monotonic() - self._started < _DELAY_SECONDS:
                 return
             self._progress.start()
-            self._task = self._progress.add_task(self._what, total=total)
+            self._task = self._progress.add_task(what or self._what, total=total)
+        elif what not in (None, self._what):
+            self._progress.reset(self._task, description=what)
+        self._what = what or self._what
         self._progress.update(self._task, completed=done, total=total)

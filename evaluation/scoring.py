@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from evaluation.files import write_atomically
+from evaluation.files import check_writable, write_atomically
+from evaluation.problems import InputError
 from evaluation.progress_bar import ProgressBar
 from evaluation.terminal import console
 from tasks.scoring import benchmark_score, score_file
@@ -19,6 +20,7 @@ def score_to(
     per_example: Path | None = None,
     data: str | None = None,
     workers: int | None = None,
+    metric: str | None = None,
 ) -> str:
     """Score `file`, write ``{"score": ...}`` per line to `per_example`; returns the result's line.
 
@@ -28,15 +30,32 @@ def score_to(
         per_example: where the scores go; None: nowhere.
         data: folder with the task's rows; the file must then have as many predictions.
         workers: processes; None: chosen by what there is to do.
+        metric: name of another metric than the protocol's; the result says so.
 
     Raises:
         InputError: whatever is wrong with the input; nothing is written then.
     """
+    if per_example is not None:
+        _check_output(per_example, file)  # scoring may take long
     with ProgressBar(console(stderr=True), "scoring") as bar:
         scores = score_file(
-            file, benchmark, task, protocol, data=data, workers=workers, watch=bar.update
+            file,
+            benchmark,
+            task,
+            protocol,
+            data=data,
+            metric=metric,
+            workers=workers,
+            watch=bar.update,
         )
     if per_example is not None:
         lines = "".join(json.dumps({"score": score}) + "\n" for score in scores)
         write_atomically(per_example, lines)
-    return f"{task} ({protocol}, {len(scores)} predictions): {benchmark_score(scores)}"
+    how = protocol if metric is None else f"{protocol}, but by {metric}"
+    return f"{task} ({how}, {len(scores)} predictions): {benchmark_score(scores)}"
+
+
+def _check_output(output: Path, file: Path) -> None:
+    if output.exists() and file.exists() and output.samefile(file):
+        raise InputError(f"--per-example: {output} is the file with the predictions")
+    check_writable(output)

@@ -220,8 +220,8 @@ class RunStore:
         if beyond:
             raise InputError(
                 f"{path}: holds {len(beyond)} records of examples that are not asked now (first: "
-                f"{beyond[0]!r}); was --limit lowered? Raise it, name another folder, or give "
-                "--overwrite"
+                f"{beyond[0]!r}): --limit was another then. Give that one or, unless rows are "
+                "generated, a higher one; or name another folder, or give --overwrite"
             )
         other = [
             r.example_id for r in records if r.prompt_sha256 not in (None, expected[r.example_id])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -110,13 +110,21 @@ def _under_protocol(tasks: list[Task], protocol: str, problems: list[str]) -> li
     return [task for task in tasks if protocol in task.protocols]
 
 
+Watch = Callable[[int, int, str], None]
+"""Is told how many are done, of how many, and what is being done."""
+
+
 def load_rows(
-    tasks: Sequence[Task], configuration: RunConfiguration, seed: int, problems: list[str]
+    tasks: Sequence[Task],
+    configuration: RunConfiguration,
+    seed: int,
+    problems: list[str],
+    watch: Watch | None = None,
 ) -> dict[str, RowSource | None]:
     """Rows by task; None, with the reason in `problems`, where there are none.
 
     For a run that cannot start anyway the hub is not asked and nothing long is generated: either
-    would only delay the message.
+    would only delay the message. `watch` is told of rows that are generated.
     """
     data = configuration.data
     length = _generated_length(tasks, configuration, problems)
@@ -126,12 +134,20 @@ def load_rows(
     rows: dict[str, RowSource | None] = {}
     for task in tasks:
         own[task.name] = []
+        told = partial(_tell, watch, f"generating {task.name}")
         rows[task.name] = collect(
             own[task.name],
-            partial(load_examples, task, data, configuration.limit, seed, length=length),
+            partial(
+                load_examples, task, data, configuration.limit, seed, length=length, watch=told
+            ),
         )
     problems += _row_problems(own, rows, data)
     return rows
+
+
+def _tell(watch: Watch | None, what: str, done: int, total: int) -> None:
+    if watch:
+        watch(done, total, what)
 
 
 def _generated_length(

@@ -31,7 +31,7 @@ def benchmark_names() -> tuple[str, ...]:
 def _read(benchmark: str) -> Benchmark:
     if benchmark not in benchmark_names():
         raise InputError(
-            f"unknown benchmark {benchmark!r}{_hint(benchmark, benchmark_names())} "
+            f"unknown benchmark {benchmark!r}{nearest_names(benchmark, benchmark_names())} "
             f"(known: {', '.join(benchmark_names())})"
         )
     return read_benchmark(_HERE / benchmark)
@@ -48,8 +48,17 @@ def task_names(benchmark: str) -> list[str]:
 
 
 def group_names(benchmark: str) -> list[str]:
-    """Names that stand for several tasks of a benchmark; the first, its own, is all of them."""
-    return list(_groups(benchmark))
+    """Names that stand for several tasks of a benchmark; the first, its own, is all of them.
+
+    Groups of one level come last, short levels first.
+    """
+    read = _read(benchmark)
+    ranks = {level: rank for rank, level in enumerate(read.definition.levels)}
+
+    def length(name: str) -> int:
+        return ranks.get(name.rpartition("_")[2], -1)
+
+    return sorted(_groups(benchmark), key=length)  # stable: the rest stays in its order
 
 
 def is_pocket(name: str) -> bool:
@@ -180,8 +189,11 @@ def _pocket_names() -> list[str]:
     return pocket.task_names()
 
 
-def _hint(name: str, known: Iterable[str]) -> str:
-    """The nearest names; neither case nor the kind of dash counts."""
+def nearest_names(name: str, known: Iterable[str]) -> str:
+    """`; did you mean ...?` with the nearest names, or nothing where none is near.
+
+    Neither case nor the kind of dash counts.
+    """
     by_plain = {_plain(candidate): candidate for candidate in known}
     nearest = difflib.get_close_matches(_plain(name), list(by_plain), n=3, cutoff=0.5)
     return f"; did you mean {' or '.join(repr(by_plain[n]) for n in nearest)}?" if nearest else ""
@@ -193,5 +205,5 @@ def _plain(name: str) -> str:
 
 def _unknown(benchmark: str, name: str) -> str:
     known = [*task_names(benchmark), *group_names(benchmark)]
-    hint = _hint(name, known) or f" (known: {', '.join(known)})"
+    hint = nearest_names(name, known) or f" (known: {', '.join(known)})"
     return f"unknown task {name!r} of {benchmark}{hint}"

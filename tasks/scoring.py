@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tasks.metrics import METRICS
 from tasks.predictions import Prediction, read_predictions
-from tasks.registry import find_task, protocol_name
+from tasks.registry import find_task, nearest_names, protocol_name
 from tasks.schema import InputError, Task
 from tasks.sources import load_examples
 from tasks.workers import Watch, scores_of
@@ -45,7 +45,7 @@ def score_file(
         watch: is told how many predictions have been scored, and of how many.
 
     Raises:
-        InputError: unknown benchmark, task or protocol; a file that cannot be read, has no
+        InputError: unknown benchmark, task, protocol or metric; a file that cannot be read, has no
             lines or not as many as there are rows; and, with one message for each, every line
             that is not UTF-8, not a JSON object, lacks a key or belongs to another task.
     """
@@ -77,7 +77,8 @@ def benchmark_score(scores: Sequence[float]) -> float:
 
 def _known(metric: str) -> str:
     if metric not in METRICS:
-        raise InputError(f"unknown metric {metric!r} (known: {', '.join(sorted(METRICS))})")
+        known = f" (known: {', '.join(sorted(METRICS))})"
+        raise InputError(f"unknown metric {metric!r}{nearest_names(metric, METRICS) or known}")
     return metric
 
 

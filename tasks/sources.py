@@ -27,6 +27,9 @@ from tasks.registry import (
 from tasks.rows import foreign_keys, form_of
 from tasks.schema import Example, InputError, Task, document_id_of
 
+Watch = Callable[[int, int], None]
+"""Is told how many rows are made, and of how many."""
+
 
 @dataclass(frozen=True)
 class RowSource:
@@ -44,6 +47,7 @@ def load_examples(
     limit: int | None,
     seed: int,
     length: int | str | None = None,
+    watch: Watch | None = None,
 ) -> RowSource:
     """The first `limit` rows of a task (all when None), in the order of the file.
 
@@ -51,6 +55,7 @@ def load_examples(
     the latter of which makes documents of about `length` tokens (a number or, as text, `128k`;
     None: the length published); None, the hub. Pocket tasks are generated whatever `data` says.
     All rows are checked, also those after `limit`. InputError with one message per problem.
+    `watch` is told how many synthetic rows are made, and of how many: long ones take seconds each.
     """
     if limit is not None and limit <= 0:
         raise InputError(f"limit must be at least 1, not {limit}")
@@ -64,7 +69,7 @@ def load_examples(
     if data == POCKET:
         raise InputError(f"task {task.name!r} has no pocket rows; give its rows with --data")
     if data == SYNTHETIC:
-        return _synthetic(task, limit, seed, length)
+        return _synthetic(task, limit, seed, length, watch)
     found = _from_hub(task) if data is None else _from_folder(task, Path(data))
     examples = _examples(task, found)
     file = {"path": found.name, "sha256": found.sha256, "revision": found.revision}
@@ -130,14 +135,21 @@ def _generated(what: str) -> dict[str, str | None]:
     return {"path": f"generated:{what}", "sha256": None, "revision": None}
 
 
-def _synthetic(task: Task, limit: int | None, seed: int, length: int | str | None) -> RowSource:
+def _synthetic(
+    task: Task, limit: int | None, seed: int, length: int | str | None, watch: Watch | None
+) -> RowSource:
     """Rows by the benchmark's own construction, checked like those of a file."""
     known = benchmark_definition(task.benchmark).synthetic
     if task.name not in known:
         can = f"only {', '.join(known)} can" if known else f"no task of {task.benchmark} can"
         raise InputError(f"task {task.name!r} cannot be generated ({can}); give its rows")
     generator = importlib.import_module(f"tasks.{task.benchmark}.synthetic")
-    made = list(generator.generate(task.name, length=length, limit=limit, seed=seed))
+    made = []
+    total = generator.row_count(task.name, limit)
+    for entry in generator.generate(task.name, length=length, limit=limit, seed=seed):
+        made.append(entry)
+        if watch:
+            watch(len(made), total)
     what = f"{task.benchmark}/{task.name}?length={length or 'published'}&seed={seed}"
     lines = [Line(number, row) for number, (row, _) in enumerate(made, 1)]
     examples = _examples(task, _Found(f"generated:{what}", "", None, lines, []))

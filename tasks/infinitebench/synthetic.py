@@ -130,7 +130,7 @@ def generate(
     if limit is not None and limit < 1:
         raise InputError(f"limit must be at least 1, not {limit}")
     tokens = None if length is None else parse_length(length)
-    ids = _spread(kind.rows if limit is None else limit, kind.rows)
+    ids = _spread(row_count(task_name, limit), kind.rows)
     units = [
         kind.units if tokens is None else units_for(task_name, tokens, row_id % kind.rows)
         for row_id in ids
@@ -150,6 +150,11 @@ def generate(
             yield row, {"units": size, "length": tokens, **built.attributes}
 
     return rows()
+
+
+def row_count(task_name: str, limit: int | None) -> int:
+    """How many rows `generate` gives: `limit`, else as many as the published file has."""
+    return _kind(task_name).rows if limit is None else limit
 
 
 def _spread(count: int, of: int) -> list[int]:

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from tasks.scoring import score_file
 from tests.evaluation.conftest import start_process
 
 
@@ -55,12 +56,52 @@ def test_score_leaves_an_earlier_file_alone_when_the_input_is_bad(run_eval, tmp_
         (["--benchmark", "longbank", "--task", "hotpotqa"], "longbench"),
         (["--benchmark", "longbench", "--task", "hotpotqa", "--protocol", "mine"], "mine"),
         (["--benchmark", "longbench", "--task", "hotpotqa", "--per-example", "no/x"], "no/x"),
+        (["--benchmark", "longbench", "--task", "hotpotqa", "--per-example", "."], "a folder"),
+        (["--benchmark", "longbench", "--task", "lcc", "--metric", "code_similarity_levenstein"],
+         "did you mean 'code_similarity_levenshtein'"),
     ],
 )  # fmt: skip
-def test_score_refuses_what_it_does_not_know(run_eval, tmp_path, flags, said):
+def test_score_refuses_what_it_does_not_know(run_eval, tmp_path, monkeypatch, flags, said):
+    monkeypatch.setattr("evaluation.scoring.score_file", scored_before(["--per-example"], flags))
     result = run_eval("score", predictions(tmp_path, 1), *flags)
     assert result.exit_code == 2
     assert said in result.stderr and "Traceback" not in result.output
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def scored_before(late: list[str], flags: list[str]):
+    """`score_file`, unless one of `late` is given: what is wrong with it is told without it."""
+
+    def scored(*arguments, **options):
+        assert not set(late) & set(flags), "scored for nothing"
+        return score_file(*arguments, **options)
+
+    return scored
+
+
+def test_score_does_not_write_over_the_predictions(run_eval, tmp_path):
+    file = predictions(tmp_path, 1)
+    before, link = file.read_bytes(), tmp_path / "link.jsonl"
+    link.symlink_to(file)
+    for out in (file, link):
+        result = run_eval(
+            "score", file, "--benchmark", "longbench", "--task", "hotpotqa", "--per-example", out
+        )
+        assert result.exit_code == 2 and "is the file with the predictions" in result.stderr
+        assert file.read_bytes() == before
+
+
+def test_score_by_another_metric_says_so(run_eval, tmp_path):
+    file = tmp_path / "lcc.jsonl"
+    line = {"pred": "x total a_sum a_sum + x", "answers": ["value return value - x )"]}
+    file.write_text(json.dumps(line) + "\n")
+    flags = ["--benchmark", "longbench", "--task", "lcc"]
+    own, other = (
+        run_eval("score", file, *flags, *more).stdout.strip()
+        for more in ([], ["--metric", "code_similarity_levenshtein"])
+    )
+    assert own == "lcc (official, 1 predictions): 9.0"
+    assert other == "lcc (official, but by code_similarity_levenshtein, 1 predictions): 43.0"
 
 
 def test_score_needs_no_torch(tmp_path):

@@ -331,6 +331,15 @@ def test_generated_rows_are_examples_that_know_where_their_evidence_is():
     assert len({example.example_id for example in found.examples}) == 3
 
 
+def test_whoever_waits_for_generated_rows_is_told_how_many_are_made():
+    told = []
+    load_examples(
+        find_task("infinitebench", "math_find"), "synthetic", 3, 0, 2048,
+        watch=lambda *counts: told.append(counts),
+    )  # fmt: skip
+    assert told == [(1, 3), (2, 3), (3, 3)]
+
+
 def test_a_task_that_cannot_be_generated_says_which_can():
     task = find_task("infinitebench", "longbook_qa_eng")
     with pytest.raises(InputError, match=r"cannot be generated \(only code_run, kv_retrieval"):

@@ -23,7 +23,7 @@ from tasks.metrics.lveval import (
     twice_cut,
 )
 from tasks.metrics.qa_f1 import normalize_zh, qa_f1, qa_f1_zh
-from tasks.registry import benchmark_definition, expand, find_task, task_names
+from tasks.registry import benchmark_definition, expand, find_task, group_names, task_names
 from tasks.schema import Example, InputError, scored_example
 from tasks.scoring import score_file
 from tasks.sources import load_examples
@@ -238,6 +238,8 @@ def test_groups_and_names():
         assert {task.level for task in group} == {level}
         assert {task.dataset for task in group} == set(CONSTANTS) and len(group) == 11
     assert {t.name for t in expand("lveval", ["lveval"], None)} == set(task_names("lveval"))
+    assert group_names("lveval")[0] == "lveval"
+    assert group_names("lveval")[-5:] == [f"lveval_{level}" for level in LEVELS], "by length"
     five = expand("lveval", ["cmrc_mixup"], None)
     assert [task.level for task in five] == LEVELS
     assert find_task("lveval", "cmrc_mixup@128k") == find_task("lveval", "lveval_cmrc_mixup_128k")
