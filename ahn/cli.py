@@ -7,11 +7,11 @@ import os
 import signal
 import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
+from rich.text import Text
+from typer.core import TyperCommand
 
 from ahn.config import CELLS, InputError
 
@@ -232,31 +232,74 @@ def _print_written(written: Any) -> None:
     )
 
 
-@app.command()
+class _TrainCommand(TyperCommand):
+    """Its help ends with the options of a recipe, which are flags, too."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        from rich.console import Console
+        from rich.table import Table
+
+        from ahn.distill.flags import option_lines
+
+        super().format_help(ctx, formatter)
+        shown = Table(title="Options of a recipe", title_justify="left", box=None, pad_edge=False)
+        shown.add_column("option", style="cyan", overflow="fold")
+        shown.add_column("meaning")
+        for flag, meaning in option_lines():
+            shown.add_row(Text(flag), Text(meaning))
+        Console(width=None if Console().is_terminal else 120).print(shown)
+
+
+@app.command(cls=_TrainCommand, context_settings={"ignore_unknown_options": True})
 def train(
-    recipe: Annotated[Path, typer.Argument(help="YAML recipe, e.g. configs/train/pocket-gdn.yaml")],
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RECIPE] [--option value ...]",
+            help="YAML recipe, e.g. configs/train/pocket-gdn.yaml, and options of recipes that "
+            "win over its own. Without a file the options are the recipe.",
+            show_default=False,
+        ),
+    ] = None,
     options: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Override a recipe option: --set max_steps=10 (repeatable)."),
+        typer.Option("--set", help="The same as a flag: --set max_steps=10 (repeatable)."),
     ] = None,
     fresh: Annotated[
-        bool, typer.Option(help="Start anew instead of continuing the last checkpoint.")
+        bool, typer.Option("--fresh", help="Start anew instead of continuing the last checkpoint.")
     ] = False,
 ) -> None:
-    """Run a training recipe; the same command again continues an interrupted run."""
+    """Run a training recipe; the same command again continues an interrupted run.
+
+    Examples:
+
+    `ahn train configs/train/pocket-gdn.yaml --max_steps 100 --output_dir runs/short`
+
+    `torchrun --nproc_per_node 8 -m ahn.cli train configs/train/qwen2.5-3b-gdn.yaml`
+
+    `ahn train --model_name_or_path Qwen/Qwen2.5-3B-Instruct --dataset chats.jsonl
+    --output_dir runs/mine --sliding_window 1024`
+    """
+    from ahn.distill.flags import parse_words
     from ahn.distill.recipe import load_recipe
 
-    overrides: dict[str, Any] = {}
-    for option in options or []:
-        key, separator, value = option.partition("=")
-        if not separator:
-            raise InputError(f"--set {option}: give it as option=value")
-        overrides[key] = yaml.safe_load(value)
+    bare = [option for option in options or [] if "=" not in option]
+    if bare:
+        raise InputError("\n".join(f"--set {option}: give it as option=value" for option in bare))
+    flags = [f"--{option}" for option in options or []]
+    recipe, overrides = parse_words([*flags, *(words or [])])
+    if recipe is None and not overrides:
+        raise InputError(
+            "give a recipe (YAML file) or options (ahn train --help); recipes of the paper and of "
+            "the pocket model stand in configs/train"
+        )
     loaded = load_recipe(recipe, overrides)
     from ahn.distill.trainer import train as run
 
     folder = run(loaded, resume=not fresh)
-    typer.echo(f"weights: {folder}\nlog: {folder / 'training.json'}, {folder / 'loss.png'}")
+    if os.environ.get("RANK", "0") == "0":  # one process of many speaks
+        log, curve = folder / "training.json", folder / "loss.png"
+        typer.echo(f"weights: {folder}\nlog: {log}, {curve}")
 
 
 def _terminate(*_: Any) -> None:

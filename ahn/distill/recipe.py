@@ -7,6 +7,7 @@ The option names of the paper's own tool are kept (`loss_type`, `ahn_implementat
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,10 +39,12 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    stage: Literal["distill", "pretrain"] = "distill"
+    stage: Literal["distill", "pretrain"] = Field(
+        "distill", description="distill: memories of a frozen base; pretrain: a base model"
+    )
     model_name_or_path: str | None = Field(None, description="base model: folder or hub id")
     base: BaseModelRecipe | None = Field(None, description="a new base model (stage pretrain)")
-    output_dir: str
+    output_dir: str = Field(description="folder of weights, log, curve, card and checkpoints")
 
     dataset: str | list[str] = Field(
         description="chat JSONL, JSON or Parquet files, folders of them, chatqa2 (the paper's), or "
@@ -58,7 +61,9 @@ class Recipe(BaseModel):
     )
     filter_len: int = Field(0, ge=0, description="samples of at most so many tokens are left out")
     cutoff_len: int = Field(24_576, gt=1, description="longer samples are cut at the end")
-    max_samples: int | None = Field(None, gt=0)
+    max_samples: int | None = Field(
+        None, gt=0, description="keep so many samples, the first ones; none: all"
+    )
 
     loss_type: str = Field("kl", description="kl, ce, distill, joined with +")
     kl_positions: Literal["label", "prediction"] = Field(
@@ -66,11 +71,14 @@ class Recipe(BaseModel):
         description="KL where a position's own token is labelled (the paper's tool), or where "
         "it predicts a labelled token",
     )
-    ahn_implementation: str = "GatedDeltaNet"
+    ahn_implementation: str = Field("GatedDeltaNet", description=f"memory: {', '.join(CELLS)}")
     ahn_position: Literal["prefix", "random"] = Field(
         "prefix", description="prefix: no sinks; random: sinks drawn per batch"
     )
-    sliding_window_type: Literal["fixed", "random", "linear"] = "fixed"
+    sliding_window_type: Literal["fixed", "random", "linear"] = Field(
+        "fixed",
+        description="fixed: sliding_window; random: drawn per batch; linear: max(L/4, 512)",
+    )
     sliding_window: int = Field(32, gt=0, description="W_total: lossless positions, sinks included")
     sliding_window_choices: list[int] = Field(
         default_factory=lambda: [32, 64, 128, 256, 512, 1024, 2048, 4096, 8192],
@@ -86,7 +94,9 @@ class Recipe(BaseModel):
     fa_layer_ids: list[int] = Field(
         default_factory=list, description="layers that keep full attention and get no memory"
     )
-    use_normalized_l2: bool = True
+    use_normalized_l2: bool = Field(
+        True, description="loss distill compares attention outputs of length 1"
+    )
     save_ahn_only: bool = Field(
         True, description="false: base and memories in one folder, as `ahn merge` writes it"
     )
@@ -99,22 +109,30 @@ class Recipe(BaseModel):
     optimizer: Literal["adamw", "muon"] = Field(
         "adamw", description="muon: Muon for matrices, AdamW for embeddings, norms and biases"
     )
-    learning_rate: float = Field(1e-4, gt=0)
-    muon_learning_rate: float = Field(0.02, gt=0)
-    lr_scheduler_type: str = "cosine"
-    lr_scheduler_kwargs: dict[str, Any] = Field(default_factory=dict)
+    learning_rate: float = Field(1e-4, gt=0, description="highest, of AdamW")
+    muon_learning_rate: float = Field(0.02, gt=0, description="highest, of Muon")
+    lr_scheduler_type: str = Field(
+        "cosine", description="cosine, linear, constant_with_warmup ... of transformers"
+    )
+    lr_scheduler_kwargs: dict[str, Any] = Field(
+        default_factory=dict, description="what that schedule takes besides"
+    )
     warmup_steps: float = Field(0.1, ge=0, description="steps, or a share of all when below 1")
-    weight_decay: float = Field(0.1, ge=0)
-    adam_beta2: float = 0.999
-    max_grad_norm: float = 1.0
-    max_steps: int = -1
-    num_train_epochs: float = 1.0
-    per_device_train_batch_size: int = Field(1, gt=0)
+    weight_decay: float = Field(0.1, ge=0, description="of matrices; vectors are not decayed")
+    adam_beta2: float = Field(0.999, ge=0, lt=1, description="of AdamW's second moment")
+    max_grad_norm: float = Field(1.0, ge=0, description="gradients are clipped to it; 0: never")
+    max_steps: int = Field(-1, description="optimiser steps; -1: by num_train_epochs")
+    num_train_epochs: float = Field(1.0, gt=0, description="passes over the data")
+    per_device_train_batch_size: int = Field(1, gt=0, description="samples a device and pass")
     tokens_per_batch: int | None = Field(
         None, gt=0, description="batches of about so many tokens, in file order, instead"
     )
-    gradient_accumulation_steps: int = Field(1, gt=0)
-    gradient_checkpointing: bool = False
+    gradient_accumulation_steps: int = Field(
+        1, gt=0, description="passes whose gradients make one step"
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="keep only the layers' inputs; layers are run again going backward"
+    )
     position_gap: int = Field(
         0, ge=0, description="random jumps in position_ids, up to about so much in all"
     )
@@ -125,11 +143,11 @@ class Recipe(BaseModel):
         "from layer 1 on, that is added to the loss of stage pretrain: memories recall best "
         "where keys differ",
     )
-    bf16: bool = False
-    seed: int = 0
-    logging_steps: int = Field(20, gt=0)
-    save_steps: int = Field(500, gt=0)
-    save_total_limit: int = Field(1, gt=0)
+    bf16: bool = Field(False, description="base and products in bfloat16, memories in float32")
+    seed: int = Field(0, description="of weights, windows and data order")
+    logging_steps: int = Field(20, gt=0, description="steps between lines of the log")
+    save_steps: int = Field(500, gt=0, description="steps between checkpoints")
+    save_total_limit: int = Field(1, gt=0, description="checkpoints that are kept, the last ones")
     eval_steps: int = Field(500, gt=0, description="steps between losses of eval_dataset")
     early_stopping_patience: int | None = Field(
         None, gt=0, description="stop after so many evaluations without a better loss"
@@ -199,31 +217,65 @@ class Recipe(BaseModel):
         return self.loss_type.split("+")
 
 
-def load_recipe(path: str | Path, overrides: dict[str, Any] | None = None) -> Recipe:
+def load_recipe(path: str | Path | None, overrides: dict[str, Any] | None = None) -> Recipe:
     """Read a recipe and apply overrides.
 
     Args:
-        path: YAML file.
-        overrides: values that win over the file's.
+        path: YAML file; None: the overrides are the whole recipe.
+        overrides: values that win over the file's; a mapping is merged into the file's.
 
     Raises:
         InputError: no such file, no YAML, or a key or value that a recipe does not have; every
-            problem is named.
+            problem is named, with the file or the flag that it came from.
     """
-    path = Path(path)
+    overrides = overrides or {}
+    values = _merged({} if path is None else _read(Path(path)), overrides)
+    try:
+        return Recipe(**values)
+    except ValidationError as error:
+        problems = []
+        for item in error.errors():
+            place = list(map(str, item["loc"]))
+            name = ".".join(place) or "recipe"
+            if not place:
+                source = "" if path is None else f"{path}: "
+            elif place[0] in overrides or path is None:
+                source = "--"
+            else:
+                source = f"{path}: "
+            problems.append(f"{source}{name}: {_in_words(item, place)}")
+        raise InputError("\n".join(problems)) from None
+
+
+def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path}: no such recipe")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a YAML file: {error}") from error
-    if not isinstance(values, dict):
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise InputError(f"{path}: a recipe is a mapping of options")
-    try:
-        return Recipe(**{**values, **(overrides or {})})
-    except ValidationError as error:
-        problems = [
-            f"{path}: {'.'.join(map(str, item['loc'])) or 'recipe'}: {item['msg']}"
-            for item in error.errors()
-        ]
-        raise InputError("\n".join(problems)) from None
+    return values
+
+
+def _merged(values: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(values)
+    for key, value in over.items():
+        mine = merged.get(key)
+        both = isinstance(value, dict) and isinstance(mine, dict)
+        merged[key] = _merged(mine, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def _in_words(item: Any, place: list[str]) -> str:
+    """What is wrong with one option, and what was given."""
+    if item["type"] == "extra_forbidden":
+        known = BaseModelRecipe if place[0] == "base" and len(place) > 1 else Recipe
+        close = difflib.get_close_matches(place[-1], known.model_fields, n=1)
+        return "no such option" + (f"; did you mean {close[0]}?" if close else "")
+    if item["type"] == "missing":
+        return "must be given"
+    if not place or item["type"] == "value_error":
+        return str(item["msg"]).removeprefix("Value error, ")
+    return f"{item['msg']}, not {item['input']!r}"

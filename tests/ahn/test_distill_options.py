@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 import ahn
-from ahn.distill.flags import parse_flags
+from ahn.cli import app
+from ahn.distill.flags import parse_flags, parse_words
 from ahn.distill.recipe import Recipe, load_recipe
 from ahn.distill.trainer import last_checkpoint, training_arguments
 
@@ -76,13 +79,94 @@ def test_flags_are_options() -> None:
         "training_arguments": {"deepspeed": "ds.json"},
     }
     with pytest.raises(ahn.InputError) as caught:
-        parse_flags(["stray", "--sliding_windov", "3"])
-    assert "stray: a flag was expected" in str(caught.value)
-    assert "did you mean --sliding_window?" in str(caught.value)
+        parse_flags(["stray", "--sliding_windov", "3", "again", "--template", "--bf16"])
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 3
+    assert "did you mean --sliding_window?" in lines[0]
+    assert "again: a flag was expected" in lines[1] and "--template: its value" in lines[2]
+    with pytest.raises(ahn.InputError, match="stray: a flag was expected"):
+        parse_flags(["stray"])
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["r.yaml", "--bf16"], {"bf16": True}),
+        (["--bf16", "r.yaml", "--max-steps", "-1"], {"bf16": True, "max_steps": -1}),
+        (["--bf16", "no", "r.yaml"], {"bf16": False}),
+        (["--output_dir", "2024", "r.yaml"], {"output_dir": "2024"}),
+        (["--max_samples", "null", "r.yaml"], {"max_samples": None}),
+        (
+            ["--report_to", "[wandb, tensorboard]", "r.yaml"],
+            {"report_to": ["wandb", "tensorboard"]},
+        ),
+        (
+            ["--training_arguments.optim_args", "1e-4", "r.yaml"],
+            {"training_arguments": {"optim_args": 1e-4}},
+        ),
+    ],
+)
+def test_a_recipe_stands_anywhere_among_flags(words: list[str], expected: dict[str, Any]) -> None:
+    assert parse_words(words) == ("r.yaml", expected)
+
+
+def test_flags_win_over_the_file_and_mappings_are_merged(tmp_path: Path) -> None:
+    written = {
+        "model_name_or_path": "x",
+        "output_dir": "x",
+        "dataset": "x",
+        "training_arguments": {"run_name": "file", "fsdp_config": {"fsdp_version": 1}},
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(written))
+    flags = ["--seed", "3", "--training_arguments.fsdp_config.reshard_after_forward", "false"]
+    recipe = load_recipe(tmp_path / "recipe.yaml", parse_flags(flags))
+    assert recipe.seed == 3 and recipe.training_arguments == {
+        "run_name": "file",
+        "fsdp_config": {"fsdp_version": 1, "reshard_after_forward": False},
+    }
+    flags = [f"--{name}={value}" for name, value in written.items() if isinstance(value, str)]
+    assert load_recipe(None, parse_flags(flags)) == Recipe(
+        **{name: value for name, value in written.items() if isinstance(value, str)}  # type: ignore[arg-type]
+    )
+
+
+def refused(*words: str) -> list[str]:
+    """What `ahn train` says on standard error, with exit code 2."""
+    result = CliRunner().invoke(app, ["train", *words])
+    assert isinstance(result.exception, ahn.InputError), result.output
+    return str(result.exception).splitlines()
+
+
+def test_every_problem_of_a_command_line_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "dataset: x\noutput_dir: x\nmodel_name_or_path: x\nfilter_length: 3\nbf16: maybe"
+    )
+    found = refused(str(path), "--sliding_window", "many", "--set", "loss_type=l1")
+    assert found == [
+        "--loss_type: 'l1' is not kl, ce and distill joined with +",
+        "--sliding_window: Input should be a valid integer, unable to parse string as an integer, "
+        "not 'many'",
+        f"{path}: bf16: Input should be a valid boolean, unable to interpret input, not 'maybe'",
+        f"{path}: filter_length: no such option; did you mean filter_len?",
+    ]
+    assert refused() == refused("--fresh") and "ahn train --help" in refused()[0]
+    assert refused("--seed", "1") == ["--output_dir: must be given", "--dataset: must be given"]
+    assert refused("--set", "seed") == ["--set seed: give it as option=value"]
+    assert refused("no.yaml", "--seed", "1") == ["no.yaml: no such recipe"]
+    assert refused("--base", "3", "--base.tokenizer", "x")[0].endswith("as a whole and in parts")
+
+
+def test_help_lists_every_option_with_its_meaning() -> None:
+    text = CliRunner().invoke(app, ["train", "--help"], env={"COLUMNS": "200"}).output
+    for name, field in Recipe.model_fields.items():
+        assert f"--{name} " in text and field.description, name
+    assert "kl, ce, distill, joined with +" in text and "(default: 24576)" in text
+    assert "--ahn_position prefix|random" in text and "GatedDeltaNet, DeltaNet, Mamba2" in text
 
 
 def test_the_trainers_own_options_pass_through(tmp_path: Path) -> None:
-    values = {
+    values: dict[str, Any] = {
         "model_name_or_path": "x",
         "output_dir": str(tmp_path),
         "dataset": "x",
