@@ -20,6 +20,7 @@ from pydantic import (
     ConfigDict,
     Field,
     StrictBool,
+    StrictFloat,
     StrictInt,
     ValidationError,
     field_validator,
@@ -87,6 +88,13 @@ class RunConfiguration(BaseModel):
     allow_overlong: StrictBool = Field(
         default=False,
         description="Accept prompts beyond the model's max_position_embeddings.",
+    )
+    yarn_factor: StrictFloat | None = Field(
+        default=None,
+        ge=1,
+        allow_inf_nan=False,
+        description="Stretch the model's positions by YaRN, so many times. Default: as its "
+        "config.json has it.",
     )
     dtype: DTypeName = Field(
         default="auto", description="Weights' type. auto: bfloat16 on cuda, float32 elsewhere."

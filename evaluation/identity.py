@@ -80,7 +80,8 @@ def _weights_sha256(spec: ModelSpec, hashes: dict[Path, str]) -> list[str]:
 
 def _model_parts(spec: ModelSpec) -> dict[str, Any]:
     """The settings that weights are used with."""
-    return {
+    stretched = {} if spec.yarn_factor is None else {"yarn_factor": spec.yarn_factor}
+    return stretched | {
         "window": spec.window,
         "sinks": spec.sinks,
         "cell": spec.cell,

@@ -9,6 +9,7 @@ from typing import Any
 import ahn
 from ahn.checkpoints import read_ahn_config
 from ahn.config import PAPER_SINKS, AHNConfig
+from ahn.rope import with_rope
 from evaluation.configuration import RunConfiguration
 from evaluation.problems import collect
 from evaluation.variants import (
@@ -80,6 +81,15 @@ def _one_of(
         problems.append(f"--ahn: the weights differ in their {setting} ({listed}): {remedy}")
         return None
     return next(iter(values.values()), None)
+
+
+def described_model(path: str, yarn_factor: float | None) -> dict[str, Any]:
+    """A model's `config.json`, with its positions stretched by YaRN where that is asked.
+
+    Raises `InputError` where there is none, or it cannot be stretched.
+    """
+    config = dict(ahn.describe_model(path))
+    return config if yarn_factor is None else with_rope(config, None, yarn_factor)
 
 
 def resolve_models(
@@ -154,6 +164,7 @@ def resolve_models(
             dtype=dtype,
             device=device,
             full_attention_layers=keeping_all if v.kind.needs_window else (),
+            yarn_factor=configuration.yarn_factor,
         )
     return specs
 

@@ -15,12 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import ahn
 from ahn.checkpoints import local_folder
 from ahn.cost import ModelShape
 from evaluation.configuration import RunConfiguration
 from evaluation.generate import generation_settings, load_generation_config
-from evaluation.model_plan import check_models, resolve_models
+from evaluation.model_plan import check_models, described_model, resolve_models
 from evaluation.problems import InputError, collect
 from evaluation.prompting import PreparedPrompt, prepare, smallest_max_length
 from evaluation.task_plan import Watch, load_rows, resolve_tasks
@@ -150,7 +149,7 @@ def _check_prompts(
         problems.append(
             f"{name}: {overlong} of {len(task.prompts)} prompts are longer than the model's "
             f"max_position_embeddings {context} (longest: {longest} tokens); lower --max-length, "
-            "or give --allow-overlong"
+            "stretch them with --yarn-factor, or give --allow-overlong"
         )
     elif longest + task.rules.max_new_tokens > context:
         warnings.append(
@@ -178,7 +177,6 @@ def make_plan(
 ) -> Plan:
     """Resolve and check `configuration`; `earlier_problems` are listed with what is found here.
     `watch` is told of rows and prompts that are made. Raises `InputError` with all problems.
-    `watch` is told how the making of rows and prompts goes on. Raises `InputError` with all problems.
     """
     problems, warnings = list(earlier_problems), list[str]()
     path = model_path(configuration.model)
@@ -186,7 +184,7 @@ def make_plan(
     if path is None:
         problems.append("--model: none given")
     else:
-        config = collect(problems, partial(ahn.describe_model, path))
+        config = collect(problems, partial(described_model, path, configuration.yarn_factor))
     models = resolve_models(configuration, config, problems, warnings)
     if config is not None:
         check_models(models, problems)

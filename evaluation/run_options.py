@@ -137,6 +137,13 @@ def _shared(
         bool | None,
         typer.Option("--allow-overlong", help="Accept prompts beyond the model's positions."),
     ] = None,
+    yarn_factor: Annotated[
+        float | None,
+        typer.Option(
+            help="Stretch the model's positions by YaRN, so many times: 4 makes 32,768 into "
+            "131,072. Default: as its config.json has it."
+        ),
+    ] = None,
     max_errors: Annotated[
         int | None, typer.Option(help="Failed examples per variant before the run stops (20).")
     ] = None,

@@ -24,9 +24,11 @@ MOST_WITH_INTERVALS = 4
 def plan_tables(plan: Plan) -> Group:
     """The plan of ``--dry-run``: tasks with tokens, variants with FLOPs and cache bytes."""
     configuration = plan.configuration
+    factor = configuration.yarn_factor
+    stretched = "" if factor is None else f" (YaRN x {factor:g}: {plan.context:,} positions)"
     head = Text(
         f"{configuration.benchmark}, protocol {configuration.protocol}, model "
-        f"{configuration.model}, {len(plan.tasks)} tasks x {len(plan.models)} variants, "
+        f"{configuration.model}{stretched}, {len(plan.tasks)} tasks x {len(plan.models)} variants, "
         f"{plan.examples_per_variant} examples per variant, seed {plan.seed}"
     )
     notes = [Text(f"warning: {warning}", style="yellow") for warning in plan.warnings]

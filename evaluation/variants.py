@@ -97,10 +97,20 @@ class ModelSpec:
     dtype: str
     device: str
     full_attention_layers: tuple[int, ...] = ()  # layers that keep full attention nevertheless
+    yarn_factor: float | None = None  # None: positions as the model's config.json has them
 
     def check(self) -> list[str]:
         """Problems that can be read without loading weights; empty when it fits."""
-        return list(ahn.check_model(self.path, self.variant, self.ahn, self.window, self.sinks))
+        return list(
+            ahn.check_model(
+                self.path,
+                self.variant,
+                self.ahn,
+                self.window,
+                self.sinks,
+                yarn_factor=self.yarn_factor,
+            )
+        )
 
     def load(self) -> Any:
         """The model, in evaluation mode."""
@@ -112,6 +122,7 @@ class ModelSpec:
             sinks=self.sinks,
             dtype=self.dtype,
             device=self.device,
+            yarn_factor=self.yarn_factor,
         )
 
     def weight_files(self) -> Sequence[Path]:
