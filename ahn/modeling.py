@@ -201,6 +201,7 @@ class _StreamingModel(_InitialisesCells):
                 f"{type(past_key_values).__name__}"
             )
         inputs = input_ids if input_ids is not None else inputs_embeds
+        assert inputs is not None
         layouts = list(layout) if layout is not None else self.layout
         cache, chunk, plans = self._prepare(
             inputs,
@@ -212,6 +213,10 @@ class _StreamingModel(_InitialisesCells):
         )
         if position_ids is None:
             position_ids = chunk.position_ids()
+        if chunk.tokens == 1:
+            # other strides or sizes, as callers happen to give them, would be compiled anew
+            input_ids = None if input_ids is None else input_ids.contiguous()
+            position_ids = position_ids.expand(inputs.shape[0], -1).contiguous()
         arguments = (
             input_ids, inputs_embeds, position_ids, cache, plans, layouts,
             bool(output_hidden_states), observer,

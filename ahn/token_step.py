@@ -48,7 +48,9 @@ class TokenStep:
         width = allocated if fixed else used
         self.width = None if width == allocated else width
         self.mask: Tensor | None = None
-        if least + 1 < width:
+        # where slots are still added, a block that happens to be full is no shape of its own
+        grows = window is None or allocated < sinks + window
+        if least + 1 < width or (fixed and grows):
             in_use = torch.arange(width, device=position.device) <= position[:, None]
             self.mask = in_use[:, None, None]
 

@@ -14,13 +14,10 @@ import ahn
 from ahn.modeling import Qwen2AHNConfig, Qwen2AHNForCausalLM
 from tests.ahn.conftest import SINKS, SIZES, WINDOW, tokens
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        shutil.which("g++") is None and shutil.which("clang++") is None,
-        reason="torch.compile on a CPU needs a C++ compiler (g++ or clang++)",
-    ),
-]
+pytestmark = pytest.mark.skipif(
+    shutil.which("g++") is None and shutil.which("clang++") is None,
+    reason="torch.compile on a CPU needs a C++ compiler (g++ or clang++)",
+)
 
 
 def one_layer(variant: str) -> Any:
@@ -47,22 +44,24 @@ def decoded(model: Any, start: int, steps: int) -> tuple[Tensor, list[int]]:
 
 
 def test_a_full_window_is_compiled_once_and_changes_nothing() -> None:
-    model = one_layer("ahn")
-    expected, none = decoded(model, SINKS + WINDOW + 2, 40)
-    compiled, graphs = decoded(ahn.compile_decode(model, mode="default"), SINKS + WINDOW + 2, 40)
-    assert none == [0] * 40 and graphs == [1] * 40
-    torch.testing.assert_close(compiled, expected, rtol=0, atol=1e-5)
-    model.model.compiled_step = None
-    ids = tokens(30)
+    model, start = one_layer("ahn"), SINKS + WINDOW + 2
+    ids = tokens(start, rows=2, seed=1)
     options: dict[str, Any] = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
     options["attention_mask"] = torch.ones_like(ids)
-    plain = model.generate(ids, **options)
-    assert torch.equal(ahn.compile_decode(model).generate(ids, **options), plain)
+    expected, none = decoded(model, start, 40)
+    answer = model.generate(ids, **options)
+    compiled, graphs = decoded(ahn.compile_decode(model), start, 40)
+    assert none == [0] * 40 and graphs == [1] * 40
+    torch.testing.assert_close(compiled, expected, rtol=0, atol=1e-5)
+    assert torch.equal(model.generate(ids, **options), answer)
+    assert counters["stats"]["unique_graphs"] == 1, "generate decodes with the same graph"
 
 
+@pytest.mark.slow
 def test_full_attention_is_compiled_for_blocks_of_slots() -> None:
     model = one_layer("full")
     expected, _ = decoded(model, 250, 20)
     compiled, graphs = decoded(torch.compile(model), 250, 20)  # and the whole model can be
-    assert graphs[5] == graphs[0] and graphs[-1] == graphs[6] <= 2 * graphs[0]
+    # slots come in blocks of 256: one graph for the first, one for those that follow
+    assert graphs == [graphs[0]] * 6 + [2 * graphs[0]] * 14
     torch.testing.assert_close(compiled, expected, rtol=0, atol=1e-5)
