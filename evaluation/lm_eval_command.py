@@ -7,10 +7,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from evaluation.problems import InputError
+from evaluation.problems import InputError, input_error_types, messages
 
 VERSION = "0.4.13"
 INSTALL = f"pip install 'ahn-bench[lm-eval]' (lm-eval {VERSION})"
+
+_ROWS = """with lm-eval, --data FOLDER is --metadata '{"data": "FOLDER"}'"""
 
 
 def task_folder() -> Path:
@@ -49,6 +51,10 @@ def run(arguments: Sequence[str]) -> int:
                 raise InputError([f"--include_path: {path} is not a folder" for path in missing])
             parsed.include_path = [str(task_folder()), *given]
         harness.execute(parsed)
+    except ValueError as error:
+        if isinstance(error, input_error_types()) and "--data" in str(error):
+            raise InputError([*messages(error), _ROWS]) from None
+        raise
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     finally:

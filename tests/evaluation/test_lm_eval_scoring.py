@@ -20,7 +20,7 @@ from evaluation.lm_eval_plugin import AHNLM  # noqa: E402
 from evaluation.lm_eval_scoring import LikelihoodScorer, cut_left  # noqa: E402
 
 POCKET = str(ahn.POCKET_PATH)
-WINDOW = dict(window=24, sinks=2)
+WINDOW: dict[str, Any] = {"window": 24, "sinks": 2}
 VARIANTS: dict[str, dict[str, Any]] = {
     "full": {},
     "window": WINDOW,
@@ -32,7 +32,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def requests(kind: str, arguments: list[tuple[Any, ...]]) -> list[Instance]:
     return [
         Instance(
-            request_type=kind,  # type: ignore[arg-type]
+            request_type=kind,
             doc={},
             arguments=given,
             idx=0,
