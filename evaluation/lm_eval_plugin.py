@@ -78,6 +78,7 @@ class AHNLM(HFLM):
             else ``window`` with a window, else ``full``.
         window: sliding window, in tokens. Default: that of the AHN weights.
         sinks: attention sinks, in tokens. Default: that of the AHN weights, else 128.
+        yarn_factor: RoPE is stretched by YaRN with this factor. Default: as the checkpoint has it.
         tokenizer: folder or hub id. Default: the model's own.
         dtype: ``auto`` (bfloat16 on cuda, float32 elsewhere), or a type's name.
         device: ``cpu``, ``cuda``, ``cuda:1``. Default: cuda where there is one.
@@ -97,6 +98,7 @@ class AHNLM(HFLM):
         variant: str | None = None,
         window: int | None = None,
         sinks: int | None = None,
+        yarn_factor: float | None = None,
         tokenizer: str | None = None,
         dtype: str = "auto",
         device: str | None = None,
@@ -136,11 +138,13 @@ class AHNLM(HFLM):
             ahn=weights,
             window=window,
             sinks=sinks,
+            yarn_factor=yarn_factor,
             dtype=dtype,
             device=device,
         )
         folder = local_folder(path, weights=False)
         own = AutoTokenizer.from_pretrained(model_path(tokenizer) or folder)
+        self._context = context_length(model.config.to_dict()) or 2048
         super().__init__(
             pretrained=model,
             backend="causal",
@@ -158,10 +162,14 @@ class AHNLM(HFLM):
         self._path = path
         self._ahn_path = weights
         self._model_type = config.get("model_type")
-        self._context = context_length(config) or self.max_length
         self._seed = seed
         self._checkpoint_generation = load_generation_config(Path(folder), config)
         model.generation_config = load_generation_config(Path(folder), config)
+
+    @property
+    def max_length(self) -> int:
+        """Longest text in tokens: as given, else what the model was made for, YaRN included."""
+        return int(self._max_length or self._context)
 
     # -- log-likelihoods --------------------------------------------------------------------
 

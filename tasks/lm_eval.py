@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from tasks.registry import find_task, protocol_name
+from tasks import pocket
+from tasks.infinitebench.synthetic import parse_length
+from tasks.registry import find_task, is_pocket, protocol_name
 from tasks.schema import Example, InputError, Task
 from tasks.sources import load_examples
 
@@ -50,7 +52,7 @@ def rows(
         protocol: `official`, `ahn` or another that the task has.
         data: a folder, `"synthetic"`, or None, the hub; as of `tasks.sources.load_examples`.
         limit: rows. lm_eval's own `--limit` is applied afterwards, to what is read here.
-        length: tokens, of synthetic rows: a number, or a text such as `128k`.
+        length: tokens, of pocket and synthetic rows: a number, or a text such as `128k`.
         seed: of generated rows; None: the protocol's.
         other: the constants of the file and the arguments of the model, which lm_eval passes on
             together; not used.
@@ -64,7 +66,11 @@ def rows(
     """
     from datasets import Dataset
 
-    task = find_task(benchmark, name if level is None else f"{name}_{level}")
+    name = name if level is None else f"{name}_{level}"
+    if is_pocket(name) and length is not None:
+        tokens = parse_length(length)
+        name, length = name if tokens == pocket.LENGTH else f"{name}_{tokens}", None
+    task = find_task(benchmark, name)
     protocol = protocol_name(task.benchmark, protocol)
     seed = task.protocol(protocol).seed if seed is None else seed
     source = load_examples(task, data, limit, seed, length)

@@ -205,6 +205,15 @@ def test_the_chat_template_is_the_tokenizers(models: dict[str, AHNLM], hf: HFLM)
         lm.tokenizer.chat_template, hf.tokenizer.chat_template = before
 
 
+def test_yarn_takes_effect_and_stretches_the_context(hf: HFLM, models: dict[str, AHNLM]) -> None:
+    asked = [(texts(hf, [200])[0], " " + texts(hf, [5], seed=1)[0])]
+    stretched = AHNLM(pretrained="pocket", variant="full", device="cpu", yarn_factor=4)
+    assert (models["full"].max_length, stretched.max_length) == (4096, 4 * 4096)
+    ((plain, _),) = models["full"].loglikelihood(requests("loglikelihood", asked), True)
+    ((other, _),) = stretched.loglikelihood(requests("loglikelihood", asked), True)
+    assert abs(plain - other) > 1e-3
+
+
 def test_what_it_is_says_variant_and_layout(models: dict[str, AHNLM]) -> None:
     info = models["ahn"].get_model_info()
     assert info["variant"] == "ahn"

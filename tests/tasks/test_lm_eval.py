@@ -186,6 +186,15 @@ def test_pocket_rows_are_made_and_scored_there_as_here():
         assert built.process_results(doc, ["else"]) == {"score": 0.0}
 
 
+@pytest.mark.parametrize(("length", "name"), [("512", "pocket_qa@4"), ("1k", "pocket_qa@4_1024")])
+def test_pocket_rows_of_a_length_are_run_evals(length, name):
+    found = ours.rows("longbench", "pocket_qa@4", length=length, limit=2)["test"]
+    expected = pocket.load_examples(find_task("longbench", name), 2)
+    assert [doc["name"] for doc in found] == [name] * 2
+    made = [ours.document_of(doc) for doc in found]
+    assert [document.example for document in made if document] == expected
+
+
 def test_synthetic_rows_of_any_length_are_made_there_too():
     asked = {"benchmark": "infinitebench", "name": "passkey", "data": "synthetic", "length": "2k"}
     found = ours.rows(**asked, limit=2, protocol="official-gpt4", seed=3)["test"]
