@@ -19,6 +19,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import ahn
+from ahn.distill.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("ahn", "evaluation", "tasks", "reports", "configs")
@@ -148,22 +149,44 @@ def test_readme_names_targets_of_the_makefile():
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
-def test_readme_uses_options_that_run_eval_has():
+@pytest.mark.parametrize(
+    ("program", "expected"),
+    [
+        (
+            "run_eval",
+            {"longbench", "lveval", "infinitebench", "lm-eval", "report", "score", "cost"},
+        ),
+        ("ahn", {"info", "merge", "split", "generate", "train"}),
+    ],
+)
+def test_readme_uses_options_that_the_commands_have(program: str, expected: set[str]):
     from typer.main import get_command
 
-    from evaluation.cli import app
+    import ahn.cli
+    import evaluation.cli
 
+    app = {"run_eval": evaluation.cli.app, "ahn": ahn.cli.app}[program]
     commands = get_command(app).commands  # type: ignore[attr-defined]
-    used = {words[1] for words in readme_commands("run_eval")}
-    assert used == {"longbench", "report", "score", "cost"}
-    for _, name, *arguments in readme_commands("run_eval"):
+    used = list(readme_commands(program))
+    assert expected <= {words[1] for words in used}
+    for _, name, *arguments in used:
         options = {option for parameter in commands[name].params for option in parameter.opts}
-        given = {word for word in arguments if word.startswith("-")}
-        assert given <= options, name
+        if name == "lm-eval":  # what it passes on to lm-evaluation-harness
+            options |= {"--model", "--tasks", "--model_args"}
+        if name == "train":  # options of a recipe
+            options |= {f"--{field}" for field in Recipe.model_fields}
+        assert {word for word in arguments if word.startswith("-")} <= options, name
+
+
+def test_readme_names_presets_that_exist():
+    named = [words[words.index("--config") + 1] for words in readme_commands("run_eval")
+             if "--config" in words]  # fmt: skip
+    assert named
+    assert all((ROOT / "configs" / "eval" / f"{name}.yaml").exists() for name in named)
 
 
 def test_readme_names_files_that_exist():
-    for path in re.findall(r"[(`]((?:docs|ahn|configs)/[\w./-]*|[A-Z]+\.md)[)`]", README):
+    for path in re.findall(r"[(`]((?:docs|ahn|configs|examples)/[\w./-]*|[A-Z]+\.md)[)`]", README):
         assert (ROOT / path).exists(), path
 
 
