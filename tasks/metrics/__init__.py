@@ -21,6 +21,7 @@ from tasks.metrics import (
     qa_f1,
     retrieval,
     rouge,
+    rouge_lsum,
 )
 from tasks.schema import Example
 
@@ -45,7 +46,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "infinitebench_math_calc": infinitebench.math_calc,
         "infinitebench_math_calc_gpt4": infinitebench.math_calc_gpt4,
         "infinitebench_math_find": infinitebench.math_find,
-        "infinitebench_rouge_lsum": infinitebench_text.rouge_lsum,
+        "infinitebench_rouge_lsum": rouge_lsum.rouge_lsum,
         "lveval_f1": lveval.first_answer_f1,
         "lveval_f1_zh": lveval.first_answer_f1_zh,
         "lveval_keyword_f1": lveval.keyword_f1,

@@ -15,10 +15,11 @@ those words, U, is what matched:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from tasks.metrics.chinese import words
+from tasks.metrics.common_subsequence import places_of, table_rows
 from tasks.schema import Example
 
 # When a pair of sentences is too long, the authors' score is 0. The package traces back from the
@@ -65,46 +66,33 @@ def rouge_l_f(prediction: str, answer: str, max_trace_calls: int | None = MAX_TR
     predicted, gold = _sentences(prediction), _sentences(answer)
     if not predicted or not gold:
         return 0.0
+    gold_words = {word for sentence in gold for word in sentence}
+    places = [places_of(sentence, gold_words) for sentence in predicted]
     union: set[str] = set()
     for gold_sentence in gold:
-        for predicted_sentence in predicted:
-            common = trace_common(gold_sentence, predicted_sentence, max_trace_calls)
+        for predicted_sentence, its_places in zip(predicted, places, strict=True):
+            common = trace_common(gold_sentence, predicted_sentence, its_places, max_trace_calls)
             if common is None:
                 return 0.0
             union |= common
-    recall = len(union) / len({word for sentence in gold for word in sentence})
+    recall = len(union) / len(gold_words)
     precision = len(union) / len({word for sentence in predicted for word in sentence})
     return 2.0 * ((precision * recall) / (precision + recall + 1e-8))
 
 
-def trace_common(x: Sequence[str], y: Sequence[str], max_calls: int | None) -> set[str] | None:
+def trace_common(
+    x: Sequence[str], y: Sequence[str], places: Mapping[str, int], max_calls: int | None
+) -> set[str] | None:
     """Words of one longest common subsequence; None if its trace takes over `max_calls` calls.
 
-    Among the subsequences of greatest length, the one that the package traces: from the ends
-    back, one step in both where the words are equal; else a step in `x` if only a step in `y`
-    would lose length; else a step in `y`. Each position visited, the first and the last too,
-    is one call.
-
-    The table is kept as one integer a row: bit j-1 of row i is 0 where the length for
-    (x[:i], y[:j]) exceeds that for (x[:i], y[:j-1]) (Crochemore et al., 2001; Hyyro, 2004).
-    Time is O(len(x) * len(y) / 64) instead of the package's O(len(x) * len(y)) dictionary.
+    `places` are those in `y`. Among the subsequences of greatest length, the one that the package
+    traces: from the ends back, one step in both where the words are equal; else a step in `x` if
+    only a step in `y` would lose length; else a step in `y`. Each position visited, the first and
+    the last too, is one call.
     """
     if max_calls is not None and min(len(x), len(y)) >= max_calls:
         return None  # no trace is shorter than the shorter sentence
-    places = dict.fromkeys(x, 0)
-    for j, word in enumerate(y):
-        if word in places:
-            places[word] |= 1 << j
-    full = (1 << len(y)) - 1
-    row = full
-    rows = [row]
-    for word in x:
-        match = places[word]
-        if match:
-            kept = row & match
-            row = ((row + kept) | (row - kept)) & full
-        rows.append(row)
-
+    rows = table_rows(x, places, len(y))
     common: set[str] = set()
     i, j, calls = len(x), len(y), 1
     while i and j:

@@ -1,12 +1,16 @@
 """InfiniteBench's metrics: the authors' oddities one by one, and what holds for any text."""
 
 import json
+import random
+import time
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rouge_score.rouge_scorer import RougeScorer
 
 from tasks.metrics import METRICS
+from tasks.metrics.rouge_lsum import rouge_lsum_f
 from tasks.schema import Example
 
 NAMES = sorted(name for name in METRICS if name.startswith("infinitebench_"))
@@ -186,6 +190,35 @@ def test_character_f1_is_symmetric_and_blind_to_order_and_punctuation(first, sec
     value = score("character_f1", first, [second])
     assert score("character_f1", second, [first]) == pytest.approx(value, abs=1e-15)
     assert score("character_f1", f"“{first[::-1].upper()}”。 ", [second]) == value
+
+
+@st.composite
+def summaries(draw) -> tuple[str, str]:
+    """Two texts of few different words, so that they have much in common, on several lines."""
+    words = [f"W{number}" for number in range(draw(st.integers(1, 12)))]
+    piece = st.sampled_from([*words, "it's", "…"]).flatmap(
+        lambda word: st.sampled_from([" ", "\n", ". ", "\n\n"]).map(lambda end: word + end)
+    )
+    text = st.lists(piece, max_size=40).map("".join)
+    return draw(text), draw(text)
+
+
+@given(summaries())
+@settings(deadline=None, max_examples=400)
+def test_rouge_lsum_is_rouge_scores_to_the_last_bit(texts):
+    gold, prediction = texts
+    expected = RougeScorer(["rougeLsum"], use_stemmer=False).score(gold, prediction)
+    assert rouge_lsum_f(prediction, gold) == expected["rougeLsum"].fmeasure
+
+
+def test_rouge_lsum_of_long_lines_is_rouge_scores_and_takes_no_time():
+    draw = random.Random(3)
+    gold, prediction = (" ".join(f"w{draw.randrange(99)}" for _ in range(n)) for n in (900, 500))
+    started = time.process_time()
+    expected = RougeScorer(["rougeLsum"], use_stemmer=False).score(gold, prediction)
+    middle = time.process_time()
+    assert rouge_lsum_f(prediction, gold) == expected["rougeLsum"].fmeasure
+    assert time.process_time() - middle < (middle - started) / 5  # a fiftieth, alone
 
 
 SUMMARY = st.lists(st.lists(st.sampled_from(["cat", "sat", "on", "mat"])).map(" ".join)).map(
