@@ -12,8 +12,10 @@ slots, N = C + T columns, H query heads, K key/value heads, d head dimension.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -42,6 +44,12 @@ class MemoryStep:
     columns: Tensor | slice
     writes: Tensor | None
 
+    def to(self, device: torch.device) -> MemoryStep:
+        """The same with tensors on another device."""
+        columns = self.columns if isinstance(self.columns, slice) else self.columns.to(device)
+        writes = None if self.writes is None else self.writes.to(device)
+        return MemoryStep(self.first_query, columns, writes)
+
 
 @dataclass(frozen=True)
 class SlotWrite:
@@ -57,6 +65,11 @@ class SlotWrite:
     tokens: Tensor
     slots: Tensor
 
+    def to(self, device: torch.device) -> SlotWrite:
+        """The same with tensors on another device."""
+        rows = None if self.rows is None else self.rows.to(device)
+        return SlotWrite(rows, self.tokens.to(device), self.slots.to(device))
+
 
 class Chunk:
     """Positions of one forward pass: how far each row is, and which tokens are padding.
@@ -68,6 +81,12 @@ class Chunk:
         attention_mask: `[B, >= T]`, 1 for tokens and 0 for padding; only the last T columns are
             read. Padding may stand left or right of a row's tokens, not between them.
         device: of the index tensors.
+
+    Attributes:
+        index: `[b, T]` position of each token in its row, -1: padding.
+        valid: `[B, T]` bool, False for padding; None: there is none.
+        left: `[B]` padding before each row's first token; None: there is none.
+        after: as `seen`, after this chunk.
 
     Raises:
         ValueError: a mask of another shape, or padding between tokens.
@@ -97,6 +116,7 @@ class Chunk:
             start = seen if isinstance(seen, int) else seen.to(device)[:, None]
             self.index = (steps + start).reshape(-1, tokens)  # [b, T]
             self.valid = None
+            self.left: Tensor | None = None
             self.after: int | Tensor = seen + tokens
         else:
             counts = valid.sum(1)  # [B]
@@ -110,6 +130,7 @@ class Chunk:
             start = torch.as_tensor(seen, device=device) - left
             self.index = torch.where(valid, steps + start[:, None], -1)  # [B, T], -1: padding
             self.valid = valid
+            self.left = left
             self.after = torch.as_tensor(seen) + counts.cpu()
 
     def position_ids(self) -> Tensor:
@@ -141,6 +162,10 @@ class LayerPlan:
 
     def __init__(self, chunk: Chunk, window: int | None, sinks: int) -> None:
         self.chunk, self.window, self.sinks = chunk, window, sinks
+        #: `[b, T]` position of each token, -1: padding
+        self.index = chunk.index
+        #: padding before the first token of the row that has most
+        self.padding = 0 if chunk.left is None else int(chunk.left.max())
         #: slots in use before this chunk
         self.cached = self._slots(chunk.seen)
         self.alike = chunk.valid is None and isinstance(chunk.seen, int)
@@ -152,6 +177,21 @@ class LayerPlan:
         #: `[b, N]` token in each column, -1: none
         self.keys = torch.cat([held.expand(rows, -1), chunk.index.expand(rows, -1)], 1)
         self._mask: Tensor | None = None
+        self._elsewhere: dict[str, LayerPlan] = {}
+
+    def to(self, device: torch.device | str | int) -> LayerPlan:
+        """The plan for layers on another device, made once for each (accelerate's hooks ask)."""
+        target = torch.device(device)
+        if target == self.keys.device:
+            return self
+        if str(target) not in self._elsewhere:
+            twin = copy.copy(self)
+            twin._mask, twin._elsewhere = None, {}
+            twin.keys, twin.index = self.keys.to(target), self.index.to(target)
+            twin.slot_write = self.slot_write.to(target)
+            twin.memory_step = None if self.memory_step is None else self.memory_step.to(target)
+            self._elsewhere[str(target)] = twin
+        return self._elsewhere[str(target)]
 
     @property
     def turn(self) -> int:
@@ -185,7 +225,7 @@ class LayerPlan:
 
     def visible(self, first: int, last: int, columns: Tensor | slice) -> Tensor:
         """Mask `[b, 1, last - first, columns]` of queries `first ... last - 1`; True: seen."""
-        query = self.chunk.index[:, first:last, None]
+        query = self.index[:, first:last, None]
         key = self.keys[:, None, columns]
         seen = (key >= 0) & (key <= query)
         if self.window is not None:
@@ -245,11 +285,7 @@ class LayerPlan:
             return torch.cat([sinks, window])[None]
         low = max(0, first - self.window + 1)
         cached = self.cached if low == 0 else min(self.cached, self.sinks)
-        # a row's sinks stand behind its left padding
-        padding = 0
-        if self.chunk.valid is not None:
-            padding = int(self.chunk.valid.int().argmax(1).max())
-        head = min(low, padding + self.sinks)
+        head = min(low, self.padding + self.sinks)  # a row's sinks stand behind its left padding
         return torch.cat(
             [
                 torch.arange(cached, device=device),
@@ -258,11 +294,12 @@ class LayerPlan:
             ]
         )[None]
 
+    @cached_property
     def memory_step(self) -> MemoryStep | None:
         """What leaves the window, and who reads then; None when nothing leaves."""
         if self.window is None or self.chunk.tokens == 0:
             return None
-        sinks, window, index = self.sinks, self.window, self.chunk.index
+        sinks, window, index = self.sinks, self.window, self.index
         seen, tokens = self.chunk.seen, self.chunk.tokens
         if self.alike and isinstance(seen, int):
             first = max(0, sinks + window - seen)
@@ -279,17 +316,16 @@ class LayerPlan:
         first = int(reading.int().argmax())
         leaving, writes = leaving[:, first:].clamp(min=sinks), writes[:, first:]
         length = torch.as_tensor(seen, device=index.device).reshape(-1, 1)
-        left = torch.zeros_like(length)
-        if self.chunk.valid is not None:
-            left = self.chunk.valid.int().argmax(1)[:, None]
+        left = torch.zeros_like(length) if self.chunk.left is None else self.chunk.left[:, None]
         slots = sinks + (leaving - sinks) % window
         columns = torch.where(leaving < length, slots, self.cached + left + leaving - length)
         columns = columns.clamp(max=self.cached + tokens - 1)  # where nothing is written
         return MemoryStep(first, columns, writes)
 
+    @cached_property
     def slot_write(self) -> SlotWrite:
         """Which tokens of the chunk stay in the cache."""
-        index, seen = self.chunk.index, self.chunk.seen
+        index, seen = self.index, self.chunk.seen
         if self.alike and isinstance(seen, int):  # without waiting for a GPU
             last = seen + self.chunk.tokens
             kept = torch.arange(seen, last, device=index.device)

@@ -57,6 +57,16 @@ class LayerCache:
         """What is held, by name."""
         return {name: x for name in self.names if (x := getattr(self, name)) is not None}
 
+    def to(self, device: torch.device | str) -> None:
+        """Move all tensors to another device."""
+        for name, tensor in self.tensors().items():
+            setattr(self, name, tensor.to(device))
+
+    def follow(self, device: torch.device) -> None:
+        """Be where the layer computes: a cache may have been made or read elsewhere."""
+        if self.keys is not None and self.keys.device != device:
+            self.to(device)
+
     def joined(self, name: str, new: Tensor, plan: LayerPlan) -> Tensor:
         """The columns of a plan: what buffer `name` holds, then `new [B, heads, T, ...]`."""
         held = getattr(self, name)
@@ -70,7 +80,7 @@ class LayerCache:
 
     def store(self, new: dict[str, Tensor], plan: LayerPlan) -> None:
         """Keep what the layout keeps of a chunk's keys, values and gates (see `named`)."""
-        target = plan.slot_write()
+        target = plan.slot_write
         for name, tensor in new.items():
             buffer = getattr(self, name)
             fresh = self._with_room(buffer, tensor, plan.chunk)
@@ -205,8 +215,7 @@ class AHNCache(Cache):
     def to(self, device: torch.device | str) -> AHNCache:
         """Move all tensors to another device, as `Module.to` does; returns the cache itself."""
         for layer in self.layers:
-            for name, tensor in layer.tensors().items():
-                setattr(layer, name, tensor.to(device))
+            layer.to(device)
         return self
 
     def belong_to(self, model: Any) -> None:
@@ -246,9 +255,9 @@ class AHNCache(Cache):
 
         Args:
             path: of the file.
-            model: that will use it: it is held against the cache at once, and the tensors are put
-                on its device. Without one they stay on the CPU and the first use holds them
-                against its model.
+            model: that will use it: it is held against the cache at once, and each layer's tensors
+                are put where that layer is. Without one they stay on the CPU, and the first use
+                holds them against its model and moves them.
 
         Raises:
             InputError: no cache, a damaged one, or one of another model or layout.
@@ -263,7 +272,8 @@ class AHNCache(Cache):
                     f"{path}: the cache was made for another layout\n{layout_table(made)}\n"
                     f"than the model's\n{layout_table(own)}"
                 )
-            cache.to(model.device)
+            for mine, layer in zip(cache.layers, model.model.layers, strict=True):
+                mine.to(layer.self_attn.k_proj.weight.device)
         return cache
 
     def _select(self, rows: Tensor) -> None:

@@ -301,6 +301,7 @@ class Qwen2AHNModel(_StreamingModel, Qwen2Model):
 
     config_class = Qwen2AHNConfig
     _layer = Qwen2AHNDecoderLayer
+    _no_split_modules = ("Qwen2AHNDecoderLayer",)
 
 
 class Qwen3AHNModel(_StreamingModel, Qwen3Model):
@@ -308,18 +309,21 @@ class Qwen3AHNModel(_StreamingModel, Qwen3Model):
 
     config_class = Qwen3AHNConfig
     _layer = Qwen3AHNDecoderLayer
+    _no_split_modules = ("Qwen3AHNDecoderLayer",)
 
 
 class _StreamingCausalLM(_InitialisesCells):
     """Logits for the positions that are asked for; long prompts go through in chunks."""
 
     _model: ClassVar[Callable[..., nn.Module]]
+    _no_split_modules: Any  # by accelerate's device maps and FSDP: the layer's class
     #: tokens a chunk of a streamed prompt; any size gives the same result
     prefill_chunk_size: int = PREFILL_CHUNK_SIZE
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)  # type: ignore[call-arg]
         self.model = type(self)._model(config)
+        self._no_split_modules = type(self)._no_split_modules  # not those of the stock stack
         self.post_init()  # type: ignore[attr-defined]
 
     @property
@@ -440,6 +444,7 @@ class Qwen2AHNForCausalLM(_StreamingCausalLM, Qwen2ForCausalLM):
 
     config_class = Qwen2AHNConfig
     _model = Qwen2AHNModel
+    _no_split_modules = ("Qwen2AHNDecoderLayer",)
 
 
 class Qwen3AHNForCausalLM(_StreamingCausalLM, Qwen3ForCausalLM):
@@ -447,6 +452,7 @@ class Qwen3AHNForCausalLM(_StreamingCausalLM, Qwen3ForCausalLM):
 
     config_class = Qwen3AHNConfig
     _model = Qwen3AHNModel
+    _no_split_modules = ("Qwen3AHNDecoderLayer",)
 
 
 AutoConfig.register("qwen2_ahn", Qwen2AHNConfig)

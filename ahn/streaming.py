@@ -97,6 +97,7 @@ class StreamingAttention(nn.Module):
         layer = LayerCache(layout)  # no past
         if past_key_values is not None:
             layer = past_key_values.layers[self.layer_idx]
+            layer.follow(hidden_states.device)
         gates = None
         if layout.cell is not None:
             assert memory is not None
@@ -118,7 +119,7 @@ class StreamingAttention(nn.Module):
             output = plan.attend(q, layer.keys, layer.values, self.scaling)
         else:
             joined = {name: layer.joined(name, tensor, plan) for name, tensor in new.items()}
-            step = None if gates is None else plan.memory_step()
+            step = None if gates is None else plan.memory_step
             if step is not None:
                 columns = {name: take(x, step.columns) for name, x in joined.items()}
                 leaving = Leaving(step.first_query, columns)

@@ -8,6 +8,8 @@ tensors of unchanging shape, and nothing that counts tokens.
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -53,6 +55,21 @@ class TokenStep:
         if least + 1 < width or (fixed and grows):
             in_use = torch.arange(width, device=position.device) <= position[:, None]
             self.mask = in_use[:, None, None]
+
+        self._elsewhere: dict[str, TokenStep] = {}
+
+    def to(self, device: torch.device | str | int) -> TokenStep:
+        """The step for layers on another device, made once for each (accelerate's hooks ask)."""
+        target = torch.device(device)
+        if target == self.slots.device:
+            return self
+        if str(target) not in self._elsewhere:
+            twin = copy.copy(self)
+            twin._elsewhere, twin.slots = {}, self.slots.to(target)
+            twin.leaves = None if self.leaves is None else self.leaves.to(target)
+            twin.mask = None if self.mask is None else self.mask.to(target)
+            self._elsewhere[str(target)] = twin
+        return self._elsewhere[str(target)]
 
     def at(self, buffer: Tensor) -> Tensor:
         """What lies in the token's slot: `[B, heads, slots, ...] -> [B, heads, 1, ...]`."""

@@ -176,7 +176,7 @@ def test_every_earlier_position_is_seen_exactly_once(
         columns = [slots[slot] for slot in order] + list(range(seen, seen + size))
         assert plan.keys[0].tolist() == columns
         visible = plan.visible(0, size, slice(None))[0, 0]
-        step = plan.memory_step()
+        step = plan.memory_step
         leaving = picked(columns, step)
         for t in range(size):
             position = seen + t
@@ -184,7 +184,7 @@ def test_every_earlier_position_is_seen_exactly_once(
                 written.append(leaving[t - step.first_query])
             attended = [k for k, see in zip(columns, visible[t], strict=True) if see]
             assert sorted(attended + written) == list(range(position + 1))
-        target = plan.slot_write()
+        target = plan.slot_write
         kept = zip(target.slots.tolist(), target.tokens.tolist(), strict=True)
         slots |= {slot: seen + token for slot, token in kept}
         seen += size
@@ -202,7 +202,7 @@ def test_token_by_token_too_every_position_is_seen_once(
     written: list[list[int]] = []
     for start in starts:
         plan = Chunk(start, 0, None, torch.device("cpu")).plan(layout)
-        target, step = plan.slot_write(), plan.memory_step()
+        target, step = plan.slot_write, plan.memory_step
         slots.append(dict(zip(target.slots.tolist(), target.tokens.tolist(), strict=True)))
         written.append(picked(list(range(start)), step))
     seen: int | Tensor = starts[0] if len(starts) == 1 else torch.tensor(starts)
