@@ -1,4 +1,4 @@
-"""ROUGE-Lsum as Google's `rouge_score` 0.1.2 counts it, in a thousandth of its time.
+"""ROUGE-Lsum as Google's `rouge_score` 0.1.2 counts it, but faster.
 
 Source: OpenBMB/InfiniteBench 88b3daa, src/compute_scores.py, `get_score_one_longbook_sum_eng`,
 which calls `rouge` of the package `evaluate`, whose rougeLsum is that of
