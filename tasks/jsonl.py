@@ -60,7 +60,8 @@ def located(name: str, problems: list[Problem]) -> InputError:
 def parse_objects(content: bytes) -> tuple[list[Line], list[Problem]]:
     """The JSON objects in `content`, one a line, and what is wrong with each line that is none.
 
-    Empty lines after the last object are no lines; an empty one before it is a problem.
+    Empty lines after the last object are no lines; an empty one before it is a problem. Of a file
+    in which no line is an object, which is no such file, only the first line is told.
     """
     lines: list[Line] = []
     problems: list[Problem] = []
@@ -80,4 +81,7 @@ def parse_objects(content: bytes) -> tuple[list[Line], list[Problem]]:
                 lines.append(Line(number, value))
             else:
                 problems.append((number, f"is a JSON {type(value).__name__}, not an object"))
+    if not lines and len(problems) > 1:
+        number, what = problems[0]
+        problems = [(number, f"{what}; no line is a JSON object, as each should be")]
     return lines, problems

@@ -159,6 +159,22 @@ def test_every_bad_line_is_told_in_the_order_of_the_file(path):
     assert [problem.split(": ")[0] for problem in problems(path)] == [":1", ":2", ":4", ":4", ":5"]
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        json.dumps(GOOD, indent=1).encode(),
+        (json.dumps(GOOD) + "\n" + json.dumps(GOOD)).encode("utf-16"),
+        b"pred,answers\nParis,Paris\n",
+        json.dumps([GOOD, GOOD], indent=1).encode(),
+    ],
+)
+def test_a_file_that_is_something_else_is_one_problem(path, content):
+    path.write_bytes(content)
+    (problem,) = problems(path)
+    assert problem.startswith(":1: is not ") or problem.startswith(":1: is a JSON")
+    assert problem.endswith("; no line is a JSON object, as each should be")
+
+
 def test_of_a_line_of_another_task_nothing_else_is_told(path):
     write(path, {"answers": 1, "dataset": "trec", "benchmark": "lveval"})
     assert problems(path) == [
