@@ -6,14 +6,12 @@ does not fit. Every weight gets one type at load: `dtype`, else the base model's
 
 from __future__ import annotations
 
-import json
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ahn.building import build_model, check_finite
 from ahn.checkpoint_files import describe_model, local_folder, stored_tensors, weight_files
 from ahn.checkpoint_keys import (
     MEMORY_KEY,
@@ -25,16 +23,10 @@ from ahn.checkpoint_keys import (
     router_problems,
     two_sources_problems,
 )
+from ahn.checkpoint_writing import save_memory, write_config
 from ahn.config import AHNConfig, InputError
 from ahn.placement import resolve_device_map, resolve_dtype
-from ahn.released import (
-    RELEASED_KEYS,
-    model_family,
-    read_ahn_config,
-    released_config,
-    sliding_layers,
-    without_own_window,
-)
+from ahn.released import model_family, read_ahn_config, released_config, sliding_layers
 from ahn.rope import with_rope
 from ahn.safetensors_files import StoredTensor, not_finite
 from ahn.shapes import ModelShape
@@ -52,6 +44,7 @@ __all__ = [
     "resolve_checkpoint",
     "save_memory",
     "weight_files",
+    "write_config",
 ]
 
 
@@ -95,13 +88,14 @@ def resolve_checkpoint(
     sinks: int | None = None,
     rope_scaling: Mapping[str, Any] | None = None,
     yarn_factor: float | None = None,
+    backend: str | None = None,
 ) -> Checkpoint:
     """What `load_model` would load, from the configurations of base and memory.
 
     Raises:
         InputError: everything that is wrong with the arguments or the configurations.
     """
-    problems = AHNConfig.problems(variant, None, window, sinks)
+    problems = AHNConfig.problems(variant, None, window, sinks, backend=backend)
     if problems:
         raise InputError("\n".join(problems))
     config = describe_model(path_or_id)
@@ -134,6 +128,7 @@ def resolve_checkpoint(
         variant=variant,
         window=settings.window if window is None else window,
         sinks=settings.sinks if sinks is None else sinks,
+        backend=settings.backend if backend is None else backend,
     )
     try:
         shape = ModelShape.from_config(config)
@@ -218,6 +213,7 @@ def load_model(
     device_map: Any = None,
     rope_scaling: Mapping[str, Any] | None = None,
     yarn_factor: float | None = None,
+    backend: str | None = None,
 ) -> Any:
     """Load a model in one of its variants.
 
@@ -237,18 +233,22 @@ def load_model(
         rope_scaling: as in transformers, e.g. `{"rope_type": "yarn", "factor": 4.0}`; default:
             the checkpoint's.
         yarn_factor: short for `rope_scaling` with YaRN.
+        backend: form of the memory's recurrence (see `ahn.config.BACKENDS`); `AHN_BACKEND` in the
+            environment goes before it. Default: the checkpoint's, else the fastest that fits.
 
     Returns:
         A `PreTrainedModel` in eval mode; `forward` and `generate` work. Its `config` holds the
         RoPE scaling (`rope_parameters`) and the AHN settings (`ahn`).
 
     Raises:
-        InputError: paths, shapes, keys or settings that do not fit; the message names them.
+        InputError: paths, shapes, keys or settings that do not fit; the message names them. A
+            backend that is not installed: it says how to install it.
     """
     checkpoint = resolve_checkpoint(
-        path_or_id, variant, ahn, window, sinks, rope_scaling, yarn_factor
+        path_or_id, variant, ahn, window, sinks, rope_scaling, yarn_factor, backend
     )
     # first everything that needs no weights, so that nothing is loaded half (or downloaded)
+    _check_backend(checkpoint)
     placed = resolve_device_map(device, device_map)
     resolve_dtype(dtype, checkpoint.config, "F32")
     for place in (path_or_id, checkpoint.source):
@@ -265,8 +265,16 @@ def load_model(
         tensors=tensors,
         device_map=placed,
     )
-    _check_finite(model, path_or_id)
+    check_finite(model, path_or_id)
     return model.eval()
+
+
+def _check_backend(checkpoint: Checkpoint) -> None:
+    if checkpoint.source is None:
+        return
+    from ahn.ops import asked, check
+
+    check(asked(checkpoint.settings.backend))
 
 
 def _check_memory_finite(tensors: Mapping[str, StoredTensor], checkpoint: Checkpoint) -> None:
@@ -277,142 +285,3 @@ def _check_memory_finite(tensors: Mapping[str, StoredTensor], checkpoint: Checkp
         raise InputError(
             f"{tensors[bad[0]].file}: weights that are not finite numbers: {listed(bad)}"
         )
-
-
-def _check_finite(model: Any, path: str | Path) -> None:
-    import torch
-
-    if offloaded := [name for name, p in model.named_parameters() if p.is_meta]:
-        raise InputError(
-            f"{path}: does not fit where device_map puts it: {listed(offloaded)} would be "
-            "offloaded, which is not supported (a memory's weights must lie where it computes); "
-            "take a smaller dtype, or device='cpu'"
-        )
-    bad = [name for name, p in model.named_parameters() if not bool(torch.isfinite(p).all())]
-    if bad:
-        raise InputError(
-            f"{path}: weights that are not finite numbers in {model.dtype}: {listed(bad)}"
-        )
-
-
-def build_model(
-    folder: Path,
-    family: str,
-    config: Mapping[str, Any],
-    settings: AHNConfig,
-    dtype: Any,
-    *,
-    tensors: Mapping[str, StoredTensor] | None = None,
-    device_map: Any = None,
-) -> Any:
-    """The model of `ahn.modeling` with the folder's weights; memories it lacks are fresh.
-
-    Args:
-        folder: of the base model.
-        family: `qwen2` or `qwen3`.
-        config: its `config.json`.
-        settings: what AHN adds.
-        dtype: torch dtype of all weights, or `auto`.
-        tensors: where every weight lies, also outside `folder`; default: the folder's.
-        device_map: as in transformers.
-    """
-    from ahn import modeling
-
-    classes: dict[str, tuple[Any, Any]] = {
-        "qwen2": (modeling.Qwen2AHNConfig, modeling.Qwen2AHNForCausalLM),
-        "qwen3": (modeling.Qwen3AHNConfig, modeling.Qwen3AHNForCausalLM),
-    }
-    config_class, model_class = classes[family]
-    values = {k: v for k, v in config.items() if k not in RELEASED_KEYS | {"ahn", "model_type"}}
-    own = config_class(ahn=settings.to_dict(), **without_own_window(values))
-    own.architectures = [model_class.__name__]
-    tensors = stored_tensors(folder) if tensors is None else tensors
-    with _without_load_report(), _one_folder(folder, tensors) as joined:
-        try:
-            model, info = model_class.from_pretrained(
-                joined,
-                config=own,
-                dtype=dtype,
-                device_map=device_map,
-                use_safetensors=True,
-                output_loading_info=True,
-            )
-        except ValueError as error:
-            if device_map is None:
-                raise
-            raise InputError(f"device_map {device_map!r}: {error}") from error
-    model.config._name_or_path = model.name_or_path = str(folder)
-    stray = [k for k in info["unexpected_keys"] if not MEMORY_KEY.match(k)]
-    absent = [k for k in info["missing_keys"] if not MEMORY_KEY.match(k)]
-    problems = []
-    if stray:
-        problems.append(f"{folder}: keys that the model has not: {listed(stray)}")
-    if absent:
-        problems.append(f"{folder}: weights are missing: {listed(absent)}")
-    if info["mismatched_keys"]:
-        problems.append(f"{folder}: shapes do not fit: {info['mismatched_keys']}")
-    if problems:
-        raise InputError("\n".join(problems))
-    return model
-
-
-@contextmanager
-def _one_folder(folder: Path, tensors: Mapping[str, StoredTensor]) -> Iterator[Path]:
-    """All files of base and memory behind one index, as links: transformers loads one folder."""
-    with tempfile.TemporaryDirectory(prefix="ahn-load-") as made:
-        joined = Path(made)
-        links: dict[Path, str] = {}
-        for tensor in tensors.values():
-            if tensor.file not in links:
-                links[tensor.file] = f"weights-{len(links):05d}.safetensors"
-                (joined / links[tensor.file]).symlink_to(tensor.file.resolve())
-        index = {
-            "metadata": {"total_size": sum(tensor.nbytes for tensor in tensors.values())},
-            "weight_map": {key: links[tensor.file] for key, tensor in tensors.items()},
-        }
-        (joined / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
-        for name in ("config.json", "generation_config.json"):  # for `generate`'s defaults
-            if (folder / name).is_file():
-                (joined / name).symlink_to((folder / name).resolve())
-        yield joined
-
-
-@contextmanager
-def _without_load_report() -> Iterator[None]:
-    """Keys are accounted for here; transformers' table of them would only frighten."""
-    from transformers.utils import logging
-
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
-
-
-def save_memory(model: Any, folder: Path, base_config: Mapping[str, Any], **training: Any) -> None:
-    """Write an AHN-only folder: `model.safetensors` with released key names, and `config.json`.
-
-    Args:
-        model: a model of `ahn.modeling` with memories.
-        folder: made when absent.
-        base_config: the base model's `config.json`.
-        training: further keys of a released configuration (`loss_type` ...).
-    """
-    from safetensors.torch import save_file
-
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        name: p.detach().cpu().contiguous()
-        for name, p in model.named_parameters()
-        if MEMORY_KEY.match(name)
-    }
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    config = released_config(base_config, AHNConfig(**model.config.ahn), **training)
-    write_config(folder, config)
-
-
-def write_config(folder: Path, config: Mapping[str, Any]) -> None:
-    """Write `config.json`."""
-    text = json.dumps(config, indent=1, ensure_ascii=False) + "\n"
-    (folder / "config.json").write_text(text, encoding="utf-8")

@@ -69,10 +69,13 @@ class AHNConfig:
 
     def __post_init__(self) -> None:
         problems = self.problems(
-            self.variant, self.cell, self.window, self.sinks, self.full_attention_layers
+            self.variant,
+            self.cell,
+            self.window,
+            self.sinks,
+            self.full_attention_layers,
+            backend=self.backend,
         )
-        if self.backend is not None and self.backend not in BACKENDS:
-            problems.append(f"backend {self.backend!r} is unknown; one of {', '.join(BACKENDS)}")
         if problems:
             raise InputError("\n".join(problems))
         object.__setattr__(self, "full_attention_layers", tuple(self.full_attention_layers))
@@ -85,6 +88,7 @@ class AHNConfig:
         sinks: int | None,
         full_attention_layers: Sequence[int] = (),
         num_hidden_layers: int | None = None,
+        backend: str | None = None,
     ) -> list[str]:
         """Everything that is wrong with these values, a line each; None is not looked at."""
         found = []
@@ -105,6 +109,8 @@ class AHNConfig:
                 found.append(f"full_attention_layers: {layer!r} is not the number of a layer")
             elif layer < 0 or (num_hidden_layers is not None and layer >= num_hidden_layers):
                 found.append(f"full_attention_layers: the model has no layer {layer}")
+        if backend is not None and backend not in BACKENDS:
+            found.append(f"backend {backend!r} is unknown; one of {', '.join(BACKENDS)}")
         return found
 
     def to_dict(self) -> dict[str, Any]:
