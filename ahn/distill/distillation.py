@@ -56,18 +56,27 @@ def student_model(recipe: Recipe) -> PreTrainedModel:
     torch.manual_seed(recipe.seed)
     dtype = torch.bfloat16 if recipe.bf16 else torch.float32
     model = build_model(folder, family, config, settings, dtype)
+    make_trainable(model, recipe, config.get("initializer_range", 0.02))
+    return model
+
+
+def make_trainable(model: Any, recipe: Recipe, std: float = 0.02) -> None:
+    """Freeze all but the memories of `model`, which start anew in float32.
+
+    Args:
+        model: a model of `ahn.modeling` with memories.
+        recipe: says how decays start and whether layers are run again going backward.
+        std: of a fresh projection.
+    """
     for name, parameter in model.named_parameters():
         # a released GatedDeltaNet holds a D that nothing reads
         parameter.requires_grad_(".ahn.fn." in name and not name.endswith(".fn.D"))
     for layer in model.model.layers:
         if layer.ahn is not None:
-            layer.ahn.fn.reset_parameters(
-                config.get("initializer_range", 0.02), recipe.decay_init_max
-            )
+            layer.ahn.fn.reset_parameters(std, recipe.decay_init_max)
             layer.ahn.float()  # master weights; autocast computes in bfloat16 where it may
     if recipe.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    return model
 
 
 def smallest_window(recipe: Recipe) -> int:

@@ -108,6 +108,27 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
         raise InputError(f"transformers refuses the options: {error}") from None
 
 
+def new_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """Over what trains: Muon + AdamW, or AdamW; only matrices are decayed."""
+    betas = (_ADAM_BETA1, recipe.adam_beta2)
+    if recipe.optimizer == "muon":
+        return MuonAdamW(
+            model,
+            learning_rate=recipe.learning_rate,
+            muon_learning_rate=recipe.muon_learning_rate,
+            weight_decay=recipe.weight_decay,
+            betas=betas,
+        )
+    trained = [p for p in model.parameters() if p.requires_grad]
+    matrices = [p for p in trained if p.dim() > 1]
+    vectors = [p for p in trained if p.dim() <= 1]
+    groups = [
+        {"params": matrices, "weight_decay": recipe.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=betas)
+
+
 class RecipeTrainer(Trainer):
     """Trainer whose data order and optimiser follow a recipe."""
 
@@ -133,30 +154,9 @@ class RecipeTrainer(Trainer):
         return self.accelerator.prepare(loader)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Muon + AdamW, or AdamW that decays matrices only."""
+        """As the recipe says."""
         if self.optimizer is None:
-            recipe, betas = self.recipe, (_ADAM_BETA1, self.recipe.adam_beta2)
-            if recipe.optimizer == "muon":
-                self.optimizer = MuonAdamW(
-                    self.model,
-                    learning_rate=recipe.learning_rate,
-                    muon_learning_rate=recipe.muon_learning_rate,
-                    weight_decay=recipe.weight_decay,
-                    betas=betas,
-                )
-            else:
-                trained = [p for p in self.model.parameters() if p.requires_grad]
-                self.optimizer = torch.optim.AdamW(
-                    [
-                        {
-                            "params": [p for p in trained if p.dim() > 1],
-                            "weight_decay": recipe.weight_decay,
-                        },
-                        {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
-                    ],
-                    lr=recipe.learning_rate,
-                    betas=betas,
-                )
+            self.optimizer = new_optimizer(self.model, self.recipe)
         return self.optimizer
 
     def save_weights(self, output: Path, tokenizer: PreTrainedTokenizerBase) -> None:
