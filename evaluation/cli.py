@@ -24,6 +24,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # its panels leave the words of help 18 columns of 80, and cut them
 )
 
 BAD_INPUT, INTERRUPTED, TERMINATED = 2, 130, 143

@@ -114,28 +114,35 @@ def _table(benchmark: dict[str, Any]) -> Table:
     columns = ["task", "language", "category", "metric", "answer up to", "protocols", "rows here"]
     if leveled:
         columns.insert(1, "lengths")
-    for column in columns:
-        table.add_column(column, no_wrap=column in ("task", "language"), overflow="fold")
+    for column in columns:  # half a name is none that could be asked for
+        whole = column in ("task", "language", "metric", "protocols")
+        table.add_column(column, no_wrap=whole, overflow="fold")
     for dataset, tasks in by_dataset.items():
         first = tasks[0]
         cells = [dataset, first["language"], first["category"]]
         if leveled:
             cells.insert(1, ", ".join(str(task["level"]) for task in tasks))
-        cells += [_differing(first, "metric"), _differing(first, "max_new_tokens")]
-        table.add_row(*cells, ", ".join(first["protocols"]), _where(tasks))
+        cells += [_differing(first, "metric", "\n"), _differing(first, "max_new_tokens")]
+        between = ", " if len(first["protocols"]) < 3 else ",\n"
+        table.add_row(*cells, between.join(first["protocols"]), _where(tasks))
     groups = [group for group in benchmark["groups"] if group not in by_dataset]
     places = dict.fromkeys(task["rows"]["from"] for task in benchmark["tasks"])
     table.caption = f"rows: {', '.join(places)}; groups: {', '.join(groups)}"
     return table
 
 
-def _differing(task: dict[str, Any], key: str) -> str:
+def _differing(task: dict[str, Any], key: str, space: str = " ") -> str:
     """A constant of the first protocol, and other values with the protocols that have them."""
     by_value: dict[Any, list[str]] = {}
     for name, rules in task["protocols"].items():
         by_value.setdefault(rules[key], []).append(name)
     (first, _), *others = by_value.items()
-    return " / ".join([str(first), *(f"{', '.join(names)} {v}" for v, names in others)])
+    several = [name for names in by_value.values() for name in names][1:]
+    parts = [
+        f"{'others' if names == several and len(names) > 1 else ', '.join(names)}{space}{value}"
+        for value, names in others
+    ]
+    return f" /{space}".join([str(first), *parts])
 
 
 def _where(tasks: list[dict[str, Any]]) -> str:

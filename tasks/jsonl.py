@@ -44,17 +44,39 @@ Problem = tuple[int, str]
 """The number of a line, and what is wrong with it."""
 
 _SHOWN = 50
+_ALIKE = 3
 
 
 def located(name: str, problems: list[Problem]) -> InputError:
     """The error that tells the problems of a file, in the order of its lines.
 
-    A file can be wrong in every line: the first 50 are told, the rest counted.
+    A file can be wrong in every line: what is wrong with more than three is told of the first, the
+    others counted, and so are problems beyond the first 50.
     """
-    ordered = [f"{name}:{number}: {text}" for number, text in sorted(problems, key=lambda p: p[0])]
+    lines: dict[str, list[int]] = {}
+    for number, text in sorted(problems, key=lambda p: p[0]):
+        lines.setdefault(text, []).append(number)
+    alike = {text: numbers for text, numbers in lines.items() if len(numbers) > _ALIKE}
+    told = [
+        (number, text)
+        for text, numbers in lines.items()
+        for number in (numbers[:1] if text in alike else numbers)
+    ]
+    ordered = [
+        f"{name}:{number}: {text}{_also(alike.get(text, []))}"
+        for number, text in sorted(told, key=lambda p: p[0])
+    ]
     if len(ordered) > _SHOWN:
         ordered[_SHOWN:] = [f"{name}: {len(ordered) - _SHOWN} further problems"]
     return InputError(*ordered)
+
+
+def _also(numbers: list[int]) -> str:
+    """That the same is wrong with further lines, after the first of `numbers`."""
+    if not numbers:
+        return ""
+    more = f", and of {len(numbers) - 3} more" if len(numbers) > 3 else ""
+    return f" (also of lines {numbers[1]}, {numbers[2]}{more})"
 
 
 def parse_objects(content: bytes) -> tuple[list[Line], list[Problem]]:

@@ -39,7 +39,8 @@ class RowForm:
     fields: Callable[[Row, Task, str], Mapping[str, Any]]
     """(row, task, protocol): what the prompt template is formatted with."""
     files: Callable[[Task], list[str]]
-    """Where a local folder may have the rows: file names and patterns, in order of preference."""
+    """Where a local folder may have the rows: file names and patterns, in order of preference. A
+    pattern is of Parquet files; several that match are parts, in the order of their names."""
     member: Callable[[Task], str]
     """File name, without folder, of the rows inside a zip archive."""
     hub_file: Callable[[Task], str]

@@ -70,29 +70,48 @@ def load_examples(
         raise InputError(f"task {task.name!r} has no pocket rows; give its rows with --data")
     if data == SYNTHETIC:
         return _synthetic(task, limit, seed, length, watch)
-    found = _from_hub(task) if data is None else _from_folder(task, Path(data))
-    examples = _examples(task, found)
-    file = {"path": found.name, "sha256": found.sha256, "revision": found.revision}
-    return RowSource(examples[:limit], [file])
+    parts = [_from_hub(task)] if data is None else _from_folder(task, Path(data))
+    examples = _examples(task, parts)
+    files = [{"path": p.name, "sha256": p.sha256, "revision": p.revision} for p in parts]
+    return RowSource(examples[:limit], files)
 
 
 @dataclass(frozen=True)
 class _Found:
-    """A file with the rows of one task, read."""
+    """A file with rows of one task, read."""
 
     name: str
     sha256: str
     revision: str | None
     rows: list[Line]
     problems: list[Problem]
+    first: int = 0
+    """Rows in the parts before this one, which identifiers made of lines count too."""
 
 
-def _examples(task: Task, found: _Found) -> list[Example]:
+def _examples(task: Task, parts: list[_Found]) -> list[Example]:
+    """The rows of all parts; InputError with the problems of each."""
+    examples: list[Example] = []
+    problems: list[str] = []
+    seen: dict[str, str] = {}
+    for part in parts:
+        try:
+            examples += _examples_of(task, part, seen)
+        except InputError as error:
+            problems += error.problems
+    if problems:
+        raise InputError(*problems)
+    if not examples:
+        raise InputError(f"{parts[0].name}: is empty: there are no rows")
+    return examples
+
+
+def _examples_of(task: Task, found: _Found, seen: dict[str, str]) -> list[Example]:
+    """One part's rows; `seen` are the lines of all identifiers so far."""
     form = form_of(task.benchmark)
     others = [name for name in benchmark_names() if name != task.benchmark]
     problems = list(found.problems)
     examples = []
-    seen: dict[str, int] = {}
     for line in found.rows:
         row = line.value
         wrong = form.check(row, task)
@@ -101,17 +120,16 @@ def _examples(task: Task, found: _Found) -> list[Example]:
             wrong = foreign_keys(row, task, others, lambda f: f.own_columns) or wrong
             problems += [(line.number, problem) for problem in wrong]
             continue
-        example_id = form.example_id(row, task, line.number)
+        example_id = form.example_id(row, task, found.first + line.number)
+        where = f"{found.name}:{line.number}"
         if example_id in seen:
-            earlier = seen[example_id]
+            earlier = seen[example_id].removeprefix(f"{found.name}:")
             problems.append((line.number, f"id {example_id!r} is that of line {earlier} too"))
             continue
-        seen[example_id] = line.number
-        examples.append(as_example(task, row, example_id, f"{found.name}:{line.number}"))
+        seen[example_id] = where
+        examples.append(as_example(task, row, example_id, where))
     if problems:
         raise located(found.name, problems)
-    if not examples:
-        raise InputError(f"{found.name}: is empty: there are no rows")
     return examples
 
 
@@ -152,7 +170,7 @@ def _synthetic(
             watch(len(made), total)
     what = f"{task.benchmark}/{task.name}?length={length or 'published'}&seed={seed}"
     lines = [Line(number, row) for number, (row, _) in enumerate(made, 1)]
-    examples = _examples(task, _Found(f"generated:{what}", "", None, lines, []))
+    examples = _examples(task, [_Found(f"generated:{what}", "", None, lines, [])])
     known_of = (attributes for _, attributes in made)
     return RowSource(
         [replace(e, attributes=a) for e, a in zip(examples, known_of, strict=True)],
@@ -163,19 +181,19 @@ def _synthetic(
 # -- local folder -------------------------------------------------------------------------------
 
 
-def _from_folder(task: Task, folder: Path) -> _Found:
+def _from_folder(task: Task, folder: Path) -> list[_Found]:
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
         raise InputError(f"data folder {folder} {what}")
     candidates = form_of(task.benchmark).files(task)
     for pattern in candidates:
         paths = sorted(folder.glob(pattern))
-        if len(paths) > 1:
-            raise InputError(
-                f"task {task.name!r}: {len(paths)} files match {folder / pattern}; one is expected"
-            )
-        if paths:
-            return _read(task, paths[0], None)
+        parts: list[_Found] = []
+        for path in paths:
+            before = sum(len(part.rows) for part in parts)
+            parts.append(replace(_read(task, path, None), first=before))
+        if parts:
+            return parts
     looked_for = ", ".join(candidates)
     raise InputError(f"task {task.name!r}: no rows in {folder}; looked for {looked_for}")
 

@@ -168,6 +168,7 @@ def files(task: Task) -> list[str]:
         f"data/{name}.jsonl",
         f"{name}.parquet",
         f"data/{name}.parquet",
+        f"{name}-*.parquet",
         f"data/{name}-*.parquet",
         f"{name}/*.parquet",
     ]

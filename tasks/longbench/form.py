@@ -96,7 +96,11 @@ def files(task: Task) -> list[str]:
         f"data/{name}.jsonl",
         f"{name}.parquet",
         f"data/{name}.parquet",
+        f"{name}-*.parquet",
+        f"data/{name}-*.parquet",
         f"{name}/test*.parquet",
+        f"{name}/*.parquet",
+        f"{name}/test/*.parquet",
         "data.zip",
     ]
 

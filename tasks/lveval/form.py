@@ -89,7 +89,11 @@ def files(task: Task) -> list[str]:
         f"{name}.parquet",
         f"{dataset}/{name}.parquet",
         f"data/{name}.parquet",
+        f"{name}-*.parquet",
+        f"data/{name}-*.parquet",
         f"{name}/test*.parquet",
+        f"{name}/*.parquet",
+        f"{name}/test/*.parquet",
         f"{dataset}.zip",
         f"data/{dataset}.zip",
     ]

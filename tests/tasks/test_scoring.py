@@ -338,6 +338,9 @@ def test_no_workers_at_all_are_refused(path):
 
 def test_a_file_wrong_in_every_line_is_told_in_brief(path):
     found = problems(write(path, *[{"pred": "a"}] * 1000))
+    assert found == [":1: field 'answers' is missing (also of lines 2, 3, and of 997 more)"]
+    keys = ({"pred": "a", "dataset": f"task{number}"} for number in range(1000))
+    found = problems(write(path, *keys))
     assert len(found) == 51 and found[-1] == ": 950 further problems"
 
 

@@ -68,8 +68,10 @@ def test_json_lines_are_read_in_both_layouts(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "name", ["multi_news.parquet", "data/multi_news.parquet", "multi_news/test-00000.parquet"]
-)
+    "name",
+    ["multi_news.parquet", "data/multi_news.parquet", "multi_news/test-00000.parquet",
+     "data/multi_news-00000-of-00001.parquet", "multi_news/test/0000.parquet"],
+)  # fmt: skip
 def test_parquet_rows_equal_those_of_json_lines(tmp_path, name):
     import pyarrow
     from pyarrow import parquet
@@ -79,6 +81,30 @@ def test_parquet_rows_equal_those_of_json_lines(tmp_path, name):
     found = load(tmp_path)
     assert [example.row for example in found.examples] == ROWS
     assert found.examples[2].where == f"{path}:3"
+
+
+def test_parquet_in_parts_is_one_file_after_another(tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+
+    names = [f"data/multi_news-0000{number}-of-00003.parquet" for number in range(3)]
+    for name, row in zip(names, ROWS, strict=True):
+        parquet.write_table(pyarrow.Table.from_pylist([row]), write(tmp_path, name, b""))
+    found = load(tmp_path)
+    assert [example.row for example in found.examples] == ROWS
+    assert [file["path"] for file in found.files] == [str(tmp_path / name) for name in names]
+    assert all(file["sha256"] for file in found.files)
+    without = [{key: value for key, value in row.items() if key != "_id"} for row in ROWS]
+    for name, row in zip(names, without, strict=True):
+        parquet.write_table(pyarrow.Table.from_pylist([row]), tmp_path / name)
+    ids = [example.example_id for example in load(tmp_path).examples]
+    assert ids == ["multi_news:1", "multi_news:2", "multi_news:3"]
+    parquet.write_table(pyarrow.Table.from_pylist([ROWS[0]]), tmp_path / names[0])
+    parquet.write_table(pyarrow.Table.from_pylist([ROWS[0], {"context": ""}]), tmp_path / names[2])
+    first, second = tmp_path / names[0], tmp_path / names[2]
+    told = problems(tmp_path)
+    assert f"{second}:1: id 'a' is that of line {first}:1 too" in told
+    assert f"{second}:2: 'context' is empty" in told
 
 
 def test_the_hubs_zip_is_read_where_it_lies(tmp_path):
@@ -196,8 +222,9 @@ def test_a_wrong_folder_is_told_with_what_was_looked_for(tmp_path):
     write(tmp_path, "other.jsonl", lines(ROW))
     assert problems(tmp_path) == [
         f"task 'multi_news': no rows in {tmp_path}; looked for multi_news.jsonl, "
-        "data/multi_news.jsonl, multi_news.parquet, data/multi_news.parquet, "
-        "multi_news/test*.parquet, data.zip"
+        "data/multi_news.jsonl, multi_news.parquet, data/multi_news.parquet, multi_news-*.parquet, "
+        "data/multi_news-*.parquet, multi_news/test*.parquet, multi_news/*.parquet, "
+        "multi_news/test/*.parquet, data.zip"
     ]
     assert problems(tmp_path / "none") == [f"data folder {tmp_path}/none does not exist"]
     assert problems(tmp_path / "other.jsonl") == [
