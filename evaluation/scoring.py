@@ -9,7 +9,7 @@ from evaluation.files import check_writable, write_atomically
 from evaluation.problems import InputError
 from evaluation.progress_bar import ProgressBar
 from evaluation.terminal import console
-from tasks.scoring import benchmark_score, score_file
+from tasks.scoring import benchmark_score, score_per_length, scored_file
 
 
 def score_to(
@@ -38,7 +38,7 @@ def score_to(
     if per_example is not None:
         _check_output(per_example, file)  # scoring may take long
     with ProgressBar(console(stderr=True), "scoring") as bar:
-        scores = score_file(
+        lines = scored_file(
             file,
             benchmark,
             task,
@@ -49,10 +49,13 @@ def score_to(
             watch=bar.update,
         )
     if per_example is not None:
-        lines = "".join(json.dumps({"score": score}) + "\n" for score in scores)
-        write_atomically(per_example, lines)
+        content = "".join(json.dumps({"score": line.score}) + "\n" for line in lines)
+        write_atomically(per_example, content)
     how = protocol if metric is None else f"{protocol}, but by {metric}"
-    return f"{task} ({how}, {len(scores)} predictions): {benchmark_score(scores)}"
+    score = benchmark_score([line.score for line in lines])
+    by_length = score_per_length(benchmark, task, lines)
+    lengths = "; ".join(f"{length}: {figure}" for length, figure in by_length.items())
+    return f"{task} ({how}, {len(lines)} predictions): {score}" + (lengths and f" ({lengths})")
 
 
 def _check_output(output: Path, file: Path) -> None:

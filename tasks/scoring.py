@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 
+from tasks.averages import Scored, benchmark_tables
 from tasks.metrics import METRICS
 from tasks.predictions import Prediction, read_predictions
 from tasks.registry import find_task, nearest_names, protocol_name
@@ -27,6 +28,27 @@ def score_file(
     watch: Watch | None = None,
 ) -> list[float]:
     """The score in [0, 1] of every line of a prediction file, in the order of the lines.
+
+    As `scored_file`, whose arguments it takes.
+    """
+    found = scored_file(
+        path, benchmark, task, protocol, data=data, metric=metric, workers=workers, watch=watch
+    )
+    return [line.score for line in found]
+
+
+def scored_file(
+    path: str | PathLike[str],
+    benchmark: str,
+    task: str,
+    protocol: str,
+    *,
+    data: str | None = None,
+    metric: str | None = None,
+    workers: int | None = None,
+    watch: Watch | None = None,
+) -> list[Scored]:
+    """The score and the length of every line of a prediction file, in the order of the lines.
 
     As in LongBench's eval.py, the classes of a classification task are those of the file's last
     line, for all of its lines; where that has none (the authors' code raises then) each line is
@@ -62,7 +84,26 @@ def score_file(
         _check_count(Path(path), len(predictions), found, data)
     if rules.metric == "classification":
         predictions = _with_classes_of_the_last(predictions)
-    return scores_of(predictions, found, protocol, workers, watch)
+    scores = scores_of(predictions, found, protocol, workers, watch)
+    return [Scored(score, _length(line)) for score, line in zip(scores, predictions, strict=True)]
+
+
+def score_per_length(benchmark: str, task: str, lines: Sequence[Scored]) -> dict[str, float]:
+    """The figures of a task by length, where its authors print these (LongBench-E); else none."""
+    found = find_task(benchmark, task)
+    return {
+        column: figure
+        for table in benchmark_tables(found.benchmark, {found.name: lines})
+        for name, row in table.rows
+        if name == found.name and len(table.columns) > 1
+        for column, figure in zip(table.columns, row, strict=True)
+        if figure is not None
+    }
+
+
+def _length(line: Prediction) -> int | None:
+    length = line.example.row.get("length")
+    return length if isinstance(length, int) and not isinstance(length, bool) else None
 
 
 def benchmark_score(scores: Sequence[float]) -> float:

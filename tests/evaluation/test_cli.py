@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tasks.scoring import score_file
+from tasks.scoring import scored_file
 from tests.evaluation.conftest import start_process
 
 
@@ -62,7 +62,7 @@ def test_score_leaves_an_earlier_file_alone_when_the_input_is_bad(run_eval, tmp_
     ],
 )  # fmt: skip
 def test_score_refuses_what_it_does_not_know(run_eval, tmp_path, monkeypatch, flags, said):
-    monkeypatch.setattr("evaluation.scoring.score_file", scored_before(["--per-example"], flags))
+    monkeypatch.setattr("evaluation.scoring.scored_file", scored_before(["--per-example"], flags))
     result = run_eval("score", predictions(tmp_path, 1), *flags)
     assert result.exit_code == 2
     assert said in result.stderr and "Traceback" not in result.output
@@ -70,11 +70,11 @@ def test_score_refuses_what_it_does_not_know(run_eval, tmp_path, monkeypatch, fl
 
 
 def scored_before(late: list[str], flags: list[str]):
-    """`score_file`, unless one of `late` is given: what is wrong with it is told without it."""
+    """`scored_file`, unless one of `late` is given: what is wrong with it is told without it."""
 
     def scored(*arguments, **options):
         assert not set(late) & set(flags), "scored for nothing"
-        return score_file(*arguments, **options)
+        return scored_file(*arguments, **options)
 
     return scored
 
@@ -89,6 +89,24 @@ def test_score_does_not_write_over_the_predictions(run_eval, tmp_path):
         )
         assert result.exit_code == 2 and "is the file with the predictions" in result.stderr
         assert file.read_bytes() == before
+
+
+def test_score_prints_longbench_es_figures_by_length_as_their_script(run_eval, tmp_path):
+    file = tmp_path / "hotpotqa.jsonl"
+    lines = [(100, "x"), (3999, "Paris"), (4000, "Paris"), (9000, "Paris"), (9000, "x"), (None, "")]
+    file.write_text(
+        "".join(
+            json.dumps({"pred": pred, "answers": ["Paris"], "all_classes": None, "length": length})
+            + "\n"
+            for length, pred in lines
+        )
+    )
+    result = run_eval("score", file, "--benchmark", "longbench_e", "--task", "hotpotqa")
+    assert result.stdout.strip() == (
+        "hotpotqa (official, 6 predictions): 50.0 (0-4k: 50.0; 4-8k: 100.0; 8k+: 50.0)"
+    )
+    result = run_eval("score", file, "--benchmark", "longbench", "--task", "hotpotqa")
+    assert result.stdout.strip() == "hotpotqa (official, 6 predictions): 50.0"
 
 
 def test_score_by_another_metric_says_so(run_eval, tmp_path):
