@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +16,21 @@ from torch.nn import functional as F
 
 import ahn
 from ahn.distill.data import Collator, Conversations, TokenBudgetBatches
-from ahn.distill.distillation import distillation_loss, draw_span, student_model
+from ahn.distill.distillation import (
+    DistillTrainer,
+    distillation_loss,
+    draw_span,
+    student_model,
+)
 from ahn.distill.encoding import IGNORED, encode
 from ahn.distill.gaps import PositionGaps
 from ahn.distill.losses import POSITIONS, ce_loss, kl_loss
 from ahn.distill.recipe import Recipe, load_recipe
+from ahn.distill.trainer import train
 from tasks.pocket.tokenizer import write_tokenizer
 from tasks.pocket.training import conversations
 from tests.ahn.conftest import tokens, variant_model
+from tests.ahn.distill_processes import ON_CPU, command, forked
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +80,11 @@ def recipe(pocket: Path, output: Path, **options: Any) -> Recipe:
     return Recipe(**{**values, **options})
 
 
-def run(pocket: Path, output: Path, **options: Any) -> dict[str, torch.Tensor]:
-    from ahn.distill.trainer import train
+#: batches as the Trainer makes them, instead of by tokens
+BY_SAMPLE: dict[str, Any] = {"tokens_per_batch": None, "position_gap": 0}
 
+
+def run(pocket: Path, output: Path, **options: Any) -> dict[str, torch.Tensor]:
     return load_file(train(recipe(pocket, output, **options)) / "model.safetensors")
 
 
@@ -106,25 +113,44 @@ def test_only_memories_get_gradients(pocket: Path, tmp_path: Path) -> None:
         assert parameter.requires_grad == used, name
 
 
-def test_a_killed_run_resumes_to_the_same_weights(pocket: Path, tmp_path: Path) -> None:
-    whole = run(pocket, tmp_path / "whole")
-    options = recipe(pocket, tmp_path / "killed").model_dump(exclude_defaults=True)
-    (tmp_path / "recipe.yaml").write_text(json.dumps(options))
-    command = [sys.executable, "-m", "ahn.cli", "train", str(tmp_path / "recipe.yaml")]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    saved = tmp_path / "killed" / "checkpoints"
-    deadline = time.monotonic() + 120
-    while not list(saved.glob("checkpoint-*/trainer_state.json")):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (tmp_path / "killed" / "model.safetensors").exists()
-    subprocess.run(command, check=True, capture_output=True)
-    resumed = load_file(tmp_path / "killed" / "model.safetensors")
-    assert whole.keys() == resumed.keys()
-    for name in whole:
-        assert torch.equal(whole[name], resumed[name]), name
+@pytest.mark.parametrize(
+    ("changes", "killed_at"),
+    [
+        ({}, ["pass 1", "pass 3", "saving 4", "pass 6"]),
+        ({**BY_SAMPLE, "gradient_accumulation_steps": 2, "max_steps": 3}, ["pass 6"]),
+        ({**BY_SAMPLE, "streaming": True}, ["pass 4"]),
+    ],
+)
+def test_a_killed_run_resumes_to_the_same_weights(
+    pocket: Path, tmp_path: Path, changes: dict[str, Any], killed_at: list[str]
+) -> None:
+    """Killed before there is a checkpoint, between two, while one is written, in the last step."""
+    changes = {**changes, "training_arguments": ON_CPU}
+    whole = run(pocket, tmp_path / "whole", **changes)
+    for number, moment in enumerate(killed_at):
+        options = recipe(pocket, tmp_path / str(number), **changes)
+        ended = forked(tmp_path, _killed, options, *moment.split())
+        assert ended.code == -signal.SIGKILL, ended.output[-2000:]
+        assert not (tmp_path / str(number) / "model.safetensors").exists()
+        resumed = run(pocket, tmp_path / str(number), **changes)
+        assert whole.keys() == resumed.keys()
+        for name in whole:
+            assert torch.equal(whole[name], resumed[name]), (moment, name)
+
+
+def _killed(options: Recipe, kind: str, number: str) -> None:
+    """Train, and die in the forward pass of this number, or while this step is saved."""
+    name = "compute_loss" if kind == "pass" else "_save_optimizer_and_scheduler"
+    original, calls = getattr(DistillTrainer, name), []
+
+    def wrapped(self: Any, *arguments: Any, **named: Any) -> Any:
+        calls.append(1)
+        if int(number) == (len(calls) if kind == "pass" else self.state.global_step):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(self, *arguments, **named)
+
+    setattr(DistillTrainer, name, wrapped)
+    train(options)
 
 
 def test_batches_with_nothing_to_learn_are_skipped() -> None:
@@ -289,12 +315,10 @@ def test_bad_recipes_are_named(
 def test_bad_data_is_named_by_line(pocket: Path, tmp_path: Path, line: str, message: str) -> None:
     good = (pocket / "data.jsonl").read_text().splitlines()[0]
     (tmp_path / "data.jsonl").write_text(f"{good}\n{line}\n")
-    values = recipe(pocket, tmp_path, dataset=str(tmp_path / "data.jsonl"))
-    (tmp_path / "recipe.yaml").write_text(json.dumps(values.model_dump(exclude_defaults=True)))
-    result = subprocess.run(
-        [sys.executable, "-m", "ahn.cli", "train", str(tmp_path / "recipe.yaml")],
-        capture_output=True,
-        text=True,
+    values = recipe(
+        pocket, tmp_path, dataset=str(tmp_path / "data.jsonl"), training_arguments=ON_CPU
     )
-    assert result.returncode == 2 and message in result.stderr
-    assert "Traceback" not in result.stderr and not (tmp_path / "model.safetensors").exists()
+    (tmp_path / "recipe.yaml").write_text(json.dumps(values.model_dump(exclude_defaults=True)))
+    ended = command(tmp_path, "train", str(tmp_path / "recipe.yaml"))
+    assert ended.code == 2 and message in ended.output
+    assert "Traceback" not in ended.output and not (tmp_path / "model.safetensors").exists()

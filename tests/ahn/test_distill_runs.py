@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from ahn.distill.distillation import Distillation, distillation_loss, student_mo
 from ahn.distill.recipe import Recipe
 from ahn.distill.trainer import train
 from tests.ahn.conftest import tokens, variant_model
+from tests.ahn.distill_processes import ON_CPU, command, in_processes
 
 ROOT = Path(__file__).parents[2]
 
@@ -62,18 +64,9 @@ def values(data: Path, output: Path, **options: Any) -> dict[str, Any]:
         "logging_steps": 1,
         "save_steps": 1,
         "threads": 1,
+        "training_arguments": ON_CPU,
         **options,
     }
-
-
-def in_processes(count: int, path: Path, options: dict[str, Any]) -> None:
-    """Run a recipe with `torchrun` over gloo."""
-    path.write_text(yaml.safe_dump(options))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += [f"--nproc_per_node={count}", "-m", "ahn.cli", "train", str(path)]
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
-    assert result.returncode == 0, result.stderr[-3000:]
 
 
 @pytest.mark.parametrize("batches", [{}, {"tokens_per_batch": 300}])
@@ -83,7 +76,7 @@ def test_two_processes_give_what_one_with_accumulated_gradients_gives(
     one = values(data, tmp_path / "one", gradient_accumulation_steps=2, **batches)
     two = values(data, tmp_path / "two", **batches)
     expected = load_file(train(Recipe(**one)) / "model.safetensors")
-    in_processes(2, tmp_path / "two.yaml", two)
+    in_processes(tmp_path, 2, two)
     found = load_file(tmp_path / "two" / "model.safetensors")
     assert found.keys() == expected.keys()
     moved = 0.0
@@ -94,6 +87,20 @@ def test_two_processes_give_what_one_with_accumulated_gradients_gives(
     assert moved > 1e-3  # something was trained
     log = json.loads((tmp_path / "two" / "training.json").read_text())
     assert log["processes"] == 2 and log["steps"] == 2
+
+
+def test_torchrun_starts_the_command(data: Path, tmp_path: Path) -> None:
+    """The launcher and a recipe of flags alone; what it computes is tested above."""
+    words = [f"--{name}={value}" for name, value in values(data, tmp_path / "out").items()]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    launcher += ["--nproc_per_node=2", "-m", "ahn.cli", "train"]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        [*launcher, *words], capture_output=True, text=True, cwd=ROOT, env=environment
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.stdout.count(f"weights: {tmp_path / 'out'}") == 1
+    assert json.loads((tmp_path / "out" / "training.json").read_text())["processes"] == 2
 
 
 def test_gradient_checkpointing_changes_nothing() -> None:
@@ -221,23 +228,18 @@ def test_a_full_disk_loses_nothing_that_was_saved(data: Path, tmp_path: Path) ->
     most = weights.stat().st_size // 2
 
     def small_files() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
 
-    command = [sys.executable, "-c", _IGNORING_SIGXFSZ, "train", str(tmp_path / "recipe.yaml")]
-    result = subprocess.run(
-        command, capture_output=True, text=True, cwd=ROOT, preexec_fn=small_files
-    )
-    assert result.returncode == 2, result.stderr[-2000:]
-    assert "checkpoint cannot be written" in result.stderr and "Traceback" not in result.stderr
-    assert "checkpoint-1" in result.stderr
+    ended = command(tmp_path, "train", str(tmp_path / "recipe.yaml"), before=small_files)
+    assert ended.code == 2, ended.output[-2000:]
+    assert "checkpoint cannot be written" in ended.output and "Traceback" not in ended.output
+    assert "checkpoint-1" in ended.output
     assert weights.exists() and not (tmp_path / "out" / "checkpoints" / "checkpoint-2").exists()
     resumed = load_file(train(Recipe(**options)) / "model.safetensors")
-    assert resumed.keys() == load_file(tmp_path / "whole" / "model.safetensors").keys()
-
-
-_IGNORING_SIGXFSZ = (
-    "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); import ahn.cli; ahn.cli.main()"
-)
+    whole = load_file(tmp_path / "whole" / "model.safetensors")
+    assert resumed.keys() == whole.keys()
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
 
 
 def test_the_loss_is_a_forward_pass(data: Path, tmp_path: Path) -> None:

@@ -1,0 +1,91 @@
+"""Trainings in forks of the test process: a start of Python and torch would cost seconds each."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate.state import AcceleratorState, GradientState, PartialState
+
+from ahn.cli import main
+from ahn.distill.recipe import Recipe
+from ahn.distill.trainer import train
+
+#: a fork cannot use a GPU that its parent has used
+ON_CPU = {"use_cpu": True, "dataloader_pin_memory": False}
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a fork ended: exit code, or minus the signal that killed it; what it printed."""
+
+    code: int
+    output: str
+
+
+def _child(function: Callable[..., Any], arguments: tuple[Any, ...], out: str, env: Any) -> None:
+    os.environ.update(env)
+    AcceleratorState._reset_state(reset_partial_state=True)  # of trainings in the parent
+    GradientState._reset_state()
+    PartialState._reset_state()
+    descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(descriptor, stream)
+    sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1) for stream in (1, 2))
+    function(*arguments)
+
+
+def forked(tmp_path: Path, function: Callable[..., Any], *arguments: Any, ranks: int = 1) -> Ended:
+    """Run the function in a fork, or in several that find each other as `torchrun`'s do."""
+    context = multiprocessing.get_context("fork")
+    out = tmp_path / f"output-{len(list(tmp_path.glob('output-*')))}"
+    out.touch()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    children = []
+    for rank in range(ranks):
+        environment = {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(ranks),
+            "LOCAL_WORLD_SIZE": str(ranks),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }
+        given = (function, arguments, str(out), environment if ranks > 1 else {})
+        children.append(context.Process(target=_child, args=given))
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(120)
+        if child.is_alive():
+            child.kill()
+            child.join()
+    codes = [child.exitcode or 0 for child in children]
+    text = out.read_text(errors="replace")
+    return Ended(next((code for code in codes if code), 0), text)
+
+
+def command(tmp_path: Path, *words: str, before: Callable[[], Any] | None = None) -> Ended:
+    """`ahn WORDS` in a fork; `before` runs there first."""
+
+    def run() -> None:
+        if before is not None:
+            before()
+        sys.argv = ["ahn", *words]
+        main()
+
+    return forked(tmp_path, run)
+
+
+def in_processes(tmp_path: Path, count: int, options: dict[str, Any]) -> None:
+    """Train a recipe in so many processes over gloo."""
+    ended = forked(tmp_path, lambda: train(Recipe(**options)), ranks=count)
+    assert ended.code == 0, ended.output[-3000:]
