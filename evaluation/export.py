@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evaluation.problems import InputError
-from reports.records import ExampleRecord, Run, read_run
+from reports.records import ExampleRecord
+from reports.run_folders import Run, read_run
 from tasks.registry import find_task
 from tasks.rows import form_of
 

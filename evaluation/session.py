@@ -18,7 +18,7 @@ from evaluation.runner import TooManyErrors
 from evaluation.store import RunStore, check_folder
 from evaluation.tables import plan_tables, result_tables
 from evaluation.terminal import console
-from reports.records import read_run
+from reports.run_folders import read_run
 
 DONE, SOME_FAILED = 0, 1
 TINY_PARAMETERS = 10_000_000

@@ -24,7 +24,8 @@ from typing import Any, Literal
 from evaluation.files import write_atomically
 from evaluation.identity import differences, now
 from evaluation.problems import InputError
-from reports.records import SCHEMA_VERSION, ExampleRecord, RunInfo, read_jsonl, read_run_info
+from reports.records import SCHEMA_VERSION, ExampleRecord, RunInfo
+from reports.run_folders import read_jsonl, read_run_info
 
 Status = Literal["running", "interrupted", "finished"]
 

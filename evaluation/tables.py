@@ -14,7 +14,7 @@ from reports import formats
 from reports.compare import answer, standings
 from reports.curves import by_facts
 from reports.leaderboard import Column, TaskKey, columns_of, tasks_of
-from reports.records import Run
+from reports.run_folders import Run
 from reports.stats import Interval, mean_interval
 
 MOST_WITH_INTERVALS = 4

@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from reports.records import ExampleRecord, Run
+from reports.records import ExampleRecord
+from reports.run_folders import Run
 from reports.stats import Sample, mean_interval
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from reports.leaderboard import Column, compared_tasks, tasks_of
-from reports.records import Run
+from reports.run_folders import Run
 
 _MOST_WARNINGS = 10
 _MOST_TASKS = 6

@@ -31,8 +31,9 @@ from reports.leaderboard import (
     tasks_of,
 )
 from reports.notices import notices
-from reports.records import InputError, Run, read_run
+from reports.records import InputError
 from reports.run_details import details
+from reports.run_folders import Run, read_run
 from reports.stats import Interval, mean_interval
 
 MOST_BYTES = 2_000_000

@@ -9,7 +9,7 @@ from typing import Any
 
 from reports.formats import clipped
 from reports.leaderboard import run_names
-from reports.records import Run
+from reports.run_folders import Run
 
 MOST_CHARACTERS = 1500
 MOST_ROWS = 80

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 import ahn
 from ahn.distill.recipe import Recipe, load_recipe
 from evaluation.cli import app
-from reports.records import Run, read_run
+from reports.run_folders import Run, read_run
 from reports.stats import paired_difference
 from tasks import pocket
 

@@ -12,7 +12,8 @@ import pytest
 from evaluation.identity import digest_of
 from evaluation.problems import InputError
 from evaluation.store import RunStore
-from reports.records import ExampleRecord, RunInfo, read_run
+from reports.records import ExampleRecord, RunInfo
+from reports.run_folders import read_run
 from tests.evaluation.conftest import start_process
 
 IDS = {"hotpotqa": {f"row{i}": f"hash{i}" for i in range(1000)}}

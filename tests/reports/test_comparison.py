@@ -12,7 +12,7 @@ from reports.compare import answer, baseline_of, standings, task_difference
 from reports.curves import by_facts
 from reports.leaderboard import columns_of, compared_tasks, leaderboard, run_names, wide
 from reports.notices import notices
-from reports.records import Run, read_run
+from reports.run_folders import Run, read_run
 
 MakeRun = Callable[..., Path]
 

@@ -12,7 +12,7 @@ from reports.figure_tables import FigureTable
 from reports.leaderboard import columns_of, compared_tasks
 from reports.notices import notices
 from reports.page import build_report, render
-from reports.records import read_run
+from reports.run_folders import read_run
 
 
 def distances(*values: int):

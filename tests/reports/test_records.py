@@ -10,14 +10,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from reports.records import (
-    SCHEMA_VERSION,
-    ExampleRecord,
-    InputError,
-    RunInfo,
-    read_jsonl,
-    read_run,
-)
+from reports.records import SCHEMA_VERSION, ExampleRecord, InputError, RunInfo
+from reports.run_folders import read_jsonl, read_run
 
 Make = Callable[..., ExampleRecord]
 
