@@ -114,7 +114,7 @@ class Chunk:
                 valid = None
         if valid is None:
             start = seen if isinstance(seen, int) else seen.to(device)[:, None]
-            self.index = (steps + start).reshape(-1, tokens)  # [b, T]
+            self.index = (steps + start).expand(1 if isinstance(seen, int) else len(seen), -1)
             self.valid = None
             self.left: Tensor | None = None
             self.after: int | Tensor = seen + tokens

@@ -57,6 +57,8 @@ class _StreamingCausalLM(InitialisesCells):
 
     _model: ClassVar[Callable[..., nn.Module]]
     _no_split_modules: Any  # by accelerate's device maps and FSDP: the layer's class
+    #: `generate` refuses assistants: what they guessed wrong cannot be taken back from a memory
+    _is_stateful = True
     #: tokens a chunk of a streamed prompt; any size gives the same result
     prefill_chunk_size: int = PREFILL_CHUNK_SIZE
 
@@ -109,14 +111,16 @@ class _StreamingCausalLM(InitialisesCells):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         tokens = inputs.shape[1]
         size = self.prefill_chunk_size
+        if size < 1:
+            raise ValueError(f"prefill_chunk_size must be at least 1 token, not {size}")
         whole = torch.is_grad_enabled() or tokens <= size or kwargs.get("output_hidden_states")
         cache = past_key_values
         if cache is None and (use_cache or not whole):
             cache = AHNCache(kwargs.get("layout") or self.layout, self)
         if isinstance(cache, AHNCache):
             _bind(cache, self)
-        starts = [0] if whole else list(range(0, tokens, size))
-        wanted = self._wanted(tokens, logits_to_keep, labels)
+        starts = [0] if whole else list(range(0, max(tokens, 1), size))
+        wanted, order = self._wanted(tokens, logits_to_keep, labels)
         kept: list[Tensor] = []
         for start in starts:
             end = tokens if whole else min(start + size, tokens)
@@ -130,12 +134,15 @@ class _StreamingCausalLM(InitialisesCells):
             )
             hidden = output.last_hidden_state
             if isinstance(wanted, int):
-                if end > wanted:
+                if end > wanted or not tokens:
                     kept.append(hidden[:, max(0, wanted - start) :])
             else:
                 inside = wanted[(wanted >= start) & (wanted < end)] - start
-                kept.append(hidden[:, inside])
-        logits = self.lm_head(torch.cat(kept, 1))  # type: ignore[attr-defined]
+                kept.append(hidden[:, inside.to(hidden.device)])
+        states = torch.cat(kept, 1)
+        if order is not None:
+            states = states[:, order.to(states.device)]
+        logits = self.lm_head(states)  # type: ignore[attr-defined]
         loss = None
         if labels is not None:
             loss = self.loss_function(  # type: ignore[attr-defined]
@@ -151,22 +158,76 @@ class _StreamingCausalLM(InitialisesCells):
         )
 
     @staticmethod
-    def _wanted(tokens: int, keep: int | Tensor, labels: Tensor | None) -> int | Tensor:
-        """First position whose logits are wanted, or the positions themselves, ascending."""
-        if isinstance(keep, Tensor):
-            return keep
-        return 0 if labels is not None or keep == 0 else max(0, tokens - keep)
+    def _wanted(
+        tokens: int, keep: int | Tensor, labels: Tensor | None
+    ) -> tuple[int | Tensor, Tensor | None]:
+        """First position whose logits are wanted; or positions, ascending, and their order."""
+        if not isinstance(keep, Tensor):
+            return 0 if labels is not None or keep == 0 else max(0, tokens - keep), None
+        keep = keep.nonzero().flatten() if keep.dtype == torch.bool else keep
+        if len(keep) and not -tokens <= int(keep.min()) <= int(keep.max()) < tokens:
+            raise ValueError(f"logits_to_keep {keep.tolist()}: the input has {tokens} tokens")
+        ascending, order = torch.where(keep < 0, keep + tokens, keep).sort()
+        return ascending, order.argsort()
 
     def _prepare_cache_for_generation(
-        self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+        self,
+        generation_config: Any,
+        model_kwargs: dict[str, Any],
+        generation_mode: Any,
+        batch_size: int,
+        max_cache_length: int,
     ) -> None:
         """`generate` without a cache of its own gets ours; static caches have no meaning here."""
         if generation_config.cache_implementation is not None:
             raise ValueError(
                 "cache_implementation is refused: the cache of this model is an AHNCache"
             )
-        if model_kwargs.get("past_key_values") is None and generation_config.use_cache is not False:
-            model_kwargs["past_key_values"] = self.new_cache()
+        cache = model_kwargs.get("past_key_values")
+        if cache is None:
+            if generation_config.use_cache is not False:
+                model_kwargs["past_key_values"] = self.new_cache()
+            return
+        if not isinstance(cache, AHNCache):
+            raise ValueError(
+                "past_key_values must be an AHNCache (model.new_cache()), not "
+                f"{type(cache).__name__}"
+            )
+        answers = max(generation_config.num_beams or 1, generation_config.num_return_sequences or 1)
+        if answers > 1 and cache.batch_size == batch_size:
+            cache.batch_repeat_interleave(answers)  # as the input's rows were
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: Tensor,
+        next_sequence_length: int | None = None,
+        past_key_values: Cache | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        is_first_iteration: bool | None = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """As transformers', which would read the whole input again where none of it is new.
+
+        Raises:
+            ValueError: the cache already holds everything that is passed.
+        """
+        if next_sequence_length is not None and next_sequence_length < 1 and past_key_values:
+            seen = past_key_values.get_seq_length()
+            raise ValueError(
+                f"the cache holds {seen} tokens and the input {seen + next_sequence_length}: pass "
+                "the whole sequence with at least one token that was not read yet; or only those "
+                "that were not, with an attention_mask over all"
+            )
+        return super().prepare_inputs_for_generation(  # type: ignore[misc]
+            input_ids,
+            next_sequence_length=next_sequence_length,
+            past_key_values=past_key_values,
+            attention_mask=attention_mask,
+            inputs_embeds=inputs_embeds,
+            is_first_iteration=is_first_iteration,
+            **kwargs,
+        )
 
 
 @torch.compiler.disable

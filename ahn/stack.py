@@ -173,8 +173,9 @@ class _StreamingModel(InitialisesCells):
             kwargs: what transformers passes around.
 
         Raises:
-            ValueError: neither or both inputs, a cache of another kind, or attention weights
-                asked for (no layer ever forms them).
+            ValueError: neither or both inputs, a cache of another kind, layout or number of rows,
+                a mask that does not fit, or attention weights asked for (no layer ever forms
+                them).
         """
         del return_dict, kwargs
         if (input_ids is None) == (inputs_embeds is None):
@@ -238,7 +239,18 @@ class _StreamingModel(InitialisesCells):
                 f"{layout_table([layer.layout for layer in cache.layers])}\n"
                 f"than the model's\n{layout_table(layouts)}"
             )
-        tokens, device = inputs.shape[1], inputs.device
+        rows, tokens, device = *inputs.shape[:2], inputs.device
+        if attention_mask is not None and attention_mask.dim() == 2:
+            if attention_mask.shape[0] not in (1, rows):
+                raise ValueError(
+                    f"attention_mask has {attention_mask.shape[0]} rows, the input has {rows}"
+                )
+            attention_mask = attention_mask.expand(rows, -1)
+        if cache is not None and cache.batch_size not in (None, rows):
+            raise ValueError(
+                f"the cache holds {cache.batch_size} rows, the input has {rows}; "
+                "cache.batch_repeat_interleave(n) asks each row n times"
+            )
         if cache is None:
             chunk = Chunk(tokens, 0, attention_mask, device)
             return None, chunk, [*chunk.plans(layouts)]

@@ -141,11 +141,12 @@ class StreamingAttention(nn.Module):
         return self.o_proj(output.flatten(2)), None
 
     def _project(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        shape = (*hidden.shape[:-1], -1, self.head_dim)
-        q, k = self.q_proj(hidden).view(shape), self.k_proj(hidden).view(shape)
+        q, k, v = (  # [B, T, heads, d]; also where T or B is 0
+            x.unflatten(-1, (x.shape[-1] // self.head_dim, self.head_dim))
+            for x in (self.q_proj(hidden), self.k_proj(hidden), self.v_proj(hidden))
+        )
         if hasattr(self, "q_norm"):  # Qwen3
             q, k = self.q_norm(q), self.k_norm(k)
-        v = self.v_proj(hidden).view(shape)
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
     def _remember(
