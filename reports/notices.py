@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -10,6 +11,7 @@ from reports.run_folders import Run
 
 _MOST_WARNINGS = 10
 _MOST_TASKS = 6
+_GENERATED = re.compile(r"generated:[^/?]+/(?P<task>[^?]+)\?(?P<how>.*)")
 
 
 def notices(runs: Sequence[Run], columns: Sequence[Column]) -> list[str]:
@@ -20,6 +22,7 @@ def notices(runs: Sequence[Run], columns: Sequence[Column]) -> list[str]:
     found += _unlike(columns)
     found += _cache_disagrees(columns)
     found += _answers_removed(columns)
+    found += _generated(runs)
     warnings = [warning for run in runs for warning in run.warnings]
     found += warnings[:_MOST_WARNINGS]
     if len(warnings) > _MOST_WARNINGS:
@@ -132,6 +135,21 @@ def _answers_removed(columns: Sequence[Column]) -> list[str]:
     return [
         f"The cut removed the reference answer's text from {sum(removed.values()):,} prompts "
         f"({', '.join(listed)}): a miss there is no fault of the model."
+    ]
+
+
+def _generated(runs: Sequence[Run]) -> list[str]:
+    """Benchmarks' tasks whose rows were made, not read; tasks that have no others do not count."""
+    tasks: dict[str, list[str]] = {}
+    for run in runs:
+        for file in run.info.data_files:
+            match = _GENERATED.fullmatch(str(file.get("path")))
+            if match and match["task"] not in tasks.setdefault(match["how"], []):
+                tasks[match["how"]].append(match["task"])
+    return [
+        f"The rows of {', '.join(names)} were generated ({how.replace('&', ', ')}), they are not "
+        "the published ones: published figures are of other questions."
+        for how, names in tasks.items()
     ]
 
 

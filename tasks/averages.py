@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tasks.registry import find_task
+from tasks.registry import benchmark_definition, find_task
 
 Figure = float | None
 """In percent; None where it cannot be formed."""
@@ -59,7 +59,7 @@ def benchmark_tables(benchmark: str, scores: Scores) -> list[Table]:
         return []
     module = f"tasks.{benchmark}.averages"
     if importlib.util.find_spec(module) is None:
-        return [task_means(known)]
+        return [task_means(benchmark, known)]
     tables: list[Table] = importlib.import_module(module).tables(known)
     return tables
 
@@ -68,10 +68,10 @@ def _published(benchmark: str, name: str) -> bool:
     return bool(find_task(benchmark, name).dataset)
 
 
-def task_means(scores: Scores) -> Table:
+def task_means(benchmark: str, scores: Scores) -> Table:
     """One mean per task."""
     rows = tuple((name, (percent(found),)) for name, found in scores.items())
-    return Table("Score per task", ("score",), rows)
+    return Table(f"{benchmark_definition(benchmark).title}: score per task", ("score",), rows)
 
 
 def percent(examples: Iterable[Scored]) -> Figure:

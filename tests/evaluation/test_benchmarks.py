@@ -128,6 +128,8 @@ def test_infinitebench_makes_its_synthetic_rows_at_a_length(run_eval, tiny, tmp_
     assert all(not r["chat_template"] for r in found), "open models continue a text"
     assert all(r["answer_in_prompt"] for r in found if r["task"] == "passkey")
     assert {type(r["label"][0]) for r in found if r["task"] == "math_find"} <= {int, float}
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "The rows of passkey, math_find were generated (length=300, seed=0)" in page
     other = run_eval(*arguments, "--length", 350)
     assert other.exit_code == 2 and "belongs to another run" in other.stderr
     raised = run_eval(*arguments, "--length", 300, "--limit", 3)
@@ -181,6 +183,7 @@ def test_the_pocket_suite_compares_cells_over_lengths(run_eval, tmp_path):
     for curve in ("facts", "distance", "length"):
         assert f'<section id="{curve}">' in page
     assert 'id="published"' not in page, "nobody published figures of the pocket suite"
+    assert "were generated" not in page, "the pocket suite has no other rows"
 
 
 @pytest.mark.parametrize(
