@@ -203,6 +203,29 @@ def test_cache_bytes_hold_for_any_chunk_batch_type_and_layer_mix(family, chunk):
     assert cache.nbytes == expected.total
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("variant", "cell"), VARIANT_CELLS)
+@torch.no_grad()
+def test_cache_bytes_in_half_precision_part_by_part(variant, cell, dtype):
+    model, shape, settings = ours(variant=variant, cell=cell)
+    model, cache, tokens = model.to(dtype), model.to(dtype).new_cache(), 0
+    for more in (20, 30, 1, 260):  # within the window, beyond it, a decode step, several tokens
+        output = model(torch.ones(2, more, dtype=torch.long), past_key_values=cache)
+        tokens += more
+        expected = cache_bytes(shape, variant, tokens, dtype_bytes=2, batch_size=2, **settings)
+        held = [layer.tensors() for layer in cache.layers]
+        parts = {
+            "keys_values": ("keys", "values"),
+            "gates": ("write", "log_decay"),
+            "state": ("state",),
+        }
+        for part, names in parts.items():
+            found = sum(x[name].nbytes for x in held for name in names if name in x)
+            assert found == getattr(expected, part), (part, tokens)
+        assert cache.nbytes == expected.total
+    assert output.logits.dtype == dtype and bool(torch.isfinite(output.logits).all())
+
+
 @pytest.mark.parametrize("cell", CELL_CLASSES)
 def test_every_cell_has_its_sizes_listed(cell):
     shape = ModelShape.from_config(SIZES | {"model_type": "qwen2"})
