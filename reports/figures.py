@@ -265,7 +265,10 @@ def _whisker(x: float, low: float, high: float, colour: int) -> Markup:
 
 
 def _marker(x: float, y: float, colour: int) -> Markup:
-    """Circle, square, diamond, triangle, and these four hollow, by colour number."""
+    """Circle, square, diamond, triangle, and these four hollow, by colour number.
+
+    In the second round of colours what was filled is hollow, so that 16 can be told apart.
+    """
     shapes = (
         "M{x} {y}m-5 0a5 5 0 1 0 10 0a5 5 0 1 0 -10 0Z",
         "M{x} {y}m-4.5 -4.5h9v9h-9Z",
@@ -273,7 +276,7 @@ def _marker(x: float, y: float, colour: int) -> Markup:
         "M{x} {y}m0 -5.8l5.8 10.2h-11.6Z",
     )
     path = shapes[colour % len(shapes)].format(x=f"{x:.1f}", y=f"{y:.1f}")
-    hollow = " hollow" if colour % COLOURS >= len(shapes) else ""
+    hollow = " hollow" if (colour // len(shapes) + colour // COLOURS) % 2 else ""
     return Markup('<path class="mark{} c{}" d="{}"/>').format(hollow, colour % COLOURS, path)
 
 

@@ -48,6 +48,12 @@ def test_a_higher_score_stands_higher_and_a_larger_cache_further_right() -> None
     assert y0 > y1
 
 
+def test_sixteen_variants_have_signs_of_their_own() -> None:
+    signs = [str(figures.swatch(number)) for number in range(16)]
+    assert len(set(signs)) == 16
+    assert ["hollow" in sign for sign in signs[:9]] == [False] * 4 + [True] * 5
+
+
 def test_labels_of_equal_scores_do_not_overlap() -> None:
     svg = ET.fromstring(str(figures.score_against_cache(points(0, 0, 0, 0))))
     heights: dict[str, list[float]] = {}
