@@ -298,10 +298,9 @@ class DistillTrainer(RecipeTrainer):
         recipe = self.recipe
         assert recipe.model_name_or_path is not None
         model: Any = self.accelerator.unwrap_model(self.model).model
-        gathered = None
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            state = self.accelerator.get_state_dict(self.model_wrapped)  # every process takes part
-            gathered = {name.removeprefix("model."): tensor for name, tensor in state.items()}
+        gathered = self.gathered_state()
+        if gathered is not None:
+            gathered = {name.removeprefix("model."): tensor for name, tensor in gathered.items()}
         if not self.args.should_save:
             return
         if not recipe.save_ahn_only:

@@ -104,8 +104,13 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
         values["accelerator_config"] = {"even_batches": False}
     try:
         return TrainingArguments(**values)
-    except (ValueError, TypeError) as error:
-        raise InputError(f"transformers refuses the options: {error}") from None
+    except ImportError as error:
+        name = "deepspeed" if recipe.training_arguments.get("deepspeed") else "what it names"
+        raise InputError(
+            f"training_arguments: a package is missing: {_first_line(error)} pip install {name}"
+        ) from None
+    except (ValueError, TypeError, OSError, RuntimeError) as error:
+        raise InputError(f"transformers refuses the options: {_first_line(error)}") from None
 
 
 def new_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -162,14 +167,38 @@ class RecipeTrainer(Trainer):
     def save_weights(self, output: Path, tokenizer: PreTrainedTokenizerBase) -> None:
         """Write the finished weights and the tokenizer."""
         model: Any = self.accelerator.unwrap_model(self.model)
-        state = None
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            state = self.accelerator.get_state_dict(self.model_wrapped)
+        state = self.gathered_state()
         if not self.args.should_save:
             return
         model.config.use_cache = True  # the Trainer turns it off for itself
         model.save_pretrained(output, state_dict=state)
         tokenizer.save_pretrained(output)
+
+    def gathered_state(self) -> dict[str, torch.Tensor] | None:
+        """Whole tensors by name where they lie on many processes, all of which take part; or None.
+
+        An output head that is the embedding appears under one name.
+        """
+        if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            return None
+        state = self.accelerator.get_state_dict(self.model_wrapped)
+        model: Any = self.accelerator.unwrap_model(self.model)
+        tied = bool(model.config.tie_word_embeddings)
+        return {k: v for k, v in state.items() if not (tied and k.endswith("lm_head.weight"))}
+
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: nn.Module | None = None
+    ) -> None:
+        try:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        except InputError:
+            raise
+        except Exception as error:  # of safetensors, torch, accelerate
+            raise InputError(
+                f"{resume_from_checkpoint}: the run cannot go on from this checkpoint: "
+                f"{_first_line(error)}. Was it made with other devices (FSDP or not), or damaged? "
+                "Remove it, train with --fresh, or into another folder"
+            ) from error
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """As the Trainer's; one that cannot be written leaves the earlier ones as they are."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import Any
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from ahn.cli import main
+from ahn.distill.distillation import DistillTrainer
 from ahn.distill.recipe import Recipe
 from ahn.distill.trainer import train
 
@@ -89,3 +91,18 @@ def in_processes(tmp_path: Path, count: int, options: dict[str, Any]) -> None:
     """Train a recipe in so many processes over gloo."""
     ended = forked(tmp_path, lambda: train(Recipe(**options)), ranks=count)
     assert ended.code == 0, ended.output[-3000:]
+
+
+def killed(options: Recipe, kind: str, number: str) -> None:
+    """Train, and die in the forward pass of this number, or while this step is saved."""
+    name = "compute_loss" if kind == "pass" else "_save_optimizer_and_scheduler"
+    original, calls = getattr(DistillTrainer, name), []
+
+    def wrapped(self: Any, *arguments: Any, **named: Any) -> Any:
+        calls.append(1)
+        if int(number) == (len(calls) if kind == "pass" else self.state.global_step):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(self, *arguments, **named)
+
+    setattr(DistillTrainer, name, wrapped)
+    train(options)

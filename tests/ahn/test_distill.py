@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 from pathlib import Path
@@ -17,7 +16,6 @@ from torch.nn import functional as F
 import ahn
 from ahn.distill.data import Collator, Conversations, TokenBudgetBatches
 from ahn.distill.distillation import (
-    DistillTrainer,
     distillation_loss,
     draw_span,
     student_model,
@@ -30,7 +28,7 @@ from ahn.distill.trainer import train
 from tasks.pocket.tokenizer import write_tokenizer
 from tasks.pocket.training import conversations
 from tests.ahn.conftest import tokens, variant_model
-from tests.ahn.distill_processes import ON_CPU, command, forked
+from tests.ahn.distill_processes import ON_CPU, command, forked, killed
 
 
 @pytest.fixture(scope="module")
@@ -129,28 +127,13 @@ def test_a_killed_run_resumes_to_the_same_weights(
     whole = run(pocket, tmp_path / "whole", **changes)
     for number, moment in enumerate(killed_at):
         options = recipe(pocket, tmp_path / str(number), **changes)
-        ended = forked(tmp_path, _killed, options, *moment.split())
+        ended = forked(tmp_path, killed, options, *moment.split())
         assert ended.code == -signal.SIGKILL, ended.output[-2000:]
         assert not (tmp_path / str(number) / "model.safetensors").exists()
         resumed = run(pocket, tmp_path / str(number), **changes)
         assert whole.keys() == resumed.keys()
         for name in whole:
             assert torch.equal(whole[name], resumed[name]), (moment, name)
-
-
-def _killed(options: Recipe, kind: str, number: str) -> None:
-    """Train, and die in the forward pass of this number, or while this step is saved."""
-    name = "compute_loss" if kind == "pass" else "_save_optimizer_and_scheduler"
-    original, calls = getattr(DistillTrainer, name), []
-
-    def wrapped(self: Any, *arguments: Any, **named: Any) -> Any:
-        calls.append(1)
-        if int(number) == (len(calls) if kind == "pass" else self.state.global_step):
-            os.kill(os.getpid(), signal.SIGKILL)
-        return original(self, *arguments, **named)
-
-    setattr(DistillTrainer, name, wrapped)
-    train(options)
 
 
 def test_batches_with_nothing_to_learn_are_skipped() -> None:

@@ -21,60 +21,23 @@ from ahn.distill.distillation import Distillation, distillation_loss, student_mo
 from ahn.distill.recipe import Recipe
 from ahn.distill.trainer import train
 from tests.ahn.conftest import tokens, variant_model
-from tests.ahn.distill_processes import ON_CPU, command, in_processes
+from tests.ahn.distill_processes import command, in_processes
+from tests.ahn.distill_recipes import pocket_options, write_conversations
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Conversations of the pocket vocabulary, of unequal lengths."""
-    path = tmp_path_factory.mktemp("data") / "data.jsonl"
-    words = [f"{number:02d}" for number in range(100)]
-    rows = []
-    for number in range(12):
-        text = " ".join(words[(number * 7 + i * 3) % 100] for i in range(40 + 9 * number))
-        answer = " ".join(words[(number + i) % 100] for i in range(5))
-        rows.append(
-            {
-                "messages": [
-                    {"role": "user", "content": text},
-                    {"role": "assistant", "content": f"{answer} ."},
-                ]
-            }
-        )
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def values(data: Path, output: Path, **options: Any) -> dict[str, Any]:
-    return {
-        "model_name_or_path": str(ahn.POCKET_PATH),
-        "output_dir": str(output),
-        "dataset": str(data),
-        "sliding_window_type": "random",
-        "sliding_window_choices": [32, 48],
-        "ahn_position": "random",
-        "num_attn_sinks_choices": [0, 4],
-        "sliding_window": 32,
-        "num_attn_sinks": 4,
-        "kl_positions": "prediction",
-        "learning_rate": 1e-2,
-        "max_steps": 2,
-        "logging_steps": 1,
-        "save_steps": 1,
-        "threads": 1,
-        "training_arguments": ON_CPU,
-        **options,
-    }
+    return write_conversations(tmp_path_factory.mktemp("data") / "data.jsonl")
 
 
 @pytest.mark.parametrize("batches", [{}, {"tokens_per_batch": 300}])
 def test_two_processes_give_what_one_with_accumulated_gradients_gives(
     data: Path, tmp_path: Path, batches: dict[str, Any]
 ) -> None:
-    one = values(data, tmp_path / "one", gradient_accumulation_steps=2, **batches)
-    two = values(data, tmp_path / "two", **batches)
+    one = pocket_options(data, tmp_path / "one", gradient_accumulation_steps=2, **batches)
+    two = pocket_options(data, tmp_path / "two", **batches)
     expected = load_file(train(Recipe(**one)) / "model.safetensors")
     in_processes(tmp_path, 2, two)
     found = load_file(tmp_path / "two" / "model.safetensors")
@@ -91,7 +54,7 @@ def test_two_processes_give_what_one_with_accumulated_gradients_gives(
 
 def test_torchrun_starts_the_command(data: Path, tmp_path: Path) -> None:
     """The launcher and a recipe of flags alone; what it computes is tested above."""
-    words = [f"--{name}={value}" for name, value in values(data, tmp_path / "out").items()]
+    words = [f"--{name}={value}" for name, value in pocket_options(data, tmp_path / "out").items()]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     launcher += ["--nproc_per_node=2", "-m", "ahn.cli", "train"]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
@@ -123,7 +86,7 @@ def test_gradient_checkpointing_changes_nothing() -> None:
 
 
 def test_bf16_keeps_the_base_in_bfloat16_and_masters_in_float32(data: Path, tmp_path: Path) -> None:
-    options = values(data, tmp_path / "out", bf16=True, gradient_checkpointing=True)
+    options = pocket_options(data, tmp_path / "out", bf16=True, gradient_checkpointing=True)
     model = student_model(Recipe(**options))
     kinds = {p.dtype for n, p in model.named_parameters() if ".ahn.fn." in n}
     assert kinds == {torch.float32}
@@ -136,32 +99,34 @@ def test_bf16_keeps_the_base_in_bfloat16_and_masters_in_float32(data: Path, tmp_
 
 
 def test_layers_that_keep_full_attention_get_no_memory(data: Path, tmp_path: Path) -> None:
-    folder = train(Recipe(**values(data, tmp_path / "out", fa_layer_ids="0,2")))
+    folder = train(Recipe(**pocket_options(data, tmp_path / "out", fa_layer_ids="0,2")))
     assert {name.split(".")[2] for name in load_file(folder / "model.safetensors")} == {"1"}
     model = ahn.load_model(ahn.POCKET_PATH, ahn=folder)
     assert [layer.cell for layer in model.layout] == [None, "GatedDeltaNet", None]
     with pytest.raises(ahn.InputError, match="fa_layer_ids.*layers 0 to 2"):
-        student_model(Recipe(**values(data, tmp_path, fa_layer_ids=[7])))
+        student_model(Recipe(**pocket_options(data, tmp_path, fa_layer_ids=[7])))
 
 
 def test_a_merged_folder_can_be_asked_for(data: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    folder = train(Recipe(**values(data, tmp_path / "out", save_ahn_only=False, max_steps=1)))
+    folder = train(
+        Recipe(**pocket_options(data, tmp_path / "out", save_ahn_only=False, max_steps=1))
+    )
     model = AutoModelForCausalLM.from_pretrained(folder)
     assert model.config.model_type == "qwen2_ahn" and model.config.use_cache
     assert (folder / "tokenizer.json").exists()
 
 
 def test_streaming_trains_and_says_what_it_read(data: Path, tmp_path: Path) -> None:
-    options = values(data, tmp_path / "out", streaming=True, max_steps=3)
+    options = pocket_options(data, tmp_path / "out", streaming=True, max_steps=3)
     log = json.loads((train(Recipe(**options)) / "training.json").read_text())
     assert log["steps"] == 3 and log["samples"]["kept"] >= 3
 
 
 def test_evaluation_and_early_stopping(data: Path, tmp_path: Path) -> None:
     """A learning rate of nearly nothing: no evaluation is better than the first by much."""
-    options = values(
+    options = pocket_options(
         data,
         tmp_path / "out",
         eval_dataset=str(data),
@@ -176,7 +141,7 @@ def test_evaluation_and_early_stopping(data: Path, tmp_path: Path) -> None:
 
 
 def test_the_card_tells_recipe_data_and_curve(data: Path, tmp_path: Path) -> None:
-    folder = train(Recipe(**values(data, tmp_path / "out", filter_len=60, cutoff_len=130)))
+    folder = train(Recipe(**pocket_options(data, tmp_path / "out", filter_len=60, cutoff_len=130)))
     card = (folder / "README.md").read_text()
     front = yaml.safe_load(card.split("---")[1])
     assert front["library_name"] == "ahn-bench" and "base_model" not in front  # no hub id
@@ -191,7 +156,7 @@ def test_the_card_tells_recipe_data_and_curve(data: Path, tmp_path: Path) -> Non
 
 
 def test_nothing_longer_than_the_window_is_refused(data: Path, tmp_path: Path) -> None:
-    options = values(data, tmp_path / "out", sliding_window_choices=[512])
+    options = pocket_options(data, tmp_path / "out", sliding_window_choices=[512])
     with pytest.raises(ahn.InputError, match="no sample is longer than the window"):
         train(Recipe(**options))
     assert not (tmp_path / "out" / "model.safetensors").exists()
@@ -206,7 +171,7 @@ def test_rows_without_any_label_are_skipped_not_nan(data: Path, tmp_path: Path) 
         row["messages"] = [short, answer, question, {"role": "assistant", "content": "."}]
     early = tmp_path / "early.jsonl"
     early.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    options = values(early, tmp_path / "out", cutoff_len=60, sliding_window_choices=[48])
+    options = pocket_options(early, tmp_path / "out", cutoff_len=60, sliding_window_choices=[48])
     folder = train(Recipe(**options))
     log = json.loads((folder / "training.json").read_text())
     assert log["skipped_batches"] == 2
@@ -219,7 +184,7 @@ def test_rows_without_any_label_are_skipped_not_nan(data: Path, tmp_path: Path) 
 
 def test_a_full_disk_loses_nothing_that_was_saved(data: Path, tmp_path: Path) -> None:
     """The second checkpoint cannot be written: one message, and the run goes on from the first."""
-    options = values(data, tmp_path / "out", max_steps=3)
+    options = pocket_options(data, tmp_path / "out", max_steps=3)
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(options))
     train(Recipe(**{**options, "output_dir": str(tmp_path / "whole")}))
     train(Recipe(**{**options, "max_steps": 1}))
@@ -244,7 +209,7 @@ def test_a_full_disk_loses_nothing_that_was_saved(data: Path, tmp_path: Path) ->
 
 def test_the_loss_is_a_forward_pass(data: Path, tmp_path: Path) -> None:
     """What DDP, FSDP and DeepSpeed wrap: one module, whose loss depends on all that trains."""
-    recipe = Recipe(**values(data, tmp_path))
+    recipe = Recipe(**pocket_options(data, tmp_path))
     module = Distillation(student_model(recipe), recipe)
     ids = torch.randint(20, 500, (1, 80))
     for span, skipped in (((32, 4), False), (None, True)):
