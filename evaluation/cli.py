@@ -218,7 +218,8 @@ def tasks(
     else:
         from evaluation.terminal import console
 
-        console().print(task_tables(described))
+        terminal = console()
+        terminal.print(task_tables(described, terminal.width))
 
 
 @app.command(

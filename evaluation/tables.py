@@ -40,7 +40,7 @@ def _task_table(plan: Plan) -> Table:
     table = Table(title="Prompts (tokens, chat template included)", title_justify="left")
     table.add_column("task", no_wrap=True)
     for name in ("examples", "documents", "tokens", "mean", "longest", "cut", "answer up to"):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right", overflow="fold")
     for planned in plan.tasks:
         lengths = [prompt.tokens for prompt in planned.prompts]
         cut = sum(prompt.tokens_cut > 0 for prompt in planned.prompts)
@@ -69,10 +69,11 @@ def _variant_table(plan: Plan) -> Table:
         title="Cost (analytic; answers of full length, nothing reused between examples)",
         title_justify="left",
     )
-    for name in ("variant", "window", "sinks", "memory", "type", "device"):
-        table.add_column(name, no_wrap=True)
-    table.add_column("FLOPs, whole run", justify="right", no_wrap=True)
-    table.add_column("cache at the longest example", justify="right", no_wrap=True)
+    table.add_column("variant", no_wrap=True)
+    for name in ("window", "sinks", "memory", "type", "device"):
+        table.add_column(name, overflow="fold")
+    table.add_column("FLOPs, whole run", justify="right", overflow="fold")
+    table.add_column("cache at the longest example", justify="right", overflow="fold")
     for name, spec in plan.models.items():
         operations = held = 0
         for planned in plan.tasks:
@@ -129,9 +130,9 @@ def _score_table(columns: list[Column]) -> Table:
     crowded = len(columns) > MOST_WITH_INTERVALS  # their tasks' intervals stand in the report
     table = Table(title="Score, points of 100 [95 % interval]", title_justify="left")
     table.add_column("task", no_wrap=True)
-    table.add_column("examples", justify="right", no_wrap=True)
+    table.add_column("examples", justify="right", overflow="fold")
     for column in columns:
-        table.add_column(column.label, justify="right", no_wrap=True)
+        table.add_column(column.label, justify="right", overflow="fold")
     tasks = tasks_of(columns)
     for task in tasks:
         scores = [_score(column, task, crowded) for column in columns]
@@ -154,7 +155,7 @@ def _cost_table(columns: list[Column]) -> Table:
     )
     table.add_column("variant", no_wrap=True)
     for name in ("score", "FLOPs", "of full", "cache", "of full", "prefill", "decode", "failed"):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right", overflow="fold")
     for row in standings(columns):
         cost, share = row.cost, row.share_of_full
         table.add_row(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -24,6 +25,11 @@ from tasks.rows import form_of
 from tasks.schema import Task
 
 POCKET = "pocket"
+
+
+WIDE = 110
+"""Columns of a terminal that take the whole table."""
+_ONLY_WIDE = ["answer up to", "protocols"]
 
 
 def describe_tasks(benchmark: str | None, data: str | None = None) -> list[dict[str, Any]]:
@@ -98,36 +104,50 @@ def _rows(task: Task, benchmark: str, data: str | None) -> dict[str, Any]:
     }
 
 
-def task_tables(described: list[dict[str, Any]]) -> Group:
-    """`describe_tasks` to read: one row per data set, its lengths together."""
-    return Group(*(part for benchmark in described for part in (_table(benchmark), Text(""))))
+def task_tables(described: list[dict[str, Any]], width: int) -> Group:
+    """`describe_tasks` to read: one row per data set, its lengths together.
+
+    In less than `WIDE` of the terminal's columns the last constants are left out, and said to be.
+    """
+    tables = [_table(benchmark, width >= WIDE) for benchmark in described]
+    return Group(*(part for table in tables for part in (table, Text(""))))
 
 
-def _table(benchmark: dict[str, Any]) -> Table:
+def _table(benchmark: dict[str, Any], wide: bool) -> Table:
     name = benchmark["benchmark"]
     table = Table(title=f"Tasks of {name}", title_justify="left", caption_justify="left")
+    if not wide:
+        table.box, table.show_edge, table.collapse_padding = SIMPLE_HEAD, False, True
     by_dataset: dict[str, list[dict[str, Any]]] = {}
     for task in benchmark["tasks"]:
         key = task["dataset"] if task["level"] else task["name"]
         by_dataset.setdefault(key, []).append(task)
-    leveled = any(task["level"] for task in benchmark["tasks"])
-    columns = ["task", "language", "category", "metric", "answer up to", "protocols", "rows here"]
-    if leveled:
-        columns.insert(1, "lengths")
+    columns = ["task", "language", "category", "metric", "rows here"]
+    if wide:
+        columns[4:4] = _ONLY_WIDE
     for column in columns:  # half a name is none that could be asked for
         whole = column in ("task", "language", "metric", "protocols")
-        table.add_column(column, no_wrap=whole, overflow="fold")
+        words = [word for task in benchmark["tasks"] for word in str(task.get(column)).split()]
+        least = max(map(len, words)) if column == "category" else None
+        table.add_column(column, no_wrap=whole, overflow="fold", min_width=least)
     for dataset, tasks in by_dataset.items():
         first = tasks[0]
-        cells = [dataset, first["language"], first["category"]]
-        if leveled:
-            cells.insert(1, ", ".join(str(task["level"]) for task in tasks))
-        cells += [_differing(first, "metric", "\n"), _differing(first, "max_new_tokens")]
-        between = ", " if len(first["protocols"]) < 3 else ",\n"
-        table.add_row(*cells, between.join(first["protocols"]), _where(tasks))
+        cells = [dataset, first["language"], first["category"], _differing(first, "metric", "\n")]
+        if wide:
+            between = ", " if len(first["protocols"]) < 3 else ",\n"
+            cells += [_differing(first, "max_new_tokens"), between.join(first["protocols"])]
+        table.add_row(*cells, _where(tasks))
     groups = [group for group in benchmark["groups"] if group not in by_dataset]
     places = dict.fromkeys(task["rows"]["from"] for task in benchmark["tasks"])
-    table.caption = f"rows: {', '.join(places)}; groups: {', '.join(groups)}"
+    levels = dict.fromkeys(str(t["level"]) for t in benchmark["tasks"] if t["level"])
+    notes = [f"rows: {', '.join(places)}", f"groups: {', '.join(groups)}"]
+    if levels:
+        notes.insert(0, f"lengths of each: {', '.join(levels)}")
+    if any(task["rows"]["synthetic"] for task in benchmark["tasks"]):
+        notes.append("*: also made here, with --data synthetic")
+    if not wide:
+        notes.append(f"{' and '.join(_ONLY_WIDE)}: in a wider terminal, or with --json")
+    table.caption = "\n".join(notes)
     return table
 
 
@@ -150,4 +170,4 @@ def _where(tasks: list[dict[str, Any]]) -> str:
     state = "yes" if len(here) == len(tasks) else "no"
     if here and len(here) < len(tasks):
         state = ", ".join(str(task["level"]) for task in here)
-    return f"{state}, or --data synthetic" if tasks[0]["rows"]["synthetic"] else state
+    return f"{state} *" if tasks[0]["rows"]["synthetic"] else state

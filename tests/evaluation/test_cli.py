@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import sys
 
@@ -227,6 +228,25 @@ def test_tasks_lists_every_task(run_eval):
         assert name in result.stdout, "without a benchmark all of them are listed"
     refused = run_eval("tasks", "longbank")
     assert refused.exit_code == 2 and "longbench" in refused.stderr
+
+
+@pytest.mark.parametrize("benchmark", ["longbench", "longbench_e", "lveval", "infinitebench"])
+@pytest.mark.parametrize("width", [80, 140])
+def test_tasks_breaks_no_name_in_a_narrow_terminal(benchmark, width):
+    from rich.console import Console
+
+    from evaluation.task_table import describe_tasks, task_tables
+
+    described = describe_tasks(benchmark, None)
+    terminal = Console(width=width, record=True, file=io.StringIO())
+    terminal.print(task_tables(described, width))
+    lines = terminal.export_text().splitlines()
+    assert max(map(len, lines)) <= width
+    shown = " ".join(lines).split()
+    for task in described[0]["tasks"]:
+        names = [task["dataset"] if task["level"] else task["name"], *task["category"].split()]
+        names += [rules["metric"] for rules in task["protocols"].values()]
+        assert set(names) <= set(shown), set(names) - set(shown)
 
 
 def test_tasks_says_where_the_rows_are(run_eval, tmp_path, data):
