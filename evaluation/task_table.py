@@ -30,6 +30,7 @@ POCKET = "pocket"
 WIDE = 110
 """Columns of a terminal that take the whole table."""
 _ONLY_WIDE = ["answer up to", "protocols"]
+_SHORT = {"language": "lang", "rows here": "here"}
 
 
 def describe_tasks(benchmark: str | None, data: str | None = None) -> list[dict[str, Any]]:
@@ -129,7 +130,8 @@ def _table(benchmark: dict[str, Any], wide: bool) -> Table:
         whole = column in ("task", "language", "metric", "protocols")
         words = [word for task in benchmark["tasks"] for word in str(task.get(column)).split()]
         least = max(map(len, words)) if column == "category" else None
-        table.add_column(column, no_wrap=whole, overflow="fold", min_width=least)
+        heading = column if wide else _SHORT.get(column, column)
+        table.add_column(heading, no_wrap=whole, overflow="fold", min_width=least)
     for dataset, tasks in by_dataset.items():
         first = tasks[0]
         cells = [dataset, first["language"], first["category"], _differing(first, "metric", "\n")]

@@ -247,6 +247,10 @@ def test_tasks_breaks_no_name_in_a_narrow_terminal(benchmark, width):
         names = [task["dataset"] if task["level"] else task["name"], *task["category"].split()]
         names += [rules["metric"] for rules in task["protocols"].values()]
         assert set(names) <= set(shown), set(names) - set(shown)
+    ends = {
+        line.rstrip(" │").split()[-1] for line in lines if line.strip(" │").startswith(names[0])
+    }
+    assert ends <= {"no", "yes", "*"}, "the last column is there"
 
 
 def test_tasks_says_where_the_rows_are(run_eval, tmp_path, data):
