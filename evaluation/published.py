@@ -74,7 +74,10 @@ def _figures(table: PublishedTable, asked: set[str]) -> tuple[tuple[str, ...], R
     of_one = names & {table.title.split(": ")[-1]}
     if of_one and not of_one & asked:
         return None
-    rows = tuple((name, tuple(_figure(cell) for cell in cells)) for name, cells in table.rows)
+    digits = max(_digits(cell) for _, cells in table.rows for cell in cells)
+    rows = tuple(
+        (name, tuple(_figure(cell, digits) for cell in cells)) for name, cells in table.rows
+    )
     if not set(table.columns) <= names:
         return table.columns, rows
     kept = [i for i, heading in enumerate(table.columns) if heading in asked]
@@ -84,5 +87,11 @@ def _figures(table: PublishedTable, asked: set[str]) -> tuple[tuple[str, ...], R
     return tuple(name for name, _ in rows), turned
 
 
-def _figure(cell: Cell) -> Figure:
-    return str(cell) if isinstance(cell, Below) else cell
+def _digits(cell: Cell) -> int:
+    """Decimals that a figure was printed with, but for zeros at its end."""
+    return len(str(cell).partition(".")[2]) if isinstance(cell, float) else 0
+
+
+def _figure(cell: Cell, digits: int) -> Figure:
+    """As printed: all of a table with the same number of decimals, no more than its source has."""
+    return str(cell) if isinstance(cell, Below) else None if cell is None else f"{cell:.{digits}f}"

@@ -44,6 +44,7 @@ def authors_tables(columns: Sequence[Column]) -> list[FigureTable]:
         table
         for (_, protocol), by_label in made.items()
         for table in _side_by_side(by_label, protocol)
+        if any(figure is not None for _, figures in table.rows for figure in figures)
     ]
 
 
@@ -78,7 +79,7 @@ def _merged(title: str, by_label: dict[str, Table]) -> list[FigureTable]:
     if len(single) == 1 and len(next(iter(single))) == 1 and len({t.columns for t in tables}) == 1:
         ((name,),) = single
         rows = tuple((label, table.rows[0][1]) for label, table in by_label.items())
-        return [FigureTable(f"{title}: {name}", tables[0].columns, rows, notes)]
+        return [FigureTable(f"{title}, {name}", tables[0].columns, rows, notes)]
     return [
         FigureTable(
             f"{title}: {label}", table.columns, table.rows, (table.note,) if table.note else ()

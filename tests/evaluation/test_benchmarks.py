@@ -149,6 +149,10 @@ def test_longbenchs_page_shows_the_leaderboard_of_the_tasks_that_were_run(
     assert result.exit_code == 0, result.stderr
     expected = as_published("LongBench leaderboard: data sets", ["hotpotqa", "samsum"])
     assert published_on(tmp_path / "run") == expected and len(expected["samsum"]) == 8
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "LongBench: score per data set (official)" in page
+    assert "LongBench: English (official)" not in page, "no category has all its tasks"
+    assert "<td>44.0</td>" in page and "44.00" not in page, "as printed: with one decimal"
 
 
 def test_longbench_e_runs_and_is_bucketed_by_length(run_eval, tiny, tmp_path):
@@ -165,7 +169,7 @@ def test_longbench_e_runs_and_is_bucketed_by_length(run_eval, tiny, tmp_path):
     assert result.exit_code == 0, result.stderr
     assert {r["benchmark"] for r in records_of(tmp_path / "run")} == {"longbench_e"}
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
-    assert "LongBench-E: score per length (official): hotpotqa_e" in page and "8k+" in page
+    assert "LongBench-E: score per length (official), hotpotqa_e" in page and "8k+" in page
 
 
 def test_the_pocket_suite_compares_cells_over_lengths(run_eval, tmp_path):
