@@ -50,8 +50,7 @@ def build_model(
         "qwen3": (modeling.Qwen3AHNConfig, modeling.Qwen3AHNForCausalLM),
     }
     config_class, model_class = classes[family]
-    values = {k: v for k, v in config.items() if k not in RELEASED_KEYS | {"ahn", "model_type"}}
-    own = config_class(ahn=settings.to_dict(), **without_own_window(values))
+    own = _configuration(config_class, folder, config, settings)
     own.architectures = [model_class.__name__]
     tensors = stored_tensors(folder) if tensors is None else tensors
     with _without_load_report(), _one_folder(folder, tensors) as joined:
@@ -83,6 +82,33 @@ def build_model(
     if problems:
         raise InputError("\n".join(problems))
     return model
+
+
+def _configuration(
+    config_class: Any, folder: Path, config: Mapping[str, Any], settings: AHNConfig
+) -> Any:
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers.activations import ACT2FN
+
+    left_out = RELEASED_KEYS | {"ahn", "model_type", "dtype", "torch_dtype"}
+    values = {
+        key: value
+        for key, value in without_own_window(config).items()
+        if key not in left_out and (key, value) != ("head_dim", None)
+    }
+    try:
+        made = config_class(ahn=settings.to_dict(), **values)
+    except (StrictDataclassError, TypeError, ValueError, AttributeError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{folder / 'config.json'}: {reason}") from error
+    problems = []
+    if made.hidden_act not in ACT2FN:
+        problems.append(f"hidden_act {made.hidden_act!r} is unknown")
+    if not -made.vocab_size <= (made.pad_token_id or 0) < made.vocab_size:  # -1: there is none
+        problems.append(f"pad_token_id {made.pad_token_id} is none of the {made.vocab_size} tokens")
+    if problems:
+        raise InputError("\n".join(f"{folder / 'config.json'}: {line}" for line in problems))
+    return made
 
 
 @contextmanager

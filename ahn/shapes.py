@@ -9,6 +9,9 @@ from typing import Any
 
 from ahn.config import AHNConfig, InputError
 
+#: more than any model has; lists of what a checkpoint must hold are made of this length
+_MOST_LAYERS = 10_000
+
 
 @dataclass(frozen=True)
 class ModelShape:
@@ -45,6 +48,8 @@ class ModelShape:
             if name not in ("tie_word_embeddings", "attention_bias", "qk_norm")
             and (not isinstance(value, int) or isinstance(value, bool) or value <= 0)
         ]
+        if not problems and self.num_hidden_layers > _MOST_LAYERS:
+            problems.append(f"num_hidden_layers {self.num_hidden_layers:,} is beyond every model")
         if not problems and self.num_attention_heads % self.num_key_value_heads:
             problems.append(
                 f"num_attention_heads {self.num_attention_heads} is no multiple of "

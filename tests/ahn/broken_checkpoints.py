@@ -177,6 +177,25 @@ CASES = [
         ("num_attention_heads 4 is no multiple", "3"),
         config("base", num_key_value_heads=3),
     ),
+    Case("layers", ("num_hidden_layers", "beyond every"), config("base", num_hidden_layers=10**30)),
+    Case(
+        "epsilon",
+        ("{base}/config.json", "'rms_norm_eps'"),
+        config("base", rms_norm_eps="small"),
+        late=True,
+    ),
+    Case(
+        "activation",
+        ("{base}/config.json: hidden_act 'swish2' is unknown",),
+        config("base", hidden_act="swish2"),
+        late=True,
+    ),
+    Case(
+        "padding",
+        ("{base}/config.json: pad_token_id 101 is none of the 101 tokens",),
+        config("base", pad_token_id=101),
+        late=True,
+    ),
     Case("no key heads", ("num_key_value_heads",), config("base", num_key_value_heads=0)),
     Case(
         "tied?",

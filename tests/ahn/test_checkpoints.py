@@ -115,6 +115,15 @@ def test_layers_that_keep_full_attention(tmp_path: Path, base: Path) -> None:
     torch.testing.assert_close(model(ids).logits, whole, rtol=0, atol=1e-4)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("said", [{"head_dim": None}, {"dtype": ""}, {"torch_dtype": None}])
+def test_keys_that_say_nothing_are_as_if_absent(base: Path, said: dict[str, Any]) -> None:
+    expected, ids = ahn.load_model(base, "window"), tokens(30)
+    edit(base, **said)
+    model = ahn.load_model(base, "window")
+    assert torch.equal(model(ids).logits, expected(ids).logits)
+
+
 def test_a_base_model_gets_a_fresh_memory_and_no_noise(base: Path) -> None:
     from ahn.checkpoints import build_model
 
