@@ -294,7 +294,7 @@ def train(
             "the pocket model stand in configs/train"
         )
     loaded = load_recipe(recipe, overrides)
-    from ahn.distill.trainer import train as run
+    from ahn.distill.run import train as run
 
     folder = run(loaded, resume=not fresh)
     if os.environ.get("RANK", "0") == "0":  # one process of many speaks

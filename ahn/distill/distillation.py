@@ -15,101 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ahn.checkpoints import build_model, describe_model, local_folder, save_memory
-from ahn.config import AHNConfig, InputError, LayerLayout
+from ahn.checkpoints import describe_model, save_memory
+from ahn.config import InputError, LayerLayout
 from ahn.distill.losses import beyond, ce_loss, distill_loss, kl_loss, shifted
 from ahn.distill.recipe import Recipe
+from ahn.distill.student import draw_span
 from ahn.distill.trainer import Data, RecipeTrainer
 
 logger = logging.getLogger(__name__)
-
-
-def student_model(recipe: Recipe) -> PreTrainedModel:
-    """The base model with fresh memories, all but these frozen.
-
-    Raises:
-        InputError: the base model cannot be loaded.
-    """
-    assert recipe.model_name_or_path is not None
-    folder = local_folder(recipe.model_name_or_path)
-    config = describe_model(folder)
-    family = str(config.get("model_type"))
-    if family not in ("qwen2", "qwen3"):
-        raise InputError(f"{folder}: model_type {family!r}; a Qwen2 or Qwen3 base is needed")
-    layers = int(config.get("num_hidden_layers", 0))
-    outside = [layer for layer in recipe.fa_layer_ids if not 0 <= layer < layers]
-    if outside or len(set(recipe.fa_layer_ids)) >= layers:
-        raise InputError(
-            f"fa_layer_ids: {recipe.fa_layer_ids} for a model with layers 0 to {layers - 1}, of "
-            "which one at least needs a memory"
-        )
-    settings = AHNConfig(
-        cell=recipe.ahn_implementation,
-        window=recipe.sliding_window - recipe.num_attn_sinks,
-        sinks=recipe.num_attn_sinks,
-        full_attention_layers=tuple(sorted(set(recipe.fa_layer_ids))),
-    )
-    torch.manual_seed(recipe.seed)
-    dtype = torch.bfloat16 if recipe.bf16 else torch.float32
-    model = build_model(folder, family, config, settings, dtype)
-    make_trainable(model, recipe, config.get("initializer_range", 0.02))
-    return model
-
-
-def make_trainable(model: Any, recipe: Recipe, std: float = 0.02) -> None:
-    """Freeze all but the memories of `model`, which start anew in float32.
-
-    Args:
-        model: a model of `ahn.modeling` with memories.
-        recipe: says how decays start and whether layers are run again going backward.
-        std: of a fresh projection.
-    """
-    for name, parameter in model.named_parameters():
-        # a released GatedDeltaNet holds a D that nothing reads
-        parameter.requires_grad_(".ahn.fn." in name and not name.endswith(".fn.D"))
-    for layer in model.model.layers:
-        if layer.ahn is not None:
-            layer.ahn.fn.reset_parameters(std, recipe.decay_init_max)
-            layer.ahn.float()  # master weights; autocast computes in bfloat16 where it may
-    if recipe.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-
-
-def smallest_window(recipe: Recipe) -> int:
-    """W_total below which a recipe's batches have nothing to distil, in tokens."""
-    if recipe.sliding_window_type == "fixed":
-        return recipe.sliding_window
-    if recipe.sliding_window_type == "linear":
-        return 512
-    return min(recipe.sliding_window_choices)
-
-
-def draw_span(recipe: Recipe, length: int, rng: random.Random) -> tuple[int, int] | None:
-    """`(W_total, sinks)` for a batch of `length` tokens; None when no window fits it.
-
-    `fixed`: the recipe's; `linear`: `max(L/4, 512)`; `random`: one of the recipe's choices with
-    `L/8 < W_total < L`. Sinks: the recipe's for `prefix`; for `random` one of its choices with
-    `S <= W_total/2`. A batch that fits its window has nothing to distil.
-    """
-    if recipe.sliding_window_type == "fixed":
-        total = recipe.sliding_window
-    elif recipe.sliding_window_type == "linear":
-        total = max(length // 4, 512)
-    else:
-        fitting = [w for w in recipe.sliding_window_choices if length / 8 < w < length]
-        if not fitting:
-            return None
-        total = rng.choice(fitting)
-    if total >= length:
-        return None
-    sinks = recipe.num_attn_sinks
-    if recipe.ahn_position == "random":
-        sinks = rng.choice([s for s in recipe.num_attn_sinks_choices if s <= total / 2] or [0])
-    return (total, sinks) if sinks < total else None
 
 
 @contextmanager
@@ -221,19 +139,23 @@ class DistillTrainer(RecipeTrainer):
     loss and are counted in `skipped`.
     """
 
-    skipped: int
-
     def __init__(self, recipe: Recipe, model: PreTrainedModel, data: Data, **kwargs: Any) -> None:
         super().__init__(recipe, Distillation(model, recipe), data, **kwargs)
-        self.skipped = 0
+        self.skipped = 0  # by this process, in this start of the run
+        self._skipped_before = self._skipped_at_save = 0
+        self._evaluated = [0, 0]  # rows, and rows in batches with nothing to learn from
 
-    def span(self, sample: int, length: int) -> tuple[int, int] | None:
+    def skipped_batches(self) -> int:
+        """Of all processes, before and after a resumption; every process takes part."""
+        mine = torch.tensor(self.skipped, device=self.args.device)
+        return self._skipped_before + int(self.accelerator.reduce(mine, "sum"))
+
+    def span(self, sample: int, length: int, epoch: int = 0) -> tuple[int, int] | None:
         """The window of the batch that begins with `sample`.
 
         Drawn from the seed, the epoch and the data alone, so that it is the same in a resumed
         run and however batches are dealt out to processes.
         """
-        epoch = int(self.state.epoch or 0)
         rng = random.Random(f"{self.recipe.seed}/{epoch}/{sample}")
         return draw_span(self.recipe, length, rng)
 
@@ -247,9 +169,14 @@ class DistillTrainer(RecipeTrainer):
         """The batch's loss; zero, and counted, where there is nothing to learn."""
         inputs = dict(inputs)
         sample = int(inputs.pop("sample"))
-        span = self.span(sample, inputs["input_ids"].shape[1])
-        output = model(**inputs, span=span)
-        if output["skipped"] and model.training:
+        rows, length = inputs["input_ids"].shape
+        # one window a sample for all evaluations, so that they can be compared
+        epoch = int(self.state.epoch or 0) if model.training else 0
+        output = model(**inputs, span=self.span(sample, length, epoch))
+        if not model.training:
+            self._evaluated[0] += rows
+            self._evaluated[1] += rows * output["skipped"]
+        elif output["skipped"]:
             self.skipped += 1
             if self.skipped == 1 or self.skipped % 100 == 0:
                 logger.warning(
@@ -257,6 +184,16 @@ class DistillTrainer(RecipeTrainer):
                 )
         loss = output["loss"]
         return (loss, {"loss": loss}) if return_outputs else loss
+
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
+        """The mean loss over rows that have one: the zeros of the others are taken out."""
+        self._evaluated = [0, 0]
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        mine = torch.tensor(self._evaluated, device=self.args.device)
+        rows, skipped = self.accelerator.reduce(mine, "sum").tolist()
+        if 0 < skipped < rows:
+            output.metrics[f"{metric_key_prefix}_loss"] *= rows / (rows - skipped)
+        return output
 
     def _trained_state(self) -> dict[str, Tensor]:
         """Names and tensors of what trains, on the CPU."""
@@ -279,7 +216,21 @@ class DistillTrainer(RecipeTrainer):
             state = self._trained_state()
         else:  # gathered from many processes by FSDP or DeepSpeed
             state = {name: t for name, t in state_dict.items() if ".ahn.fn." in name}
-        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+        notes = {"format": "pt", "skipped_batches": str(self._skipped_at_save)}
+        save_file(state, folder / "model.safetensors", metadata=notes)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        self._skipped_at_save = self.skipped_batches()
+        super()._save_checkpoint(model, trial)
+
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: nn.Module | None = None
+    ) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        weights = Path(resume_from_checkpoint) / "model.safetensors"
+        if weights.is_file():  # sharded checkpoints have none, and count anew
+            with safe_open(weights, "pt") as file:
+                self._skipped_before = int((file.metadata() or {}).get("skipped_batches", 0))
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """The frozen base is not in a checkpoint; everything else must be."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -101,10 +101,10 @@ def _value(text: str, field: FieldInfo | None) -> Any:
     if field is None:
         return value
     kind: Any = field.annotation
-    try:
-        TypeAdapter(kind).validate_python(value)
-    except ValidationError:
-        return text
+    for candidate in (value, text):
+        with suppress(ValidationError):
+            TypeAdapter(kind).validate_python(candidate)
+            return candidate
     return value
 
 
@@ -130,9 +130,11 @@ def _takes(annotation: Any) -> str:
         return "[true|false]"
     if get_origin(annotation) is Literal:
         return "|".join(map(str, get_args(annotation)))
+    if get_origin(annotation) is Annotated:
+        return _takes(get_args(annotation)[0])
     kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
     if get_origin(annotation) is list:
-        return f"[{kinds[0].__name__.upper()},...]"
+        return f"[{_takes(kinds[0])},...]"
     if get_origin(annotation) is dict or annotation is Recipe.model_fields["base"].annotation:
         return "MAPPING"
     if kinds:

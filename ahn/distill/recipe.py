@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -80,12 +80,14 @@ class Recipe(BaseModel):
         description="fixed: sliding_window; random: drawn per batch; linear: max(L/4, 512)",
     )
     sliding_window: int = Field(32, gt=0, description="W_total: lossless positions, sinks included")
-    sliding_window_choices: list[int] = Field(
+    sliding_window_choices: list[Annotated[int, Field(gt=0)]] = Field(
         default_factory=lambda: [32, 64, 128, 256, 512, 1024, 2048, 4096, 8192],
+        min_length=1,
         description="W_total for sliding_window_type random; only L/8 < W_total < L is drawn",
     )
-    num_attn_sinks_choices: list[int] = Field(
+    num_attn_sinks_choices: list[Annotated[int, Field(ge=0)]] = Field(
         default_factory=lambda: [0, 32, 64, 128, 512, 2048, 4096],
+        min_length=1,
         description="sinks for ahn_position random; only S <= W_total/2 is drawn",
     )
     num_attn_sinks: int = Field(
@@ -121,7 +123,7 @@ class Recipe(BaseModel):
     weight_decay: float = Field(0.1, ge=0, description="of matrices; vectors are not decayed")
     adam_beta2: float = Field(0.999, ge=0, lt=1, description="of AdamW's second moment")
     max_grad_norm: float = Field(1.0, ge=0, description="gradients are clipped to it; 0: never")
-    max_steps: int = Field(-1, description="optimiser steps; -1: by num_train_epochs")
+    max_steps: int = Field(-1, ge=-1, description="optimiser steps; -1: by num_train_epochs")
     num_train_epochs: float = Field(1.0, gt=0, description="passes over the data")
     per_device_train_batch_size: int = Field(1, gt=0, description="samples a device and pass")
     tokens_per_batch: int | None = Field(
@@ -165,10 +167,10 @@ class Recipe(BaseModel):
     @field_validator("fa_layer_ids", mode="before")
     @classmethod
     def _layers(cls, value: object) -> object:
-        """Also as in released configurations: `"0,5"`."""
+        """Also as in released configurations, `"0,5"`, and a single one."""
         if isinstance(value, str):
             return [part.strip() for part in value.split(",") if part.strip()]
-        return value
+        return [value] if isinstance(value, int) else value
 
     @field_validator("ahn_implementation")
     @classmethod
@@ -198,6 +200,8 @@ class Recipe(BaseModel):
             raise ValueError("streaming cannot go with tokens_per_batch: lengths are not known")
         if self.streaming and self.max_steps <= 0:
             raise ValueError("streaming needs max_steps: the number of samples is not known")
+        if self.max_steps == 0:
+            raise ValueError("max_steps: 0 steps train nothing; -1 means by num_train_epochs")
         clash = sorted(self.training_arguments.keys() & type(self).model_fields.keys())
         if clash:
             raise ValueError(f"training_arguments: {clash[0]} is an option of the recipe itself")

@@ -17,7 +17,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from ahn.cli import main
 from ahn.distill.distillation import DistillTrainer
 from ahn.distill.recipe import Recipe
-from ahn.distill.trainer import train
+from ahn.distill.run import train
 
 #: a fork cannot use a GPU that its parent has used
 ON_CPU = {"use_cpu": True, "dataloader_pin_memory": False}

@@ -15,16 +15,13 @@ from torch.nn import functional as F
 
 import ahn
 from ahn.distill.data import Collator, Conversations, TokenBudgetBatches
-from ahn.distill.distillation import (
-    distillation_loss,
-    draw_span,
-    student_model,
-)
+from ahn.distill.distillation import distillation_loss
 from ahn.distill.encoding import IGNORED, encode
 from ahn.distill.gaps import PositionGaps
 from ahn.distill.losses import POSITIONS, ce_loss, kl_loss
 from ahn.distill.recipe import Recipe, load_recipe
-from ahn.distill.trainer import train
+from ahn.distill.run import train
+from ahn.distill.student import draw_span, student_model
 from tasks.pocket.tokenizer import write_tokenizer
 from tasks.pocket.training import conversations
 from tests.ahn.conftest import tokens, variant_model

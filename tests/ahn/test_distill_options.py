@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 import ahn
 from ahn.cli import app
 from ahn.distill.flags import parse_flags, parse_words
+from ahn.distill.options import training_arguments
 from ahn.distill.recipe import Recipe, load_recipe
-from ahn.distill.trainer import last_checkpoint, training_arguments
+from ahn.distill.trainer import last_checkpoint
 
 PRESETS = sorted(Path("configs/train").glob("qwen2.5-*.yaml"))
 PAPERS_OPTIONS = [
@@ -186,6 +187,10 @@ def test_the_trainers_own_options_pass_through(tmp_path: Path) -> None:
         ({"streaming": True}, "streaming needs max_steps"),
         ({"streaming": True, "max_steps": 1, "tokens_per_batch": 9}, "cannot go with"),
         ({"early_stopping_patience": 2}, "needs an eval_dataset"),
+        ({"max_steps": 0}, "0 steps train nothing"),
+        ({"sliding_window_choices": []}, "sliding_window_choices: List should have at least 1"),
+        ({"sliding_window_choices": [0]}, "sliding_window_choices.0: .*greater than 0, not 0"),
+        ({"num_attn_sinks_choices": [-1]}, "num_attn_sinks_choices.0: .*equal to 0, not -1"),
     ],
 )
 def test_options_that_cannot_go_together(

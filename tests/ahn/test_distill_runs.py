@@ -17,11 +17,12 @@ import yaml
 from safetensors.torch import load_file
 
 import ahn
-from ahn.distill.distillation import Distillation, distillation_loss, student_model
+from ahn.distill.distillation import Distillation, distillation_loss
 from ahn.distill.recipe import Recipe
-from ahn.distill.trainer import train
+from ahn.distill.run import train
+from ahn.distill.student import student_model
 from tests.ahn.conftest import tokens, variant_model
-from tests.ahn.distill_processes import command, in_processes
+from tests.ahn.distill_processes import ON_CPU, command, forked, in_processes, killed
 from tests.ahn.distill_recipes import pocket_options, write_conversations
 
 ROOT = Path(__file__).parents[2]
@@ -32,7 +33,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_conversations(tmp_path_factory.mktemp("data") / "data.jsonl")
 
 
-@pytest.mark.parametrize("batches", [{}, {"tokens_per_batch": 300}])
+@pytest.mark.parametrize("batches", [{}, {"tokens_per_batch": 300}, {"streaming": True}])
 def test_two_processes_give_what_one_with_accumulated_gradients_gives(
     data: Path, tmp_path: Path, batches: dict[str, Any]
 ) -> None:
@@ -162,6 +163,52 @@ def test_nothing_longer_than_the_window_is_refused(data: Path, tmp_path: Path) -
     assert not (tmp_path / "out" / "model.safetensors").exists()
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fa_layer_ids": [7]}, "fa_layer_ids: \\[7\\] for a model with layers 0 to 2"),
+        ({"model_name_or_path": "/no/where"}, "/no/where"),
+        ({"report_to": "nonsense"}, "nonsense is not supported"),
+        ({"lr_scheduler_type": "cosin"}, "'?cosin'? is not a valid SchedulerType"),
+        ({"training_arguments": {**ON_CPU, "optim": "adamw_nine"}}, "adamw_nine"),
+        ({"training_arguments": {**ON_CPU, "fsdp": True, "fsdp_config": "no.json"}}, "no.json"),
+    ],
+)
+def test_what_is_wrong_is_told_before_data_are_tokenised(
+    data: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    options = pocket_options(tmp_path / "not-there.jsonl", tmp_path / "out", **changes)
+    with pytest.raises(ahn.InputError, match=message):
+        train(Recipe(**options))
+
+
+def test_an_evaluation_inside_the_window_is_refused(data: Path, tmp_path: Path) -> None:
+    short = tmp_path / "short.jsonl"
+    short.write_text(
+        json.dumps(
+            {
+                "messages": [
+                    {"role": "user", "content": "00"},
+                    {"role": "assistant", "content": "01"},
+                ]
+            }
+        )
+    )
+    options = pocket_options(data, tmp_path / "out", eval_dataset=str(short))
+    with pytest.raises(ahn.InputError, match="short.jsonl: no sample is longer than the window"):
+        train(Recipe(**options))
+
+
+def test_an_optimiser_of_transformers_can_be_asked_for(data: Path, tmp_path: Path) -> None:
+    """Plain SGD leaves no moments in its checkpoint."""
+    extra = {**ON_CPU, "optim": "sgd"}
+    options = pocket_options(data, tmp_path / "out", training_arguments=extra)
+    train(Recipe(**options))
+    saved = tmp_path / "out" / "checkpoints" / "checkpoint-2" / "optimizer.pt"
+    state = torch.load(saved, weights_only=True)
+    assert state["param_groups"] and not any("exp_avg" in s for s in state["state"].values())
+
+
 def test_rows_without_any_label_are_skipped_not_nan(data: Path, tmp_path: Path) -> None:
     """Answers inside the window: every batch is skipped, counted, and the weights stay."""
     rows = [json.loads(line) for line in data.read_text().splitlines()]
@@ -205,6 +252,44 @@ def test_a_full_disk_loses_nothing_that_was_saved(data: Path, tmp_path: Path) ->
     whole = load_file(tmp_path / "whole" / "model.safetensors")
     assert resumed.keys() == whole.keys()
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+def test_skipped_batches_are_counted_over_processes_and_resumptions(
+    data: Path, tmp_path: Path
+) -> None:
+    """Half of the answers lie in the window: as many are skipped however the run went."""
+    rows = [json.loads(line) for line in data.read_text().splitlines()]
+    for row in rows[::2]:
+        question, answer = row["messages"]
+        row["messages"] = [{"role": "user", "content": "00"}, answer, question]
+    mixed = tmp_path / "mixed.jsonl"
+    mixed.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = pocket_options(mixed, tmp_path / "whole", max_steps=4, gradient_accumulation_steps=2)
+
+    def skipped(name: str) -> Any:
+        return json.loads((tmp_path / name / "training.json").read_text())["skipped_batches"]
+
+    train(Recipe(**options))
+    assert 0 < skipped("whole") < 8
+    options["output_dir"] = str(tmp_path / "killed")
+    assert forked(tmp_path, killed, Recipe(**options), "pass", "6").code < 0
+    train(Recipe(**options))
+    options |= {"output_dir": str(tmp_path / "two"), "gradient_accumulation_steps": 1}
+    in_processes(tmp_path, 2, options)
+    assert skipped("killed") == skipped("two") == skipped("whole")
+    # evaluation: rows without a loss do not enter its mean, and windows stay the same
+    options |= {"output_dir": str(tmp_path / "mixed"), "max_steps": 2, "learning_rate": 1e-30}
+    losses = []
+    for evaluated, left_out in ((mixed, 0), (tmp_path / "learnt.jsonl", 1)):
+        (tmp_path / "learnt.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        fixed = {"sliding_window_type": "fixed", "ahn_position": "prefix", "eval_steps": 1}
+        kept = rows[1::2] if left_out else rows
+        evaluated.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        train(Recipe(**{**options, **fixed, "eval_dataset": str(evaluated)}), resume=False)
+        log = json.loads((tmp_path / "mixed" / "training.json").read_text())
+        losses.append([row["eval_loss"] for row in log["history"] if "eval_loss" in row])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5) and losses[0][0] > 0
+    assert losses[0][0] == losses[0][1]
 
 
 def test_the_loss_is_a_forward_pass(data: Path, tmp_path: Path) -> None:

@@ -53,9 +53,10 @@ import ahn
 from ahn import zoo
 from ahn.config import InputError, LayerLayout
 from ahn.cost import ModelShape
-from ahn.distill.distillation import Distillation, make_trainable
+from ahn.distill.distillation import Distillation
+from ahn.distill.options import new_optimizer
 from ahn.distill.recipe import Recipe
-from ahn.distill.trainer import new_optimizer
+from ahn.distill.student import make_trainable
 from tests.bench.step_memory import StepMemory, step_memory
 from tests.bench.streaming import Peak, build, clock, numbers
 
