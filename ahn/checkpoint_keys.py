@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,13 @@ def needed_memory(shape: ModelShape, ahn: AHNConfig) -> dict[str, tuple[int, ...
         if ahn.layer(layer).cell is not None
         for name, size in memory_shapes(shape, ahn.cell).items()
     }
+
+
+def idle_memory(shape: ModelShape, ahn: AHNConfig, tensors: Mapping[str, StoredTensor]) -> set[str]:
+    """Keys of a memory that fits, in layers that keep full attention."""
+    everywhere = needed_memory(shape, replace(ahn, full_attention_layers=()))
+    idle = everywhere.keys() - needed_memory(shape, ahn).keys()
+    return {key for key in idle & tensors.keys() if tensors[key].shape == everywhere[key]}
 
 
 def needed_base(shape: ModelShape) -> dict[str, tuple[int, ...]]:

@@ -6,6 +6,7 @@ does not fit. Every weight gets one type at load: `dtype`, else the base model's
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from ahn.checkpoint_files import describe_model, local_folder, stored_tensors, w
 from ahn.checkpoint_keys import (
     MEMORY_KEY,
     base_problems,
+    idle_memory,
     listed,
     memory_problems,
     needed_base,
@@ -154,8 +156,13 @@ def resolve_checkpoint(
     return Checkpoint(path_or_id, config, family, shape, settings, source)
 
 
-def checkpoint_tensors(checkpoint: Checkpoint) -> dict[str, StoredTensor]:
+def checkpoint_tensors(checkpoint: Checkpoint, strict: bool = False) -> dict[str, StoredTensor]:
     """Every tensor of a checkpoint, base and memory, by key.
+
+    Args:
+        checkpoint: of `resolve_checkpoint`.
+        strict: refuse memories of layers that keep full attention, too; else they are left out,
+            with a warning: released configurations can name such layers (`fa_layer_ids`).
 
     Raises:
         InputError: files that cannot be read, and all keys and shapes that do not fit.
@@ -170,6 +177,20 @@ def checkpoint_tensors(checkpoint: Checkpoint) -> dict[str, StoredTensor]:
             held = stored_tensors(source)
             problems += two_sources_problems(path, tensors, source, held, wanted)
         needed = needed_memory(checkpoint.shape, checkpoint.settings)
+        idle = idle_memory(checkpoint.shape, checkpoint.settings, held)
+        if idle and strict:
+            problems.append(
+                f"{source}: memory keys of layers that keep full attention (fa_layer_ids): "
+                f"{listed(idle)}"
+            )
+        elif idle:
+            warnings.warn(
+                f"{source}: not used, since these layers keep full attention (fa_layer_ids): "
+                f"{listed(idle)}",
+                stacklevel=3,
+            )
+        held = {key: tensor for key, tensor in held.items() if key not in idle}
+        tensors = {key: tensor for key, tensor in tensors.items() if key not in idle}
         problems += memory_problems(source, held, needed, checkpoint.settings.cell)
         tensors = tensors | held
     else:

@@ -96,7 +96,7 @@ def merge_checkpoint(
     if not checkpoint.two_folders:
         raise InputError(f"{ahn}: base and AHN weights are the same folder; nothing to merge")
     sources = [local_folder(base), local_folder(ahn)]
-    tensors = checkpoint_tensors(checkpoint)
+    tensors = checkpoint_tensors(checkpoint, strict=True)
     config = checkpoint.config
     if sliding_layers(config):
         config = without_own_window(config)
@@ -135,7 +135,7 @@ def split_checkpoint(
     if settings is None:
         raise InputError(f"{model}: config.json names no cell; there is no memory to take out")
     checkpoint = resolve_checkpoint(model, "ahn")
-    held = checkpoint_tensors(checkpoint)
+    held = checkpoint_tensors(checkpoint, strict=True)
     tensors = {key: tensor for key, tensor in held.items() if MEMORY_KEY.match(key)}
     config = released_config(
         {k: v for k, v in config.items() if k not in training_keys(config)},

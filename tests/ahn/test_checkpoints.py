@@ -116,6 +116,24 @@ def test_layers_that_keep_full_attention(tmp_path: Path, base: Path) -> None:
 
 
 @torch.no_grad()
+def test_a_memory_in_a_layer_with_full_attention_is_left_out_and_said(
+    base: Path, memory: Path, tmp_path: Path
+) -> None:
+    edit(memory, fa_layer_ids="1")  # and the weights of all three layers stay
+    with pytest.warns(UserWarning, match=r"keep full attention .*layers\.1\.ahn\.fn"):
+        model = ahn.load_model(base, ahn=memory)
+    assert [x.window for x in model.layout] == [WINDOW, None, WINDOW]
+    assert model.model.layers[1].ahn is None
+    ids, expected = tokens(60), variant_model("ahn", full_attention_layers=(1,))
+    state = {k: v for k, v in variant_model("ahn").state_dict().items() if "layers.1.ahn" not in k}
+    expected.load_state_dict(state)
+    assert torch.equal(model(ids).logits, expected(ids).logits)
+    with pytest.raises(ahn.InputError, match=r"keep full attention .*layers\.1\.ahn\.fn"):
+        ahn.merge_checkpoint(base, memory, tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("said", [{"head_dim": None}, {"dtype": ""}, {"torch_dtype": None}])
 def test_keys_that_say_nothing_are_as_if_absent(base: Path, said: dict[str, Any]) -> None:
     expected, ids = ahn.load_model(base, "window"), tokens(30)
