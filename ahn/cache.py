@@ -67,6 +67,12 @@ class LayerCache:
         if self.keys is not None and self.keys.device != device:
             self.to(device)
 
+    def thaw(self) -> None:
+        """Replace what inference mode made, which may not be written to outside of it."""
+        for name, tensor in self.tensors().items():
+            if tensor.is_inference():
+                setattr(self, name, tensor.clone())
+
     def joined(self, name: str, new: Tensor, plan: LayerPlan) -> Tensor:
         """The columns of a plan: what buffer `name` holds, then `new [B, heads, T, ...]`."""
         held = getattr(self, name)
@@ -166,6 +172,9 @@ class AHNCache(Cache):
 
     def chunk(self, tokens: int, attention_mask: Tensor | None, device: torch.device) -> Chunk:
         """The index arithmetic for the next `tokens` columns."""
+        if not torch.is_inference_mode_enabled():
+            for layer in self.layers:
+                layer.thaw()
         return Chunk(tokens, self.seen, attention_mask, device)
 
     def plans(self, chunk: Chunk, fixed: bool) -> list[LayerPlan | TokenStep]:
@@ -286,9 +295,10 @@ class AHNCache(Cache):
         """Rows in a new order, memory included (beam search)."""
         self._select(beam_idx)
 
-    def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep these rows."""
-        self._select(indices)
+    def batch_select_indices(self, indices: Tensor | Sequence[int]) -> None:
+        """Keep these rows: numbers, or True for each that stays."""
+        rows = torch.as_tensor(indices)
+        self._select(rows.nonzero().flatten() if rows.dtype == torch.bool else rows)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Each row `repeats` times."""

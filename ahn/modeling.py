@@ -106,6 +106,14 @@ class _StreamingCausalLM(InitialisesCells):
         """
         if use_cache is None:
             use_cache = not self.training and self.config.use_cache  # type: ignore[attr-defined]
+        # transformers' layers drop the past when they are to be computed twice
+        twice = self.training and self.is_gradient_checkpointing  # type: ignore[attr-defined]
+        if twice and past_key_values is not None:
+            raise ValueError(
+                "gradient checkpointing computes each layer twice and cannot fill a cache: pass no "
+                "past_key_values, or model.eval() first"
+            )
+        use_cache = use_cache and not twice
         inputs = input_ids if input_ids is not None else inputs_embeds
         if inputs is None or (input_ids is not None and inputs_embeds is not None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
@@ -113,7 +121,8 @@ class _StreamingCausalLM(InitialisesCells):
         size = self.prefill_chunk_size
         if size < 1:
             raise ValueError(f"prefill_chunk_size must be at least 1 token, not {size}")
-        whole = torch.is_grad_enabled() or tokens <= size or kwargs.get("output_hidden_states")
+        whole = twice or torch.is_grad_enabled() or tokens <= size
+        whole = whole or kwargs.get("output_hidden_states")
         cache = past_key_values
         if cache is None and (use_cache or not whole):
             cache = AHNCache(kwargs.get("layout") or self.layout, self)

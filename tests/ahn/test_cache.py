@@ -70,6 +70,51 @@ def test_rows_can_be_picked_and_repeated(models: Any) -> None:
     torch.testing.assert_close(output, expected[rows], rtol=0, atol=1e-5)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("keep", [[2, 0], torch.tensor([True, False, True])], ids=str)
+def test_rows_are_named_or_ticked(models: Any, keep: Any) -> None:
+    model, ids, cache = models("ahn"), tokens(40, rows=3), models("ahn").new_cache()
+    model(ids, past_key_values=cache)
+    cache.batch_select_indices(keep)
+    assert cache.batch_size == 2
+    following = tokens(3, rows=3)[keep]
+    logits = model(following, past_key_values=cache).logits
+    whole = model(torch.cat([ids[keep], following], 1)).logits[:, 40:]
+    torch.testing.assert_close(logits, whole, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("variant", ["full", "ahn"])
+@pytest.mark.parametrize("then", [torch.no_grad, torch.enable_grad, torch.inference_mode])
+def test_a_cache_outlives_inference_mode(models: Any, variant: str, then: Any) -> None:
+    model, ids = models(variant), tokens(60)
+    with torch.no_grad():
+        whole = model(ids).logits
+    cache = model.new_cache()
+    with torch.inference_mode():
+        model(ids[:, :50], past_key_values=cache)
+    with then():
+        pieces = [model(piece, past_key_values=cache).logits for piece in ids[:, 50:].split(1, 1)]
+        found = torch.cat(pieces, 1)
+    torch.testing.assert_close(found.detach(), whole[:, 50:], rtol=0, atol=1e-4)
+    if then is torch.enable_grad:
+        found.sum().backward()
+        model.zero_grad()
+
+
+def test_gradients_flow_through_a_cache(models: Any) -> None:
+    model, ids, found = models("ahn"), tokens(60), []
+    for sizes in ([60], [30, 1, 1, 20, 8]):
+        cache = model.new_cache()
+        logits = [model(p, past_key_values=cache).logits for p in ids.split(sizes, 1)]
+        model.zero_grad()
+        torch.cat(logits, 1).square().mean().backward()
+        found.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
+    model.zero_grad()
+    for name, expected in found[0].items():
+        atol = 1e-4 * float(expected.abs().max())
+        torch.testing.assert_close(found[1][name], expected, rtol=0, atol=atol)
+
+
 def test_crop_is_refused_and_reset_empties(models: Any) -> None:
     cache = models("ahn").new_cache()
     with torch.no_grad():

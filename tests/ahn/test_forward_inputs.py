@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ahn.config import VARIANTS
-from tests.ahn.conftest import SIZES, tokens
+from tests.ahn.conftest import SIZES, tokens, variant_model
 
 VOCABULARY = SIZES["vocab_size"]
 
@@ -74,3 +74,17 @@ def test_a_chunk_has_a_size(models: Any, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(models("ahn"), "prefill_chunk_size", 0)
     with pytest.raises(ValueError, match="at least 1 token, not 0"):
         models("ahn")(tokens(4))
+
+
+@torch.no_grad()
+def test_gradient_checkpointing_and_a_past_exclude_each_other() -> None:
+    ids, expected = tokens(60), variant_model("ahn")(tokens(60)).logits
+    model = variant_model("ahn").train()
+    model.gradient_checkpointing_enable()
+    model.prefill_chunk_size = 7
+    output = model(ids, use_cache=True)
+    assert output.past_key_values is None
+    torch.testing.assert_close(output.logits, expected, rtol=0, atol=1e-4)
+    with pytest.raises(ValueError, match="cannot fill a cache"):
+        model(ids, past_key_values=model.new_cache())
+    assert model.eval()(ids).past_key_values.get_seq_length() == 60
