@@ -266,7 +266,7 @@ def train(
         typer.Option("--set", help="The same as a flag: --set max_steps=10 (repeatable)."),
     ] = None,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Start anew instead of continuing the last checkpoint.")
+        bool, typer.Option("--fresh", help="Remove earlier checkpoints and start anew.")
     ] = False,
 ) -> None:
     """Run a training recipe; the same command again continues an interrupted run.

@@ -17,6 +17,7 @@ from transformers import (
     EarlyStoppingCallback,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    TrainerCallback,
 )
 
 from ahn.config import InputError
@@ -49,7 +50,8 @@ def train(recipe: Recipe, resume: bool = True) -> Path:
 
     Args:
         recipe: what to train.
-        resume: continue from the last whole checkpoint in the output folder, if there is one.
+        resume: continue from the last whole checkpoint in the output folder, if there is one;
+            False: checkpoints that are there are removed.
 
     Returns:
         The folder of the finished weights, `recipe.output_dir`.
@@ -82,8 +84,9 @@ def train(recipe: Recipe, resume: bool = True) -> Path:
         "data_collator": Collator(tokenizer.pad_token_id or 0, gaps),
         "eval_dataset": evaluation,
     }
+    options["callbacks"] = [_StopsWhenDone()]
     if recipe.early_stopping_patience is not None:
-        options["callbacks"] = [EarlyStoppingCallback(recipe.early_stopping_patience)]
+        options["callbacks"].append(EarlyStoppingCallback(recipe.early_stopping_patience))
     trainer: RecipeTrainer
     if recipe.stage == "pretrain":
         trainer = PretrainTrainer(recipe, _base_model(recipe), data, **options)
@@ -92,12 +95,34 @@ def train(recipe: Recipe, resume: bool = True) -> Path:
             if isinstance(samples, Conversations):
                 _longer_than(smallest_window(recipe), samples, dataset)
         trainer = DistillTrainer(recipe, student_model(recipe), data, **options)
-    checkpoint = last_checkpoint(Path(str(arguments.output_dir))) if resume else None
+    checkpoints = Path(str(arguments.output_dir))
+    if not resume and trainer.args.should_save:
+        shutil.rmtree(checkpoints, ignore_errors=True)  # else the next start would go on from them
+    trainer.accelerator.wait_for_everyone()
+    checkpoint = last_checkpoint(checkpoints) if resume else None
     started = time.perf_counter()
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    try:
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    except _NothingLeft:
+        if all((output / name).exists() for name in ("model.safetensors", "training.json")):
+            logger.warning("%s: finished before; --fresh trains anew", output)
+            return output
     seconds = time.perf_counter() - started
     _finish(trainer, tokenizer, seconds, output)
     return output
+
+
+class _NothingLeft(Exception):
+    """The checkpoint is that of the last step."""
+
+
+class _StopsWhenDone(TrainerCallback):
+    """The Trainer takes one step more when it goes on from a last step; here it takes none."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Model, optimiser and state are loaded by now."""
+        if state.global_step >= state.max_steps:
+            raise _NothingLeft
 
 
 def _data(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Data:

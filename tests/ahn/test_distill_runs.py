@@ -117,6 +117,13 @@ def test_a_merged_folder_can_be_asked_for(data: Path, tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(folder)
     assert model.config.model_type == "qwen2_ahn" and model.config.use_cache
     assert (folder / "tokenizer.json").exists()
+    # what the trainer held in memory to the end: the base, bit by bit
+    base, merged = (load_file(f / "model.safetensors") for f in (ahn.POCKET_PATH, folder))
+    assert base.keys() == {name for name in merged if ".ahn.fn." not in name}
+    assert all(torch.equal(merged[name], tensor.float()) for name, tensor in base.items())
+    saved = torch.load(folder / "checkpoints" / "checkpoint-1" / "optimizer.pt", weights_only=True)
+    trained = [n for n in merged if ".ahn.fn." in n and not n.endswith(".fn.D")]
+    assert len(saved["state"]) == len(trained)
 
 
 def test_streaming_trains_and_says_what_it_read(data: Path, tmp_path: Path) -> None:
@@ -290,6 +297,43 @@ def test_skipped_batches_are_counted_over_processes_and_resumptions(
         losses.append([row["eval_loss"] for row in log["history"] if "eval_loss" in row])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5) and losses[0][0] > 0
     assert losses[0][0] == losses[0][1]
+
+
+def test_weights_that_cannot_be_written_leave_the_last_checkpoint(
+    data: Path, tmp_path: Path
+) -> None:
+    """Room for checkpoints, not for the merged model: nothing half-written, and it goes on."""
+    options = pocket_options(data, tmp_path / "out", save_ahn_only=False)
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(options))
+
+    def small_files() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+
+    ended = command(tmp_path, "train", str(tmp_path / "recipe.yaml"), before=small_files)
+    assert ended.code == 2 and "the weights cannot be written" in ended.output, ended.output
+    assert "goes on from" in ended.output and "Traceback" not in ended.output
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["checkpoints"]
+    folder = train(Recipe(**options))
+    assert json.loads((folder / "training.json").read_text())["steps"] == 2
+    assert (folder / "model.safetensors").stat().st_size > 1_000_000
+
+
+def test_a_finished_run_takes_no_step_more(data: Path, tmp_path: Path) -> None:
+    options = pocket_options(data, tmp_path / "out", max_steps=3, save_total_limit=3)
+    folder = train(Recipe(**options))
+    files = [folder / "model.safetensors", folder / "training.json"]
+    before = [path.read_bytes() for path in files]
+    train(Recipe(**options))
+    assert before == [path.read_bytes() for path in files]
+    files[1].unlink()  # as when there was no room for it
+    train(Recipe(**options))
+    assert before[0] == files[0].read_bytes()
+    assert json.loads(files[1].read_text())["history"] == json.loads(before[1])["history"]
+    train(Recipe(**{**options, "max_steps": 4}))  # one that is asked for is taken
+    assert json.loads(files[1].read_text())["steps"] == 4
+    train(Recipe(**{**options, "max_steps": 1}), resume=False)
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["checkpoint-1"]
 
 
 def test_the_loss_is_a_forward_pass(data: Path, tmp_path: Path) -> None:
