@@ -121,8 +121,12 @@ def _card(recipe: Recipe, log: dict[str, Any]) -> str:
         title = "Base model"
         what = f"A Qwen2 with {log['trained_parameters']:,} trained parameters.\n"
     losses = [row["loss"] for row in log["history"] if "loss" in row]
+    a_step = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps
     figures = {
         "steps": f"{log['steps']:,}",
+        "samples a step": f"{a_step * log['processes']:,}"
+        if recipe.tokens_per_batch is None
+        else f"about {recipe.tokens_per_batch * log['processes']:,} tokens of them",
         "first logged loss": f"{losses[0]:.4g}" if losses else "-",
         "last logged loss": f"{losses[-1]:.4g}" if losses else "-",
         "wall time (this start)": f"{log['seconds']:,.0f} s",

@@ -74,7 +74,10 @@ def make_trainable(model: Any, recipe: Recipe, std: float = 0.02) -> None:
             layer.ahn.fn.reset_parameters(std, recipe.decay_init_max)
             layer.ahn.float()  # master weights; autocast computes in bfloat16 where it may
     if recipe.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        # transformers renames it
+        old = "gradient_checkpointing_enable"
+        enable = getattr(model, "activation_checkpointing_enable", None) or getattr(model, old)
+        enable({"use_reentrant": False})
 
 
 def smallest_window(recipe: Recipe) -> int:

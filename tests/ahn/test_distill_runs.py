@@ -76,7 +76,7 @@ def test_gradient_checkpointing_changes_nothing() -> None:
             parameter.requires_grad_(".ahn.fn." in name)
         model.train()
         if checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.activation_checkpointing_enable({"use_reentrant": False})
         loss = distillation_loss(model, {"input_ids": ids}, ids, (16, 4), ["kl", "ce", "distill"])
         assert loss is not None
         loss.backward()
@@ -157,7 +157,7 @@ def test_the_card_tells_recipe_data_and_curve(data: Path, tmp_path: Path) -> Non
     assert log["samples"]["too_short"] > 0 and log["samples"]["cut"] > 0
     for part in ("GatedDeltaNet", "![loss over steps](loss.png)", "filter_len: 60", "kl_positions"):
         assert part in card
-    assert f"| read | {log['samples']['read']} |" in card
+    assert f"| read | {log['samples']['read']} |" in card and "| samples a step | 1 |" in card
     assert (folder / "loss.png").stat().st_size > 5000
     assert f"{log['trained_parameters']:,} parameters" in card
     assert not (folder / ".unfinished").exists()
