@@ -59,6 +59,12 @@ def answer(
         raise InputError("\n".join(problems))
     words = load_tokenizer(base if tokenizer is None else tokenizer)
     ids = prompt_ids(words, text, chat)
+    known = describe_model(base)["vocab_size"]
+    if max(ids) >= known:
+        raise InputError(
+            f"{base if tokenizer is None else tokenizer}: the tokenizer gives token {max(ids)}, "
+            f"and {base} knows {known}; pass the model's own (--tokenizer)"
+        )
     loaded = load_model(
         base,
         variant,

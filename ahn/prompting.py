@@ -26,14 +26,17 @@ def read_prompt(text: str | None, file: str | None) -> str:
     if file is not None:
         try:
             raw = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-            text = raw.decode("utf-8")
+            text = raw.decode("utf-8-sig")  # without the mark that some editors put in front
         except OSError as error:
             raise InputError(f"--prompt-file {file}: {error.strerror}") from None
         except UnicodeDecodeError as error:
             raise InputError(f"--prompt-file {file}: not UTF-8 at byte {error.start}") from None
     assert text is not None
+    if any("\ud800" <= letter <= "\udfff" for letter in text):  # how Python hands on bad bytes
+        raise InputError("--prompt: not UTF-8")
     if not text.strip():
-        raise InputError("the prompt is empty")
+        where = "--prompt" if file is None else f"--prompt-file {file}"
+        raise InputError(f"{where}: the prompt is empty")
     return text
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
 from typer.testing import CliRunner
 
 import ahn
@@ -80,8 +81,30 @@ def test_prompts_from_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("ümlaut".encode())))
     assert read_prompt(None, "-") == "ümlaut"
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b" \n")))
-    with pytest.raises(ahn.InputError, match="the prompt is empty"):
+    with pytest.raises(ahn.InputError, match="--prompt-file -: the prompt is empty"):
         read_prompt(None, "-")
+
+
+def test_prompts_of_odd_encodings(tmp_path: Path) -> None:
+    (tmp_path / "marked").write_bytes(b"\xef\xbb\xbfhello")
+    assert read_prompt(None, str(tmp_path / "marked")) == "hello"
+    (tmp_path / "utf16").write_bytes("hello".encode("utf-16"))
+    with pytest.raises(ahn.InputError, match="utf16: not UTF-8 at byte 0"):
+        read_prompt(None, str(tmp_path / "utf16"))
+    with pytest.raises(ahn.InputError, match="--prompt: not UTF-8"):
+        read_prompt("a\udcffb", None)
+
+
+def test_a_tokenizer_of_another_model(tmp_path: Path) -> None:
+    small = Qwen2Config(
+        vocab_size=40, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
+        num_attention_heads=1, num_key_value_heads=1,
+    )  # fmt: skip
+    Qwen2ForCausalLM(small).save_pretrained(tmp_path)
+    options = ["generate", "--model", str(tmp_path), "--tokenizer", str(ahn.POCKET_PATH)]
+    result = CliRunner().invoke(app, [*options, "--prompt", "the key of carbon is 72"])
+    assert isinstance(result.exception, ahn.InputError)
+    assert "the tokenizer gives token" in str(result.exception)
 
 
 def test_a_chat_needs_a_template() -> None:
