@@ -12,7 +12,14 @@ from evaluation.configuration import RunConfiguration
 from evaluation.problems import collect
 from tasks import pocket
 from tasks.infinitebench.synthetic import parse_length
-from tasks.registry import benchmark_names, expand, is_pocket, protocol_name, task_names
+from tasks.registry import (
+    benchmark_definition,
+    benchmark_names,
+    expand,
+    is_pocket,
+    protocol_name,
+    task_names,
+)
 from tasks.schema import Task
 from tasks.sources import RowSource, load_examples
 
@@ -40,9 +47,26 @@ def resolve_tasks(configuration: RunConfiguration, problems: list[str]) -> tuple
     for group in [[name] for name in names if name] or ([] if names else [[]]):
         expanded = collect(problems, partial(expand, benchmark, group, data))
         found |= {task.name: task for task in expanded or []}
-    tasks = _of_lengths(list(found.values()), configuration, problems)
+    tasks = list(found.values())
+    if data == "synthetic":
+        tasks = _that_can_be_generated(tasks, benchmark, problems)
+    tasks = _of_lengths(tasks, configuration, problems)
     protocol = protocol_name(benchmark, configuration.protocol)
     return _under_protocol(tasks, protocol, problems), protocol
+
+
+def _that_can_be_generated(tasks: list[Task], benchmark: str, problems: list[str]) -> list[Task]:
+    """The tasks with a construction of their own; one message about those without."""
+    known = benchmark_definition(benchmark).synthetic
+    without = [task.name for task in tasks if task.name not in known and not is_pocket(task.name)]
+    if without and known:
+        problems.append(
+            f"--data synthetic: {', '.join(without)} cannot be generated (only "
+            f"{', '.join(known)} can); give their rows"
+        )
+    elif without:
+        problems.append(f"--data synthetic: no task of {benchmark} can be generated; give the rows")
+    return [task for task in tasks if task.name not in without]
 
 
 def _of_lengths(

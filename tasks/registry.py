@@ -204,6 +204,9 @@ def _plain(name: str) -> str:
 
 
 def _unknown(benchmark: str, name: str) -> str:
+    if name in (groups := _groups(benchmark)):
+        of = ", ".join(groups[name])
+        return f"{name!r} is a group of {benchmark}, not a task: name one of {of}"
     known = [*task_names(benchmark), *group_names(benchmark)]
     hint = nearest_names(name, known) or f" (known: {', '.join(known)})"
     return f"unknown task {name!r} of {benchmark}{hint}"

@@ -199,6 +199,10 @@ def test_the_pocket_suite_compares_cells_over_lengths(run_eval, tmp_path):
         (["infinitebench", "--protocol", "official-gpt5"], "did you mean 'official-gpt4'"),
         (["infinitebench", "--protocol", "ahn"], "code_run, kv_retrieval"),
         (["infinitebench", "--data", "synthetic", "--length", "long"], "'long'"),
+        (["infinitebench", "--data", "synthetic", "--tasks", "longbook_qa_eng,passkey"],
+         "--data synthetic: longbook_qa_eng cannot be generated (only"),
+        (["longbench", "--data", "synthetic"], "no task of longbench can be generated"),
+        (["lveval", "--data", "synthetic", "--tasks", "lveval_16k"], "no task of lveval can be"),
         (["infinitebench", "--data", "synthetic", "--length", "1k,2k"], "one at a time"),
         (["infinitebench", "--data", ".", "--tasks", "passkey", "--length", "1k"],
          "--data synthetic"),
@@ -214,6 +218,8 @@ def test_what_a_benchmark_does_not_have_is_one_message(run_eval, tiny, arguments
     result = run_eval(*arguments, *model, "--dry-run")
     assert result.exit_code == 2 and said in result.stderr, result.stderr
     assert "Traceback" not in result.output
+    if "generated" in said:
+        assert len(result.stderr.strip().splitlines()) == 1
 
 
 def test_tasks_without_rows_in_a_folder_are_one_message(run_eval, tiny, data):

@@ -54,6 +54,8 @@ def test_score_leaves_an_earlier_file_alone_when_the_input_is_bad(run_eval, tmp_
     ("flags", "said"),
     [
         (["--benchmark", "longbench", "--task", "hotpotqq"], "hotpotqa"),
+        (["--benchmark", "longbench", "--task", "longbench_paper"],
+         "is a group of longbench, not a task: name one of dureader, hotpotqa"),
         (["--benchmark", "longbank", "--task", "hotpotqa"], "longbench"),
         (["--benchmark", "longbench", "--task", "hotpotqa", "--protocol", "mine"], "mine"),
         (["--benchmark", "longbench", "--task", "hotpotqa", "--per-example", "no/x"], "no/x"),
