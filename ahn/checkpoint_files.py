@@ -15,6 +15,7 @@ from ahn.safetensors_files import StoredTensor, read_header
 
 _CONFIGURATION = ["*.json", "*.jinja", "*.txt", "*.model"]
 _WEIGHTS = ["*.safetensors"]
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 _INDEX = "model.safetensors.index.json"
 
 
@@ -118,7 +119,7 @@ def weight_files(path_or_id: str | Path) -> list[Path]:
         return [folder / "model.safetensors"]
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        pickles = [p.name for kind in ("*.bin", "*.pt", "*.pth") for p in folder.glob(kind)]
+        pickles = [p.name for kind in _PICKLES for p in sorted(folder.glob(kind))]
         hint = f" ({pickles[0]} is a pickle; only safetensors are loaded)" if pickles else ""
         raise InputError(f"{path_or_id}: no .safetensors file{hint}")
     return files

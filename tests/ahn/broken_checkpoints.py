@@ -332,6 +332,7 @@ CASES = [
         "pickle", ("pytorch_model.bin is a pickle",), pickled("memory", "pytorch_model.bin", FILE)
     ),
     Case("pickle .pt", ("ahn.pt is a pickle",), pickled("memory", "ahn.pt", FILE)),
+    Case("pickle .pkl", ("ahn.pkl is a pickle",), pickled("memory", "ahn.pkl", FILE)),
     Case("renamed pickle", ("{memory}/" + FILE, "pickle"), pickled("memory", FILE)),
     Case("no weights", ("{base}: no .safetensors file",), lambda f: (f.base / FILE).unlink()),
     Case(
