@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 import ahn
 from ahn.distill.conversations import NAMED_DATA, find_sources, messages_of, read_rows
 from ahn.distill.data import Conversations, StreamedConversations
-from ahn.distill.encoding import IGNORED
+from ahn.distill.encoding import IGNORED, encode
 from ahn.distill.recipe import Recipe
 
 MESSAGES = [
@@ -123,6 +123,49 @@ def test_a_template_of_ones_own(tmp_path: Path, tokenizer: Any) -> None:
         tokenizer.chat_template = before
     text = tokenizer.decode(data[0]["input_ids"])
     assert text.split() == ["what", "is", "table", "?", "table", ":", "17", "42", "."]
+
+
+#: drops the thoughts of answers that a later question follows, as Qwen3's template does
+FORGETS_THOUGHTS = """
+{%- set ns = namespace(last=-1) -%}
+{%- for m in messages -%}{%- if m.role == 'user' -%}{%- set ns.last = loop.index0 -%}{%- endif -%}
+{%- endfor -%}
+{%- for m in messages -%}
+{%- if m.role == 'assistant' and loop.index0 > ns.last -%}
+{{ ' answer :' }} <think>
+
+</think>{{ ' ' + m.content.split('</think>')[-1].strip() }}{{ ' .' }}
+{%- elif m.role == 'assistant' -%}
+{{ ' answer : ' }}{{ m.content.split('</think>')[-1].strip() }}{{ ' .' }}
+{%- else -%}{{ ' ' + m.content }}{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ ' answer :' }}{%- endif -%}
+"""
+
+
+def test_answers_are_labelled_where_a_template_drops_earlier_thoughts(tokenizer: Any) -> None:
+    turns = [
+        {"role": "user", "content": "what is table ?"},
+        {"role": "assistant", "content": "<think> lamp </think> 17 42"},
+        {"role": "user", "content": "what is 17 42 ?"},
+        {"role": "assistant", "content": "05 06"},
+    ]
+    before = tokenizer.chat_template
+    try:
+        tokenizer.chat_template = FORGETS_THOUGHTS
+        sample = encode(tokenizer, turns)
+        whole = tokenizer.apply_chat_template(turns, tokenize=False)
+        tokenizer.chat_template = "{% for m in messages %}{{ messages | length }}{% endfor %}"
+        with pytest.raises(ahn.InputError, match="rewrites earlier turns"):
+            encode(tokenizer, turns)
+    finally:
+        tokenizer.chat_template = before
+    assert whole.count("<think>") == 1 and "lamp" not in whole
+    assert sample.input_ids == tokenizer(whole, add_special_tokens=False)["input_ids"]
+    words = tokenizer.convert_ids_to_tokens(sample.input_ids)
+    labelled = [w.strip() for w, x in zip(words, sample.labels, strict=True) if x != IGNORED]
+    assert labelled[:3] == ["17", "42", "."] and labelled[-3:] == ["05", "06", "."]
+    assert labelled.count("17") == 1  # the one that was asked about carries no loss
 
 
 @pytest.mark.parametrize(

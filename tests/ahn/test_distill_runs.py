@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -65,6 +66,25 @@ def test_torchrun_starts_the_command(data: Path, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr[-3000:]
     assert result.stdout.count(f"weights: {tmp_path / 'out'}") == 1
     assert json.loads((tmp_path / "out" / "training.json").read_text())["processes"] == 2
+
+
+@pytest.mark.parametrize("cell", ahn.CELLS)
+def test_qwen3_gets_memories_too(data: Path, tmp_path: Path, cell: str) -> None:
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    heads: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 20}
+    base = Qwen3ForCausalLM(Qwen3Config(vocab_size=576, **sizes, **heads, initializer_range=0.2))
+    base.save_pretrained(tmp_path / "base")
+    for path in ahn.POCKET_PATH.glob("*token*.json"):
+        shutil.copy(path, tmp_path / "base")
+    named = {"model_name_or_path": str(tmp_path / "base"), "ahn_implementation": cell}
+    folder = train(Recipe(**pocket_options(data, tmp_path / "out", **named, max_steps=3)))
+    weights = load_file(folder / "model.safetensors")
+    assert all(weights[f"model.layers.{n}.ahn.fn.o_proj.weight"].any() for n in range(2))
+    model = ahn.load_model(tmp_path / "base", ahn=folder)
+    assert model.config.model_type == "qwen3_ahn" and model.layout[0].cell == cell
 
 
 def test_gradient_checkpointing_changes_nothing() -> None:
