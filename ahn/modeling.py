@@ -48,6 +48,9 @@ __all__ = [
     "ahn_config",
 ]
 
+#: what transformers' Trainer and data collators say about a loss
+_LOSS_OPTIONS = ("num_items_in_batch", "shift_labels", "ignore_index")
+
 #: Tokens that go through the model at once when a prompt is streamed.
 PREFILL_CHUNK_SIZE = 1024
 
@@ -158,6 +161,7 @@ class _StreamingCausalLM(InitialisesCells):
                 logits=logits,
                 labels=labels,
                 vocab_size=self.config.vocab_size,  # type: ignore[attr-defined]
+                **{key: value for key, value in kwargs.items() if key in _LOSS_OPTIONS},
             )
         return CausalLMOutputWithPast(
             loss=loss,

@@ -88,3 +88,22 @@ def test_gradient_checkpointing_and_a_past_exclude_each_other() -> None:
     with pytest.raises(ValueError, match="cannot fill a cache"):
         model(ids, past_key_values=model.new_cache())
     assert model.eval()(ids).past_key_values.get_seq_length() == 60
+
+
+def test_the_loss_is_transformers_in_every_option(stock: Any, models: Any) -> None:
+    # transformers' Trainer counts the labels of all accumulated batches and leaves the division
+    # to the model
+    model, ids = models("full"), tokens(30, rows=2)
+    labels = ids.clone()
+    labels[0, 5:9] = -100
+    for more in (
+        {},
+        {"num_items_in_batch": 200},
+        {"num_items_in_batch": torch.tensor(7)},
+        {"shift_labels": labels.roll(-1, 1)},
+    ):
+        with torch.no_grad():
+            expected = stock(ids, labels=labels, **more).loss
+        found = model(ids, labels=labels, **more).loss
+        torch.testing.assert_close(found.detach(), expected, rtol=1e-5, atol=1e-5)
+        assert found.requires_grad
