@@ -111,6 +111,40 @@ def test_every_row_gets_what_the_equations_say(
             torch.testing.assert_close(logits[-len(row) :], expected, **CLOSE)
 
 
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    shape=shapes(),
+    turns=st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=1, max_size=6),
+    right=st.booleans(),
+    chunk=st.sampled_from([1, 4, 1024]),
+    seed=st.integers(0, 99),
+)
+@torch.no_grad()
+def test_rows_that_go_on_by_different_numbers_of_tokens(
+    shape: dict[str, Any], turns: list[tuple[int, int]], right: bool, chunk: int, seed: int
+) -> None:
+    """Turn after turn each row gets its own number of new tokens, also none, padded on a side."""
+    model = build(shape, seed)
+    model.prefill_chunk_size = chunk
+    rows = [torch.randint(0, VOCABULARY, (sum(row),)) for row in zip(*turns, strict=True)]
+    found: list[list[Tensor]] = [[], []]
+    cache, read = model.new_cache(), [0, 0]
+    for turn in turns:
+        pieces = [row[n : n + more] for row, n, more in zip(rows, read, turn, strict=True)]
+        ids, mask = padded(pieces)
+        if right:
+            width = ids.shape[1]
+            ids = torch.stack([F.pad(piece, (0, width - len(piece))) for piece in pieces])
+            mask = mask.flip(1)
+        logits = model(ids, attention_mask=mask, past_key_values=cache).logits
+        for row, more in enumerate(turn):
+            found[row].append(logits[row][mask[row].bool()])
+            read[row] += more
+    for row, logits in zip(rows, found, strict=True):
+        if len(row):
+            torch.testing.assert_close(torch.cat(logits), by_the_equations(model, row), **CLOSE)
+
+
 @pytest.mark.parametrize("cell", CELLS)
 def test_gradients_are_those_of_the_equations(cell: str) -> None:
     ahn = {"cell": cell, "window": 5, "sinks": 2, "full_attention_layers": [1]}
