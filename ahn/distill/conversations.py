@@ -219,7 +219,7 @@ def _checked(turns: Any, where: str, name: str, speaker: str, text: str) -> Mess
         if not isinstance(turn, dict) or not all(
             isinstance(turn.get(key), str) for key in (speaker, text)
         ):
-            raise InputError(f"{where}: each message needs '{speaker}' and '{text}'")
+            raise InputError(f"{where}: each message needs '{speaker}' and '{text}', both texts")
     return turns
 
 

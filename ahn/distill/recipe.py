@@ -256,6 +256,9 @@ def _read(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: no such recipe")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise InputError(f"{path}{line}: not YAML: {error.problem}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a YAML file: {error}") from error
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):

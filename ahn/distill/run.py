@@ -176,6 +176,13 @@ def _finish(
             unfinished.mkdir()
         trainer.save_weights(unfinished, tokenizer)
         skipped = trainer.skipped_batches()
+        batches = trainer.state.global_step * trainer.args.gradient_accumulation_steps
+        if main and skipped and skipped >= batches * trainer.args.world_size:
+            logger.warning(
+                "nothing was learnt: none of %d batches has a labelled token beyond the window "
+                "(see sliding_window, sliding_window_choices)",
+                skipped,
+            )
         if main:
             write_outputs(
                 trainer.recipe,

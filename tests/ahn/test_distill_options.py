@@ -155,6 +155,8 @@ def test_every_problem_of_a_command_line_is_named(tmp_path: Path) -> None:
     assert refused("--seed", "1") == ["--output_dir: must be given", "--dataset: must be given"]
     assert refused("--set", "seed") == ["--set seed: give it as option=value"]
     assert refused("no.yaml", "--seed", "1") == ["no.yaml: no such recipe"]
+    path.write_text("dataset: x\noutput_dir: [\n")
+    assert refused(str(path))[0].startswith(f"{path}:3: not YAML: ")
     assert refused("--base", "3", "--base.tokenizer", "x")[0].endswith("as a whole and in parts")
 
 

@@ -236,7 +236,9 @@ def test_an_optimiser_of_transformers_can_be_asked_for(data: Path, tmp_path: Pat
     assert state["param_groups"] and not any("exp_avg" in s for s in state["state"].values())
 
 
-def test_rows_without_any_label_are_skipped_not_nan(data: Path, tmp_path: Path) -> None:
+def test_rows_without_any_label_are_skipped_not_nan(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Answers inside the window: every batch is skipped, counted, and the weights stay."""
     rows = [json.loads(line) for line in data.read_text().splitlines()]
     for row in rows:
@@ -249,6 +251,7 @@ def test_rows_without_any_label_are_skipped_not_nan(data: Path, tmp_path: Path) 
     folder = train(Recipe(**options))
     log = json.loads((folder / "training.json").read_text())
     assert log["skipped_batches"] == 2
+    assert "nothing was learnt: none of 2 batches" in caplog.text
     fresh = student_model(Recipe(**options)).state_dict()
     for name, tensor in load_file(folder / "model.safetensors").items():
         assert torch.isfinite(tensor).all()
