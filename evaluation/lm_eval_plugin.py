@@ -39,8 +39,7 @@ from evaluation.generate import (
 from evaluation.lm_eval_scoring import LikelihoodScorer, Scored, cut_left, with_smaller_batches
 from evaluation.plan import CONTEXT_SLACK, context_length, sampling_seed
 from evaluation.problems import InputError
-from evaluation.prompting import PreparedPrompt, common_prefix, prepare, smallest_max_length
-from evaluation.runner import SMALLEST_SHARED_TOKENS
+from evaluation.prompting import PreparedPrompt, prepare, shared_tokens, smallest_max_length
 from evaluation.variants import ahn_path, choose_variants, model_path
 from tasks.lm_eval import TaskDocument, document_of
 from tasks.schema import TaskProtocol
@@ -293,12 +292,7 @@ class AHNLM(HFLM):
         self, group: list[_Asked], generator: Generator, answers: dict[int, str], bar: Any
     ) -> None:
         """Answer examples about one document; its beginning is read once."""
-        shared = 0
-        if len(group) > 1:
-            first = group[0].prompt.ids
-            shared = min(common_prefix(first, asked.prompt.ids) for asked in group)
-            shared = min(shared, min(asked.prompt.tokens for asked in group) - 1)
-            shared = shared if shared >= SMALLEST_SHARED_TOKENS else 0
+        shared = shared_tokens([asked.prompt for asked in group])
         for number, asked in enumerate(group):
             sampled = asked.settings.do_sample
             answers[asked.index] = generator.answer(

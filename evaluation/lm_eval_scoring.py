@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SMALLEST_SHARED_TOKENS = 32  # a shorter shared context is not worth a cache of its own
+from evaluation.prompting import SMALLEST_SHARED_TOKENS
+
 LOGITS_AT_ONCE = 256  # positions; times the vocabulary, in float32
 
 

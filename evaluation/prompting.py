@@ -20,6 +20,7 @@ import numpy.typing as npt
 from tasks.schema import Example, Task, TaskProtocol
 
 TAIL_CHARACTERS = 400
+SMALLEST_SHARED_TOKENS = 32  # a shorter shared beginning is not worth a copy of the cache
 _DIGITS = "0123456789"
 
 
@@ -172,3 +173,15 @@ def common_prefix(first: npt.NDArray[np.int32], second: npt.NDArray[np.int32]) -
     length = min(len(first), len(second))
     different = np.flatnonzero(first[:length] != second[:length])
     return int(different[0]) if len(different) else length
+
+
+def shared_tokens(prompts: Sequence[PreparedPrompt]) -> int:
+    """Leading ids that all of `prompts` share and that are worth reading once.
+
+    At least one token of each is left to read; 0 where it is not worth a copy of the cache.
+    """
+    if len(prompts) < 2:
+        return 0
+    shared = min(common_prefix(prompts[0].ids, prompt.ids) for prompt in prompts)
+    shared = min(shared, min(prompt.tokens for prompt in prompts) - 1)
+    return shared if shared >= SMALLEST_SHARED_TOKENS else 0

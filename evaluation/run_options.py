@@ -72,7 +72,7 @@ COMMANDS = (
         max_length="the suite's.",
         tasks="Pocket tasks, joined by commas or repeated. Default: all. See run_eval tasks "
         "pocket.",
-        data="'pocket' (default), or a folder with <task>.jsonl.",
+        data="'pocket': the rows are generated here.",
         lengths="Tokens of a text (512, 1k ...), joined by commas or repeated.",
     ),
 )

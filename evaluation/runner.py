@@ -21,12 +21,10 @@ from evaluation.costs import example_cache_bytes, example_flops
 from evaluation.generate import Generation, Generator, is_out_of_memory
 from evaluation.identity import prompt_sha256
 from evaluation.plan import Plan, PlannedTask, sampling_seed
-from evaluation.prompting import common_prefix
+from evaluation.prompting import shared_tokens
 from evaluation.store import RunStore
 from evaluation.variants import ModelSpec
 from reports.records import ExampleRecord
-
-SMALLEST_SHARED_TOKENS = 32  # a shorter shared beginning is not worth a copy of the cache
 
 
 class TooManyErrors(RuntimeError):
@@ -72,19 +70,10 @@ def groups_in_order(plan: Plan) -> list[Group]:
         for index, example in enumerate(planned.examples):
             by_document.setdefault(example.document_id, []).append(index)
         for indices in by_document.values():
-            shared = _shared_tokens(planned, indices) if plan.configuration.reuse_prefixes else 0
+            prompts = [planned.prompts[index] for index in indices]
+            shared = shared_tokens(prompts) if plan.configuration.reuse_prefixes else 0
             groups.append(Group(planned, indices, shared))
     return sorted(groups, key=lambda group: -group.longest)  # stable: ties stay in plan order
-
-
-def _shared_tokens(planned: PlannedTask, indices: list[int]) -> int:
-    """Leading ids that all prompts of the group have in common, at least one left to read."""
-    if len(indices) < 2:
-        return 0
-    first = planned.prompts[indices[0]].ids
-    shared = min(common_prefix(first, planned.prompts[i].ids) for i in indices)
-    shared = min(shared, min(planned.prompts[i].tokens for i in indices) - 1)
-    return shared if shared >= SMALLEST_SHARED_TOKENS else 0
 
 
 def seed_everything(seed: int) -> None:

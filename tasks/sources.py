@@ -53,7 +53,7 @@ def load_examples(
 
     `data`: a folder; `"pocket"` and `"synthetic"`, the generators, which alone use `seed`, and
     the latter of which makes documents of about `length` tokens (a number or, as text, `128k`;
-    None: the length published); None, the hub. Pocket tasks are generated whatever `data` says.
+    None: the length published); None, the hub. Pocket tasks are always generated.
     All rows are checked, also those after `limit`. InputError with one message per problem.
     `watch` is told how many synthetic rows are made, and of how many: long ones take seconds each.
     """
@@ -64,6 +64,10 @@ def load_examples(
     if is_pocket(task.name):
         from tasks import pocket
 
+        if data not in (None, POCKET):
+            raise InputError(
+                f"{task.name}: rows of pocket tasks are generated here; leave --data {data} out"
+            )
         examples = pocket.load_examples(task, limit, seed)
         return RowSource(examples, [_generated(f"{task.name}?seed={seed}")])
     if data == POCKET:

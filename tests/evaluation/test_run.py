@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from evaluation import runner
 from evaluation.generate import Generator
+from evaluation.prompting import shared_tokens
 from tests.evaluation.conftest import (
     SINKS,
     WINDOW,
@@ -378,11 +379,11 @@ def test_shared_beginning_ends_before_the_last_token():
             self.ids = np.asarray(ids, dtype=np.int32)
             self.tokens = len(ids)
 
-    class Planned:
-        prompts = [Prompt(*range(40)), Prompt(*range(40)), Prompt(*range(50))]
-
-    assert runner._shared_tokens(Planned, [0, 1, 2]) == 39  # type: ignore[arg-type]
-    assert runner._shared_tokens(Planned, [2]) == 0  # type: ignore[arg-type]
+    prompts: Any = [Prompt(*range(40)), Prompt(*range(40)), Prompt(*range(50))]
+    assert shared_tokens(prompts) == 39
+    assert shared_tokens(prompts[2:]) == 0
+    short: Any = [Prompt(*range(31)), Prompt(*range(31))]
+    assert shared_tokens(short) == 0
 
 
 def test_the_plan_is_printed_without_loading_weights(run_eval, arguments, tmp_path, monkeypatch):

@@ -446,3 +446,11 @@ def test_offline_without_the_file_tells_what_to_place_where(tmp_path):
         assert "HF_HUB_OFFLINE is set and it is not in the local cache" in message
         assert f"/{repository}/resolve/main/{file}, " in message
         assert f"place it here as FOLDER/{file}{unpacked}, and give --data FOLDER." in message
+
+
+@pytest.mark.parametrize("data", ["elsewhere", "synthetic"])
+def test_rows_of_pocket_tasks_are_not_read_from_elsewhere(data):
+    task = find_task("longbench", "pocket_qa@4")
+    with pytest.raises(InputError, match=f"are generated here; leave --data {data} out"):
+        load_examples(task, data, 2, 0)
+    assert load_examples(task, None, 2, 0) == load_examples(task, "pocket", 2, 0)
