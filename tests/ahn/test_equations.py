@@ -126,7 +126,8 @@ def test_rows_that_go_on_by_different_numbers_of_tokens(
     """Turn after turn each row gets its own number of new tokens, also none, padded on a side."""
     model = build(shape, seed)
     model.prefill_chunk_size = chunk
-    rows = [torch.randint(0, VOCABULARY, (sum(row),)) for row in zip(*turns, strict=True)]
+    lengths = [sum(row) for row in zip(*turns, strict=True)]
+    rows = [torch.randint(0, VOCABULARY, (length,)) for length in lengths]
     found: list[list[Tensor]] = [[], []]
     cache, read = model.new_cache(), [0, 0]
     for turn in turns:
@@ -140,9 +141,9 @@ def test_rows_that_go_on_by_different_numbers_of_tokens(
         for row, more in enumerate(turn):
             found[row].append(logits[row][mask[row].bool()])
             read[row] += more
-    for row, logits in zip(rows, found, strict=True):
-        if len(row):
-            torch.testing.assert_close(torch.cat(logits), by_the_equations(model, row), **CLOSE)
+    for whole, parts in zip(rows, found, strict=True):
+        if len(whole):
+            torch.testing.assert_close(torch.cat(parts), by_the_equations(model, whole), **CLOSE)
 
 
 @pytest.mark.parametrize("cell", CELLS)
