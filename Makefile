@@ -27,7 +27,7 @@ help:
 	@echo 'make test    the test suite'
 	@echo 'make lint    ruff, mypy, import-linter'
 	@echo 'make bench   speed and cache size of every variant on this machine'
-	@echo 'make pocket  trains the pocket model and its memories anew (about 90 minutes on one core)'
+	@echo 'make pocket  trains the pocket model and its memories anew (about two hours on one core)'
 	@echo 'make clean   removes .venv, caches and runs/demo'
 
 install: $(STAMP)
@@ -74,7 +74,7 @@ POCKET := ahn/assets/pocket
 MEMORIES := gdn dn mamba2 gdn-seed1 dn-seed1 mamba2-seed1
 pocket: export HF_HUB_OFFLINE := 1
 pocket: $(STAMP)
-	test -f runs/pocket/data/student.jsonl || $(BIN)/run_eval pocket-data
+	test -f runs/pocket/data/student-long.jsonl || $(BIN)/run_eval pocket-data
 	for part in teacher-a teacher-b teacher-c $(MEMORIES); do \
 	  folder=runs/pocket/$$part; \
 	  test $$part != teacher-c || folder=runs/pocket/teacher; \

@@ -86,6 +86,20 @@ PHASES: dict[str, Phase] = {
         weights={"two_hop": 0.0, "passkey": 1.5, "number_string": 1.5, "kv_retrieval": 1.5},
         seed=4,
     ),
+    # a little written for each word of filler adds up to more than a fact over 2,048 tokens, and
+    # to too little to be unlearnt over 512
+    "student-long": Phase(
+        "prose",
+        ((512, 800_000), (1024, 900_000), (2048, 900_000)),
+        question_shares=(0.2, 0.35, 0.5),
+        fact_range=(1, 16),
+        few_share=0.25,
+        unnamed_share=0.4,
+        shuffled=True,
+        batch_tokens=2048,
+        weights={"two_hop": 0.0, "passkey": 1.5, "number_string": 1.5, "kv_retrieval": 1.5},
+        seed=5,
+    ),
 }
 
 
