@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from difflib import SequenceMatcher
 
+from rapidfuzz.distance import Indel
+
 from tasks.schema import Example
 
 
@@ -52,22 +54,8 @@ def difflib_ratio(first: str, second: str) -> float:
 
 
 def levenshtein_ratio(first: str, second: str) -> float:
-    """`Levenshtein.ratio`: 1 less the insertions and deletions per character of both texts.
-
-    These are what does not belong to a longest common subsequence. Its length is the number of
-    0 bits in the last row of its table, kept as one integer (Hyyro, 2004).
-    """
-    places: dict[str, int] = {}
-    for j, character in enumerate(second):
-        places[character] = places.get(character, 0) | 1 << j
-    full = (1 << len(second)) - 1
-    row = full
-    for character in first:
-        kept = row & places.get(character, 0)
-        row = ((row + kept) | (row - kept)) & full
-    both = len(first) + len(second)
-    changes = both - 2 * (len(second) - row.bit_count())
-    return 1 - changes / both if both else 1.0  # in this form: it decides how a tie is rounded
+    """`Levenshtein.ratio`: 1 less the insertions and deletions per character of both texts."""
+    return Indel.normalized_similarity(first, second)
 
 
 def ratio(first: str, second: str, similarity: Callable[[str, str], float] = difflib_ratio) -> int:

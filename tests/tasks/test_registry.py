@@ -140,8 +140,8 @@ def test_pocket_tasks_come_from_their_generator(pocket):
     assert "pocket_qa@4" not in names(data="folder")
 
 
-def test_pocket_rows_are_generated_whatever_data_says(pocket):
-    for data in ("pocket", "folder", None):
+def test_pocket_rows_are_generated(pocket):
+    for data in ("pocket", None):
         found = load_examples(pocket["pocket_qa@4"], data, 2, 7)
         assert found.examples == ["pocket_qa@4 7 0", "pocket_qa@4 7 1"]
         assert found.files == [
