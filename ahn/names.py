@@ -13,5 +13,11 @@ def model_path(name: str | Path | None) -> str | Path:
 
 
 def ahn_path(name: str | Path) -> str | Path:
-    """`name`, with `pocket` standing for the embedded memory (GatedDeltaNet)."""
-    return _POCKET / "gdn" if name == "pocket" else name
+    """`name`, with `pocket` (GatedDeltaNet) and `pocket/dn` ... standing for embedded memories."""
+    if name == "pocket":
+        return _POCKET / "gdn"
+    if isinstance(name, str) and name.startswith("pocket/"):
+        embedded = _POCKET / name.removeprefix("pocket/")
+        if (embedded / "config.json").is_file():
+            return embedded
+    return name
