@@ -27,7 +27,7 @@ help:
 	@echo 'make test    the test suite'
 	@echo 'make lint    ruff, mypy, import-linter'
 	@echo 'make bench   speed and cache size of every variant on this machine'
-	@echo 'make pocket  trains the pocket model and its memories anew (about two hours on one core)'
+	@echo 'make pocket  trains the pocket model and its memories anew (two to three hours on one core)'
 	@echo 'make clean   removes .venv, caches and runs/demo'
 
 install: $(STAMP)
