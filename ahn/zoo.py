@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -68,6 +69,8 @@ def find(name: str) -> ZooModel:
         if wanted in (model.name, model.hub_id.lower().removesuffix("-instruct")):
             return model
     near = difflib.get_close_matches(wanted.rsplit("/", 1)[-1], names(), n=3, cutoff=0.4)
+    if Path(name).is_dir():
+        raise InputError(f"no model {name!r} in the zoo; of a folder tells `ahn info {name}`")
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names())}"
     raise InputError(f"no model {name!r} in the zoo; {hint}")
 

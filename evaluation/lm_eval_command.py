@@ -15,6 +15,17 @@ INSTALL = f"pip install 'ahn-bench[lm-eval]' (lm-eval {VERSION})"
 _ROWS = """with lm-eval, --data FOLDER is --metadata '{"data": "FOLDER"}'"""
 
 
+def _as_input_error(error: ValueError) -> ValueError:
+    """What the user can mend, in one line per problem; any other error as it is."""
+    if isinstance(error, input_error_types()):
+        told = messages(error)
+        return InputError([*told, _ROWS] if any("--data" in line for line in told) else told)
+    if str(error).startswith("Tasks not found: "):  # lm_eval.config.evaluate_config
+        listing = "`run_eval lm-eval ls tasks` lists all, ours begin with ahnbench_ or lveval"
+        return InputError(f"--tasks: {str(error)[0].lower()}{str(error)[1:]} ({listing})")
+    return error
+
+
 def task_folder() -> Path:
     """The folder of our task files, what lm-eval calls an include path."""
     import tasks
@@ -52,9 +63,7 @@ def run(arguments: Sequence[str]) -> int:
             parsed.include_path = [str(task_folder()), *given]
         harness.execute(parsed)
     except ValueError as error:
-        if isinstance(error, input_error_types()) and "--data" in str(error):
-            raise InputError([*messages(error), _ROWS]) from None
-        raise
+        raise _as_input_error(error) from error
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     finally:

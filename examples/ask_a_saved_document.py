@@ -89,16 +89,23 @@ def main(arguments: list[str] | None = None) -> int:
     asking.add_argument("--max-new-tokens", type=int, default=8)
     options = parser.parse_args(arguments)
     try:
+        text = options.document.read_text(encoding="utf-8") if options.command == "read" else ""
         model, tokenizer = load(options)
         if options.command == "read":
-            read(model, tokenizer, options.document.read_text(encoding="utf-8"), options.cache)
+            read(model, tokenizer, text, options.cache)
             return 0
         cache = ahn.AHNCache.load(options.cache, model)
         for question in options.questions:
             answer = ask(model, tokenizer, cache, question, options.max_new_tokens)
             print(f"{question} {answer}")
-    except (ahn.InputError, OSError) as error:
-        print(error, file=sys.stderr)
+    except ahn.InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
+    except UnicodeDecodeError:
+        print(f"error: {options.document}: not UTF-8 text", file=sys.stderr)
         return 2
     return 0
 

@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ahn.config import CELLS, InputError
+from ahn.names import model_path
 
 LossName = Literal["kl", "ce", "distill"]
 
@@ -42,7 +43,9 @@ class Recipe(BaseModel):
     stage: Literal["distill", "pretrain"] = Field(
         "distill", description="distill: memories of a frozen base; pretrain: a base model"
     )
-    model_name_or_path: str | None = Field(None, description="base model: folder or hub id")
+    model_name_or_path: str | None = Field(
+        None, description="base model: folder, hub id, or pocket"
+    )
     base: BaseModelRecipe | None = Field(None, description="a new base model (stage pretrain)")
     output_dir: str = Field(description="folder of weights, log, curve, card and checkpoints")
 
@@ -171,6 +174,11 @@ class Recipe(BaseModel):
         if isinstance(value, str):
             return [part.strip() for part in value.split(",") if part.strip()]
         return [value] if isinstance(value, int) else value
+
+    @field_validator("model_name_or_path")
+    @classmethod
+    def _embedded(cls, value: str | None) -> str | None:
+        return None if value is None else str(model_path(value))
 
     @field_validator("ahn_implementation")
     @classmethod

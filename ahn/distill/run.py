@@ -95,6 +95,7 @@ def train(recipe: Recipe, resume: bool = True) -> Path:
             if isinstance(samples, Conversations):
                 _longer_than(smallest_window(recipe), samples, dataset)
         trainer = DistillTrainer(recipe, student_model(recipe), data, **options)
+    output.mkdir(parents=True, exist_ok=True)
     checkpoints = Path(str(arguments.output_dir))
     if not resume and trainer.args.should_save:
         shutil.rmtree(checkpoints, ignore_errors=True)  # else the next start would go on from them
@@ -155,9 +156,11 @@ def _longer_than(window: int, data: Conversations, dataset: str | list[str] | No
 
 
 def _can_be_written(output: Path) -> None:
+    """Tries the folder, or the nearest one above it that there is; makes none."""
+    place = output.absolute()
+    there = next(path for path in (place, *place.parents) if os.path.lexists(path))
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=output):
+        with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
         raise InputError(f"output_dir: {output} cannot be written: {error}") from None

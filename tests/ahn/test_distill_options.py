@@ -54,6 +54,12 @@ def test_presets_are_the_papers_recipe() -> None:
         assert recipe.num_train_epochs == 1 and recipe.lr_scheduler_type == "cosine"
 
 
+def test_the_embedded_model_has_a_name_here_too() -> None:
+    options = {"model_name_or_path": "pocket", "dataset": "chats.jsonl", "output_dir": "mine"}
+    recipe = Recipe.model_validate(options)
+    assert recipe.model_name_or_path == str(ahn.POCKET_PATH)
+
+
 def test_flags_are_options() -> None:
     assert parse_flags(
         [

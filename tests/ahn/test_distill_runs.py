@@ -187,7 +187,7 @@ def test_nothing_longer_than_the_window_is_refused(data: Path, tmp_path: Path) -
     options = pocket_options(data, tmp_path / "out", sliding_window_choices=[512])
     with pytest.raises(ahn.InputError, match="no sample is longer than the window"):
         train(Recipe(**options))
-    assert not (tmp_path / "out" / "model.safetensors").exists()
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -207,6 +207,7 @@ def test_what_is_wrong_is_told_before_data_are_tokenised(
     options = pocket_options(tmp_path / "not-there.jsonl", tmp_path / "out", **changes)
     with pytest.raises(ahn.InputError, match=message):
         train(Recipe(**options))
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_evaluation_inside_the_window_is_refused(data: Path, tmp_path: Path) -> None:

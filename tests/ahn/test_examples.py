@@ -34,3 +34,14 @@ def test_a_document_is_read_once_and_asked_from_disk(tmp_path: Path, capsys: Any
     assert capsys.readouterr().out.startswith(f"{QUESTION} driver")
     assert main(["ask", str(cache), QUESTION, "--window", "64"]) == 2
     assert "another layout" in capsys.readouterr().err
+
+
+def test_a_document_that_is_no_text_is_named(tmp_path: Path, capsys: Any) -> None:
+    main = runpy.run_path(str(EXAMPLES / "ask_a_saved_document.py"))["main"]
+    document, cache = tmp_path / "story.txt", tmp_path / "story.safetensors"
+    for content, reason in ((None, "No such file or directory"), (b"\xff\xfe", "not UTF-8 text")):
+        if content is not None:
+            document.write_bytes(content)
+        assert main(["read", str(document), str(cache)]) == 2
+        assert capsys.readouterr().err == f"error: {document}: {reason}\n"
+        assert not cache.exists()

@@ -90,3 +90,8 @@ def test_a_broken_file_is_refused_by_name(tmp_path, change, message):
     with pytest.raises(InputError, match=message) as refusal:
         zoo.read(file)
     assert "mine.yaml" in str(refusal.value)
+
+
+def test_a_folder_is_sent_to_where_folders_are_read(tmp_path):
+    with pytest.raises(InputError, match=f"`ahn info {tmp_path}`"):
+        zoo.find(str(tmp_path))

@@ -221,6 +221,12 @@ def test_rows_that_are_not_there_are_said_in_lm_evals_words(
     assert """--data FOLDER is --metadata '{"data": "FOLDER"}'""" in error.value.problems[-1]
 
 
+def test_a_task_that_nobody_has_is_named() -> None:
+    asked = ["--model", "ahn", "--model_args", "pretrained=pocket", "--tasks", "ahnbench_nothing"]
+    with pytest.raises(InputError, match="--tasks: tasks not found: .*ahnbench_nothing"):
+        run_harness(asked)
+
+
 def test_help_is_lm_evals(capfd: pytest.CaptureFixture[str]) -> None:
     assert run_harness(["--help"]) == 0
     assert "validate" in capfd.readouterr().out
