@@ -49,7 +49,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: export HF_HUB_OFFLINE := 1
 demo: $(STAMP)
-	$(BIN)/run_eval longbench --config configs/eval/demo.yaml
+	$(BIN)/run_eval pocket --config configs/eval/demo.yaml
 	$(BIN)/run_eval report runs/demo -o runs/demo/report.html
 
 test: export OMP_NUM_THREADS := 1
