@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from itertools import pairwise
 
 import pytest
 from hypothesis import example as try_also
@@ -16,7 +17,7 @@ from tasks.pocket.facts import KINDS, held_out, make_facts, max_facts
 from tasks.pocket.rows import SHAPES
 from tasks.pocket.tokenizer import tokenizer_files
 from tasks.pocket.training import PHASES, conversations
-from tasks.pocket.vocabulary import FILLERS, WORDS
+from tasks.pocket.vocabulary import CITIES, FILLERS, NAMES, NUMBERS, WORDS
 from tasks.registry import expand, find_task
 from tasks.schema import InputError
 
@@ -28,6 +29,21 @@ PUBLISHED_FIELDS = {
     "lveval": {"input", "context", "answers", "answer_keywords", "confusing_facts", "length"},
     "infinitebench": {"id", "context", "input", "answer", "options"},
 }  # fmt: skip
+
+
+def crc32(data: bytes) -> int:
+    """CRC-32 bit by bit from its reflected polynomial (ISO 3309), without zlib."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0xEDB88320 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
+
+
+def kept_for_tests(kind: str, key: str, value: str) -> bool:
+    """The split that the shipped memories were trained under: every eighth CRC-32 is a test's."""
+    return crc32(f"{kind}|{key}|{value}".encode()) % 8 == 0
 
 
 def read_back(text: str) -> tuple[str, str, str]:
@@ -64,8 +80,19 @@ def test_facts_keep_to_their_split(kind: str, count: int, style: str, seed: int)
         for fact in facts:
             for text in fact.texts:
                 owner, key, value = read_back(text)
-                assert held_out(owner, key, value) == (split == "test")
+                assert kept_for_tests(owner, key, value) == (split == "test")
             assert fact.answer.endswith(read_back(fact.texts[-1])[2])
+
+
+def test_the_split_of_facts_is_the_one_that_the_shipped_memories_were_trained_under() -> None:
+    assert crc32(b"123456789") == 0xCBF43926  # the check value of CRC-32 in catalogues
+    triples = [("qa", f"{name}|city", city) for name in NAMES for city in CITIES]
+    triples += [("passkey", name, f"{a} {b}") for name in NAMES for a, b in pairwise(NUMBERS)]
+    parts = [held_out(*triple) for triple in triples]
+    assert parts == [kept_for_tests(*triple) for triple in triples]
+    # an eighth of them, within four standard deviations
+    expected, spread = len(parts) / 8, (len(parts) * 7 / 64) ** 0.5
+    assert abs(sum(parts) - expected) < 4 * spread
 
 
 def test_no_test_fact_stands_in_any_training_conversation() -> None:
@@ -83,6 +110,7 @@ def test_no_test_fact_stands_in_any_training_conversation() -> None:
     )
     facts = {read_back(sentence) for sentence in trained if stated.fullmatch(sentence)}
     assert len(facts) > 1000
+    assert not [fact for fact in facts if kept_for_tests(*fact)]
     for name in pocket.task_names(pocket.LENGTHS[:2], kinds=KINDS):
         for example in pocket.load_examples(find_task("longbench", name), 8):
             words = example.row["context"].split()
