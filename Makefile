@@ -1,4 +1,4 @@
-# make demo | test | lint | bench | pocket | clean
+# make demo | test | test-slow | test-all | lint | bench | pocket | clean
 # Every target sets up .venv by itself; the first time takes a few minutes, later ones nothing.
 # Needs only make and Python 3.11 or 3.12 (another one: make PYTHON=/path/to/python3.12 demo).
 
@@ -6,7 +6,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test lint bench pocket clean
+.PHONY: help install demo test test-slow test-all lint bench pocket clean
 
 # The first interpreter that starts, is 3.11 or 3.12 and can make environments (a name on the
 # path proves nothing: version managers put names there that start no interpreter).
@@ -23,12 +23,14 @@ STAMP := $(VENV)/.installed-$(shell pwd | cksum | cut -d' ' -f1)
 JOBS ?= 2
 
 help:
-	@echo 'make demo    the whole path on the embedded pocket model: runs/demo/report.html'
-	@echo 'make test    the test suite'
-	@echo 'make lint    ruff, mypy, import-linter'
-	@echo 'make bench   speed and cache size of every variant on this machine'
-	@echo 'make pocket  trains the pocket model and its memories anew (two to three hours on one core)'
-	@echo 'make clean   removes .venv, caches and runs/demo'
+	@echo 'make demo       the whole path on the embedded pocket model: runs/demo/report.html'
+	@echo 'make test       the test suite but for tests marked slow; a part: PYTEST_ARGS=tests/tasks'
+	@echo 'make test-slow  the tests marked slow'
+	@echo 'make test-all   both'
+	@echo 'make lint       ruff, mypy, import-linter'
+	@echo 'make bench      speed and cache size of every variant on this machine'
+	@echo 'make pocket     trains the pocket model and its memories anew (two to three hours on one core)'
+	@echo 'make clean      removes .venv, caches and runs/demo'
 
 install: $(STAMP)
 
@@ -52,10 +54,12 @@ demo: $(STAMP)
 	$(BIN)/run_eval pocket --config configs/eval/demo.yaml
 	$(BIN)/run_eval report runs/demo -o runs/demo/report.html
 
-test: export OMP_NUM_THREADS := 1
-test: export HF_HUB_OFFLINE := 1
-test: $(STAMP)
-	$(BIN)/python -m pytest -q -n $(JOBS) $(PYTEST_ARGS)
+test: MARKED := -m 'not slow'
+test-slow: MARKED := -m slow
+test test-slow test-all: export OMP_NUM_THREADS := 1
+test test-slow test-all: export HF_HUB_OFFLINE := 1
+test test-slow test-all: $(STAMP)
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal $(MARKED) $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check .

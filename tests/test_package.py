@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -147,6 +148,22 @@ def test_readme_names_targets_of_the_makefile():
     assert {"demo", "test"} <= set(targets)
     for target in [*targets, "lint", "bench", "clean"]:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_ci_runs_the_readmes_test_command_and_what_that_leaves_out():
+    targets = re.findall(r"^make ([\w-]+)", (ROOT / ".ci" / "run").read_text("utf-8"), re.MULTILINE)
+    assert targets == ["lint", "test", "test-slow"]
+    # not what the make that may have started these tests was given
+    environment = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "PYTEST_ARGS")}
+    marks = []
+    for target in targets[1:]:
+        planned = subprocess.run(
+            ["make", "-n", target], cwd=ROOT, env=environment, capture_output=True, text=True
+        )
+        (command,) = re.findall(r"-m pytest .*", planned.stdout)
+        words = shlex.split(command)
+        marks.append(words[words.index("-m", 2) + 1 :])
+    assert marks == [["not slow"], ["slow"]], "together all tests, none twice, and no other choice"
 
 
 @pytest.mark.parametrize(
