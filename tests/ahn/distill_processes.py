@@ -1,8 +1,7 @@
-"""Trainings in forks of the test process: a start of Python and torch would cost seconds each."""
+"""Trainings in forks of the test process."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import socket
@@ -18,6 +17,7 @@ from ahn.cli import main
 from ahn.distill.distillation import DistillTrainer
 from ahn.distill.recipe import Recipe
 from ahn.distill.run import train
+from tests.processes import start_fork
 
 #: a fork cannot use a GPU that its parent has used
 ON_CPU = {"use_cpu": True, "dataloader_pin_memory": False}
@@ -31,21 +31,16 @@ class Ended:
     output: str
 
 
-def _child(function: Callable[..., Any], arguments: tuple[Any, ...], out: str, env: Any) -> None:
-    os.environ.update(env)
-    AcceleratorState._reset_state(reset_partial_state=True)  # of trainings in the parent
+def _forgetting_the_parent(function: Callable[..., Any], *arguments: Any) -> None:
+    """Run the function as if there had been no training in the parent."""
+    AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
     PartialState._reset_state()
-    descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    for stream in (1, 2):
-        os.dup2(descriptor, stream)
-    sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1) for stream in (1, 2))
     function(*arguments)
 
 
 def forked(tmp_path: Path, function: Callable[..., Any], *arguments: Any, ranks: int = 1) -> Ended:
     """Run the function in a fork, or in several that find each other as `torchrun`'s do."""
-    context = multiprocessing.get_context("fork")
     out = tmp_path / f"output-{len(list(tmp_path.glob('output-*')))}"
     out.touch()
     with socket.socket() as free:
@@ -61,10 +56,15 @@ def forked(tmp_path: Path, function: Callable[..., Any], *arguments: Any, ranks:
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
         }
-        given = (function, arguments, str(out), environment if ranks > 1 else {})
-        children.append(context.Process(target=_child, args=given))
-    for child in children:
-        child.start()
+        children.append(
+            start_fork(
+                _forgetting_the_parent,
+                function,
+                *arguments,
+                output=out,
+                environment=environment if ranks > 1 else {},
+            )
+        )
     for child in children:
         child.join(120)
         if child.is_alive():

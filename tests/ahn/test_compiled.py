@@ -14,10 +14,13 @@ import ahn
 from ahn.modeling import Qwen2AHNConfig, Qwen2AHNForCausalLM
 from tests.ahn.conftest import SINKS, SIZES, WINDOW, tokens
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("g++") is None and shutil.which("clang++") is None,
-    reason="torch.compile on a CPU needs a C++ compiler (g++ or clang++)",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        shutil.which("g++") is None and shutil.which("clang++") is None,
+        reason="torch.compile on a CPU needs a C++ compiler (g++ or clang++)",
+    ),
+]
 
 
 def one_layer(variant: str) -> Any:
@@ -57,7 +60,6 @@ def test_a_full_window_is_compiled_once_and_changes_nothing() -> None:
     assert counters["stats"]["unique_graphs"] == 1, "generate decodes with the same graph"
 
 
-@pytest.mark.slow
 def test_full_attention_is_compiled_for_blocks_of_slots() -> None:
     model = one_layer("full")
     expected, _ = decoded(model, 250, 20)

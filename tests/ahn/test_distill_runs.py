@@ -54,6 +54,7 @@ def test_two_processes_give_what_one_with_accumulated_gradients_gives(
     assert log["processes"] == 2 and log["steps"] == 2
 
 
+@pytest.mark.slow
 def test_torchrun_starts_the_command(data: Path, tmp_path: Path) -> None:
     """The launcher and a recipe of flags alone; what it computes is tested above."""
     words = [f"--{name}={value}" for name, value in pocket_options(data, tmp_path / "out").items()]

@@ -104,6 +104,7 @@ def test_sharded_training_gives_what_one_process_gives(
     assert (tmp_path / "two" / "README.md").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["FULL_STATE_DICT", "SHARDED_STATE_DICT"])
 def test_a_killed_sharded_run_resumes_to_the_same_weights(
     data: Path, tmp_path: Path, kind: str

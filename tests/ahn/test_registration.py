@@ -35,7 +35,9 @@ assert "no_such_type" not in __import__("transformers").CONFIG_MAPPING
 """
 
 
-@pytest.mark.parametrize("imports", IMPORTS)
+@pytest.mark.parametrize(
+    "imports", [IMPORTS[0], *(pytest.param(order, marks=pytest.mark.slow) for order in IMPORTS[1:])]
+)
 def test_any_order_of_imports(imports: str) -> None:
     result = subprocess.run(
         [sys.executable, "-c", imports + "\n" + USE], capture_output=True, text=True, check=False

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.evaluation.conftest import question, records_of, start_process, write_rows
+from evaluation.cli import main
+from evaluation.generate import Generator
+from tests.evaluation.conftest import question, records_of, write_rows
+from tests.processes import start_fork
 
 
-@pytest.fixture
-def command(tiny, tmp_path):
+@pytest.fixture(scope="module")
+def command(tiny, tmp_path_factory):
     """Two variants, twelve examples each, six documents."""
-    rows = write_rows(tmp_path / "hotpotqa.jsonl", [question(i, 1 + i % 6) for i in range(12)])
+    folder = tmp_path_factory.mktemp("rows")
+    rows = write_rows(folder / "hotpotqa.jsonl", [question(i, 1 + i % 6) for i in range(12)])
     return [
         "longbench", "--model", tiny, "--data", rows.parent, "--tasks", "hotpotqa",
         "--variant", "full", "--variant", "window", "--window", 48, "--sinks", 4,
@@ -23,35 +30,64 @@ def command(tiny, tmp_path):
     ]  # fmt: skip
 
 
-def lines_in(run: Path) -> int:
-    return sum(path.read_bytes().count(b"\n") for path in run.glob("*/*.jsonl"))
+@pytest.fixture(scope="module")
+def uninterrupted(run_eval, command, tmp_path_factory):
+    """Records of `command`."""
+    run = tmp_path_factory.mktemp("uninterrupted") / "run"
+    assert run_eval(*command, "--output", run).exit_code == 0
+    return records_of(run)
+
+
+HELD_AFTER = 5
+"""Answers after which the run in the other process waits for its signal."""
+
+
+def run_and_wait(arguments: list[str], waiting: Path) -> None:
+    """`run_eval ARGUMENTS`, which makes the file `waiting` and stops in its sixth example."""
+    answer = Generator.answer
+    answered: list[Any] = []
+
+    def held(self: Generator, *args: Any, **kwargs: Any) -> Any:
+        if len(answered) == HELD_AFTER:
+            waiting.touch()
+            time.sleep(600)
+        answered.append(answer(self, *args, **kwargs))
+        return answered[-1]
+
+    Generator.answer = held  # type: ignore[method-assign]
+    sys.argv = ["run_eval", *arguments]
+    main()
 
 
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)]
 )
-def test_a_stopped_run_is_continued_to_the_same_records(run_eval, command, tmp_path, number, code):
-    run = tmp_path / "run"
-    process = start_process(*command, "--output", run)
-    deadline = time.monotonic() + 60
-    while lines_in(run) < 4 and time.monotonic() < deadline:
-        time.sleep(0.002)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == code, errors
+def test_a_stopped_run_is_continued_to_the_same_records(
+    run_eval, command, uninterrupted, tmp_path, number, code
+):
+    run, waiting, output = tmp_path / "run", tmp_path / "waiting", tmp_path / "output"
+    arguments = [str(word) for word in [*command, "--output", run]]
+    process = start_fork(run_and_wait, arguments, waiting, output=output)
+    assert process.pid is not None
+    while not waiting.exists() and process.is_alive():
+        time.sleep(0.01)
+    if process.is_alive():
+        os.kill(process.pid, number)
+    process.join()
+    errors = output.read_text("utf-8")
+    assert process.exitcode == code, errors
     assert "Traceback" not in errors
-    done = lines_in(run)
-    assert 4 <= done < 24
+    records = [line for path in run.glob("*/*.jsonl") for line in path.read_bytes().splitlines()]
+    assert len(records) == HELD_AFTER
     status = json.loads((run / "run.json").read_text("utf-8"))["status"]
     assert status == ("running" if number == signal.SIGKILL else "interrupted")
     assert ("the same command continues" in errors) == (number != signal.SIGKILL)
 
     result = run_eval(*command, "--output", run)
     assert result.exit_code == 0, result.stderr
-    assert f"continuing: {done} of 24" in result.stderr
+    assert f"continuing: {HELD_AFTER} of 24" in result.stderr
     assert json.loads((run / "run.json").read_text("utf-8"))["status"] == "finished"
-    run_eval(*command, "--output", tmp_path / "uninterrupted")
-    assert records_of(run) == records_of(tmp_path / "uninterrupted")
+    assert records_of(run) == uninterrupted
 
 
 def test_ctrl_c_while_the_model_loads_leaves_a_run_to_continue(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -181,6 +182,7 @@ def test_a_prompt_longer_than_the_model_is_refused(tiny: Path, tmp_path: Path, d
         through_lm_eval(model, ["ahnbench_longbench_hotpotqa"], data=str(tmp_path))
 
 
+@pytest.mark.slow
 def test_the_command_runs_lm_eval_whole(tmp_path: Path) -> None:
     """One process, as a user starts it: model and tasks are found, a table and files are left."""
     process = start_process(
@@ -208,6 +210,14 @@ def test_bad_input_is_one_message_and_exit_code_2(run_eval: Callable[..., Any]) 
     assert result.stderr == "error: --include_path: /nowhere is not a folder\n"
 
 
+@pytest.fixture
+def ours_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """lm-eval does not index its own tasks, thousands of files."""
+    without = functools.partial(TaskManager, include_defaults=False)
+    monkeypatch.setattr("lm_eval.tasks.TaskManager", without)
+
+
+@pytest.mark.usefixtures("ours_alone")
 def test_rows_that_are_not_there_are_said_in_lm_evals_words(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -221,6 +231,7 @@ def test_rows_that_are_not_there_are_said_in_lm_evals_words(
     assert """--data FOLDER is --metadata '{"data": "FOLDER"}'""" in error.value.problems[-1]
 
 
+@pytest.mark.usefixtures("ours_alone")
 def test_a_task_that_nobody_has_is_named() -> None:
     asked = ["--model", "ahn", "--model_args", "pretrained=pocket", "--tasks", "ahnbench_nothing"]
     with pytest.raises(InputError, match="--tasks: tasks not found: .*ahnbench_nothing"):

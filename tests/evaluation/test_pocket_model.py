@@ -53,6 +53,7 @@ def mean(run: Run, variant: str, facts: int) -> float:
     return sum(values.values()) / len(values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("facts", [1, 4])
 def test_full_attention_recalls_and_the_window_does_not(run: Run, facts: int) -> None:
     # three standard errors below and above what is promised for many more examples
@@ -60,6 +61,7 @@ def test_full_attention_recalls_and_the_window_does_not(run: Run, facts: int) ->
     assert mean(run, "window", facts) <= 0.05 + 0.08
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize(("facts", "promised"), [(1, 0.95), (4, 0.80)])
 def test_the_memory_recalls_what_left_the_window(
@@ -70,6 +72,7 @@ def test_the_memory_recalls_what_left_the_window(
     assert gain.low > 0.3
 
 
+@pytest.mark.slow
 def test_without_writes_every_prediction_is_the_windows(run: Run) -> None:
     predictions = {
         variant: {r.example_id: r.prediction for r in run.records if r.variant == variant}

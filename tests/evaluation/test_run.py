@@ -429,6 +429,7 @@ def test_without_output_the_folder_is_named_after_the_identity(
     assert "continuing: 4 of 4" in run_eval(*arguments).stderr
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.parametrize("protocol", ["official", "ahn"])
 def test_the_three_real_tasks_end_to_end(run_eval, shared: Path, tmp_path, protocol):
