@@ -132,24 +132,26 @@ def test_a_released_merged_folder_is_split(tmp_path: Path, base: Path, memory: P
         assert (tmp_path / "out" / name).read_bytes() == (memory / name).read_bytes()
 
 
-def test_import_ahn_is_enough_for_auto_classes(tmp_path: Path, base: Path, memory: Path) -> None:
+@pytest.mark.parametrize("first", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_import_ahn_is_enough_for_auto_classes(
+    tmp_path: Path, base: Path, memory: Path, first: bool
+) -> None:
+    """Also where transformers' auto classes were imported `first`."""
     merge_checkpoint(base, memory, tmp_path / "merged")
-    script = """
+    script = f"""
 import sys
 if {first}: import transformers.models.auto.modeling_auto
 import ahn
 if not {first}: assert "torch" not in sys.modules, "import ahn is light"
 from transformers import AutoConfig, AutoModelForCausalLM
-assert AutoConfig.from_pretrained({base!r}).__class__.__name__ == "Qwen2Config"
-assert AutoConfig.from_pretrained({merged!r}).model_type == "qwen2_ahn"
-for folder, module in (({base!r}, "transformers.models.qwen2.modeling_qwen2"),
-                       ({merged!r}, "ahn.modeling")):
+assert AutoConfig.from_pretrained({str(base)!r}).__class__.__name__ == "Qwen2Config"
+assert AutoConfig.from_pretrained({str(tmp_path / "merged")!r}).model_type == "qwen2_ahn"
+for folder, module in (({str(base)!r}, "transformers.models.qwen2.modeling_qwen2"),
+                       ({str(tmp_path / "merged")!r}, "ahn.modeling")):
     model = AutoModelForCausalLM.from_pretrained(folder)
     assert type(model).__module__ == module, type(model)
 """
-    for first in (False, True):
-        text = script.format(first=first, base=str(base), merged=str(tmp_path / "merged"))
-        subprocess.run([sys.executable, "-c", text], check=True)
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 class TestNothingIsLost:

@@ -32,6 +32,7 @@ from tests.bench.training import (
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads peaks from /proc")
 
 
+@pytest.mark.slow
 @LINUX
 def test_forms_stand_side_by_side_in_one_run(capfd: pytest.CaptureFixture[str]) -> None:
     arguments = ["--lengths", "256,512", "--window", "64", "--sinks", "8", "--repeats", "1"]

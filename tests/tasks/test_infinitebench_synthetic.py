@@ -284,9 +284,9 @@ def test_more_rows_than_published_go_through_the_design_again():
 
 @pytest.mark.parametrize("task", SYNTHETIC_TASKS)
 def test_a_million_tokens_are_made_in_seconds_and_one_row_at_a_time(task):
-    started = time.perf_counter()
+    started = time.process_time()  # of this process: others may be busy on the machine
     rows = list(islice(generate(task, "1m"), 2))  # all 590 passkeys would be 2.3 GB
-    assert time.perf_counter() - started < 10
+    assert time.process_time() - started < 10
     assert all(len(row["context"]) > 10**6 for row, _ in rows)
 
 
