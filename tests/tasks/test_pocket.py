@@ -17,7 +17,19 @@ from tasks.pocket.facts import KINDS, held_out, make_facts, max_facts
 from tasks.pocket.rows import SHAPES
 from tasks.pocket.tokenizer import tokenizer_files
 from tasks.pocket.training import PHASES, conversations
-from tasks.pocket.vocabulary import CITIES, FILLERS, NAMES, NUMBERS, WORDS
+from tasks.pocket.vocabulary import (
+    CITIES,
+    COLORS,
+    FILLERS,
+    FOODS,
+    JOBS,
+    LABELS,
+    NAMES,
+    NOUNS,
+    NUMBERS,
+    PETS,
+    WORDS,
+)
 from tasks.registry import expand, find_task
 from tasks.schema import InputError
 
@@ -130,6 +142,11 @@ def test_rows_are_the_benchmarks_rows_with_evidence_outside_the_window(name: str
         row, evidence = example.row, example.row["evidence"]
         assert row.keys() - {"facts", "evidence"} >= PUBLISHED_FIELDS[SHAPES[kind]]
         assert example.answers == row.get("answers", row.get("answer"))
+        assert row.get("language", "en") == "en" and row.get("options", []) == []
+        if SHAPES[kind] != "infinitebench":
+            assert row["dataset"] == name
+            assert row["length"] == len(f"{row['context']} {row['input']}".split())
+            assert row["all_classes"] == (LABELS if kind == "classification" else None)
         words = row["context"].split()
         said = " ".join(" ".join(words[start:end]) for start, end in evidence["spans"])
         assert example.answers[0].split()[-1] in said
@@ -162,6 +179,89 @@ def test_a_task_may_ask_for_a_length(length: int) -> None:
             assert length - 60 <= tokens <= length
             assert example.attributes["length"] == length
         assert (task.protocol("official").default_max_length or 0) >= length
+
+
+N, V, PAIR = r"(?P<n>\w+)", r"(?P<v>\w+)", r"(?P<v>\d\d \d\d)"
+WORDING = {
+    "passkey": (
+        rf"the pass key of {N} is {PAIR} \.",
+        "what is the pass key of {n} ? the pass key of {n} is",
+        "what is the pass key of {n} answer :",
+    ),
+    "number_string": (
+        rf"the number string of {N} is (?P<v>\d\d \d\d \d\d \d\d) \.",
+        "what is the number string of {n} ? the number string of {n} is",
+        "what is the number string of {n} answer :",
+    ),
+    "kv_retrieval": (rf"{N} : {PAIR} ,", "what is {n} ? {n} :", "key {n} value :"),
+    "qa": (
+        rf"the (?P<r>\w+) of {N} is {V} \.",
+        "what is the {r} of {n} ? the {r} of {n} is",
+        "what is the {r} of {n} answer :",
+    ),
+    "two_hop": (
+        rf"the friend of {N} is (?P<f>\w+) \. the (?P<r>\w+) of (?P=f) is (?P<p>\w+) \.",
+        "what is the {r} of the friend of {n} ? the friend of {n} is",
+        "what is the {r} of the friend of {n} answer :",
+    ),
+    "passage_retrieval": (
+        rf"the paragraph of the {N} and the (?P<m>\w+) is (?P<v>\d\d) \.",
+        "which paragraph mentions the {n} ? the paragraph of the {n} and the {m} is",
+        "which paragraph mentions the {n} and the {m} answer :",
+    ),
+    "classification": (
+        rf"text : the ((?P<c>\w+) )?{N} label : {V} \.",
+        r"text : the (?P<d>\w+) {n} label :",
+        "text : the {n} answer label :",
+    ),
+}
+WORDING["confusing_facts"] = WORDING["qa"]
+"""What a fact's sentences look like, and what asks for it in prose and in the fixed form: as the
+shipped model read them in training."""
+OF_THINGS = ("kv_retrieval", "passage_retrieval", "classification")
+VALUES = {"city": CITIES, "job": JOBS, "food": FOODS, "pet": PETS, "color": COLORS}
+
+
+@pytest.mark.parametrize("style", ["prose", "fixed"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_facts_are_worded_as_the_shipped_model_learnt_them(kind: str, style: str) -> None:
+    said, prose, fixed = WORDING[kind]
+    relations = set()
+    for fact in make_facts(random.Random(3), kind, 20, style):  # type: ignore[arg-type]
+        match = re.fullmatch(said, " ".join(fact.texts))
+        assert match, fact.texts
+        parts = {key: part or "" for key, part in match.groupdict().items()}
+        question = (prose if style == "prose" else fixed).format(**parts)
+        answer = "{f} , the {r} of {f} is {p}" if kind == "two_hop" else "{v}"
+        assert fact.answer == answer.format(**parts)
+        if kind != "classification":
+            assert fact.question == question
+        else:
+            asked = re.fullmatch(question, fact.question)
+            assert asked and bool(parts["c"]) == (style == "prose")
+            assert {parts["c"], asked.groupdict().get("d", "")} <= {*COLORS, ""}
+            assert style == "fixed" or parts["c"] != asked["d"]
+        assert parts["n"] in (NOUNS if kind in OF_THINGS else NAMES)
+        if "r" in parts:
+            relations.add(parts["r"])
+            assert (parts.get("p") or parts["v"]) in VALUES[parts["r"]]
+        if kind == "confusing_facts":
+            (other,) = fact.confusing
+            lie = re.fullmatch(r"the (\w+) near (\w+) is (\w+) \.", other)
+            assert lie and lie.group(1, 2) == (parts["r"], parts["n"])
+            assert lie[3] in VALUES[parts["r"]] and lie[3] != parts["v"]
+        else:
+            assert fact.confusing == ()
+    assert not relations or relations == set(VALUES)
+
+
+def test_a_single_number_needs_no_name() -> None:
+    for kind, noun, count in (("passkey", "pass key", 2), ("number_string", "number string", 4)):
+        for style, end in (("prose", f" ? the {noun} is"), ("fixed", " answer :")):
+            (fact,) = make_facts(random.Random(3), kind, 1, style)  # type: ignore[arg-type]
+            assert re.fullmatch(rf"\d\d( \d\d){{{count - 1}}}", fact.answer)
+            assert fact.texts == (f"the {noun} is {fact.answer} . remember it .",)
+            assert fact.question == f"what is the {noun}{end}"
 
 
 def test_evidence_stands_everywhere_between_sinks_and_window() -> None:
