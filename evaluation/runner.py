@@ -17,6 +17,9 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from ahn.cells.base import MemoryCell
+from ahn.ops.selector import asked, pick
+from ahn.shapes import CELL_SIZES
 from evaluation.costs import example_cache_bytes, example_flops
 from evaluation.generate import Generation, Generator, is_out_of_memory
 from evaluation.identity import prompt_sha256
@@ -118,6 +121,7 @@ def run_variant(plan: Plan, variant: str, store: RunStore, listener: Listener) -
             "parameters": sum(p.numel() for p in model.parameters()),
             "layout": [_layer_as_dict(layer) for layer in model.layout],
         },
+        recurrence_forms(model),
     )
     errors = 0
     answerer = Answerer(plan, spec, model)
@@ -150,6 +154,29 @@ def _as_built(spec: ModelSpec, model: Any) -> ModelSpec:
 
 def _layer_as_dict(layer: Any) -> dict[str, Any]:
     return {"window": layer.window, "sinks": layer.sinks, "cell": layer.cell}
+
+
+def recurrence_forms(model: Any) -> dict[str, str]:
+    """The form of the memory's recurrence that this model computes; nothing without a memory.
+
+    `AHN_BACKEND`, the weights' configuration and the packages that are installed choose it.
+    """
+    cell = next((m for m in model.modules() if isinstance(m, MemoryCell)), None)
+    if cell is None:
+        return {}
+    kind = CELL_SIZES[next(layer.cell for layer in model.layout if layer.cell is not None)]
+    return {
+        phase: pick(
+            asked(cell.backend),
+            model.device.type,
+            model.dtype,
+            cell.head_dim,
+            one_token,
+            kind.delta_rule,
+            False,
+        )
+        for phase, one_token in (("prefill", False), ("decode", True))
+    }
 
 
 class Answerer:
