@@ -11,6 +11,7 @@ import os
 import platform
 import re
 import subprocess
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,13 @@ _VARIABLES = re.compile(
     r"|CUDA|CUBLAS|CUDNN|PYTORCH|TORCH|TORCHINDUCTOR|TRITON|FLA)_\w*"
 )
 """Environment variables that our code or a numerical library reads."""
-_SECRET = re.compile("TOKEN|KEY|SECRET|PASSWORD|CREDENTIAL")
+_NOT_RECORDED = re.compile("TOKEN|KEY|SECRET|PASSWORD|CREDENTIAL|_(DIR|HOME|PATH)$")
+"""Secrets, and places, which change no number."""
+
+
+def now() -> str:
+    """The time, ISO 8601 with time zone."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _git(*arguments: str) -> str | None:
@@ -82,7 +89,7 @@ def environment_variables() -> dict[str, str]:
     return {
         name: value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
         for name, value in sorted(os.environ.items())
-        if _VARIABLES.fullmatch(name) and not _SECRET.search(name)
+        if _VARIABLES.fullmatch(name) and not _NOT_RECORDED.search(name)
     }
 
 

@@ -11,7 +11,11 @@ from evaluation.problems import InputError
 def check_writable(path: Path) -> None:
     """`InputError` where `path` is a folder, or its folder is absent or closed to us."""
     folder = path.absolute().parent
-    if path.is_dir() or not path.name:
+    try:
+        is_folder = path.is_dir() or not path.name
+    except OSError as error:  # a name that is too long
+        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
+    if is_folder:
         raise InputError(f"{path}: cannot be written (it is a folder)")
     if not folder.is_dir():
         raise InputError(f"{path}: cannot be written (there is no folder {folder})")

@@ -17,7 +17,6 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from evaluation.environment import (
     environment_variables,
     git_state,
     hardware,
+    now,
     package_versions,
 )
 from evaluation.generate import settings_as_dict
@@ -156,11 +156,6 @@ def differences(mine: Mapping[str, Any], theirs: Mapping[str, Any], most: int = 
     # Through JSON, as `theirs` went, so that a tuple equals a list.
     _differences(json.loads(json.dumps(mine)), theirs, "", found)
     return found[:most] + ([f"and {len(found) - most} more"] if len(found) > most else [])
-
-
-def now() -> str:
-    """The time, ISO 8601 with time zone."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def run_info(plan: Plan) -> RunInfo:

@@ -22,9 +22,9 @@ from ahn.ops.selector import asked, pick
 from ahn.shapes import CELL_SIZES
 from evaluation.costs import example_cache_bytes, example_flops
 from evaluation.generate import Generation, Generator, is_out_of_memory
-from evaluation.identity import prompt_sha256
 from evaluation.plan import Plan, PlannedTask, sampling_seed
 from evaluation.prompting import shared_tokens
+from evaluation.recording import example_fields
 from evaluation.store import RunStore
 from evaluation.variants import ModelSpec
 from reports.records import ExampleRecord
@@ -246,7 +246,7 @@ class Answerer:
         generation: Generation | None,
         error: str | None,
     ) -> ExampleRecord:
-        example, prompt, plan = planned.examples[index], planned.prompts[index], self._plan
+        prompt, plan = planned.prompts[index], self._plan
         measured: dict[str, Any] = {}
         if generation is not None:
             generated = len(generation.token_ids)
@@ -261,33 +261,11 @@ class Answerer:
                 "finish_reason": generation.finish_reason,
                 "reused_prefix_tokens": generation.reused_prefix_tokens,
             }
-        length = example.row.get("length")
         return ExampleRecord(
-            benchmark=planned.task.benchmark,
-            task=planned.task.name,
-            protocol=planned.protocol,
             variant=self._spec.name,
-            example_id=example.example_id,
-            document_id=example.document_id,
             prediction=prediction,
-            answers=list(example.answers),
             score=score,
-            metric=planned.rules.metric,
-            prompt_tokens=prompt.tokens,
-            prompt_tokens_untruncated=prompt.tokens_untruncated,
-            truncated=prompt.tokens_cut > 0,
-            truncation=prompt.truncation,
-            tokens_cut=prompt.tokens_cut,
-            chat_template=prompt.chat_template,
-            answer_in_prompt=prompt.answer_in_prompt,
-            answer_removed=prompt.answer_removed,
-            prompt_tail=prompt.tail,
-            length=length if isinstance(length, int) else None,
-            all_classes=example.row.get("all_classes"),
-            label=None if example.label == example.answers else example.label,
-            gold_ans=example.row.get("answer_keywords"),
-            prompt_sha256=prompt_sha256(planned, index),
-            attributes=dict(example.attributes),
             error=error,
+            **example_fields(planned, index),
             **measured,
         )

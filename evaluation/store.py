@@ -21,8 +21,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
+from evaluation.environment import now
 from evaluation.files import write_atomically
-from evaluation.identity import differences, now, parts_as_of
+from evaluation.identity import differences, parts_as_of
 from evaluation.locks import LOCK_FILE, FolderLock
 from evaluation.problems import InputError
 from evaluation.record_files import rejected_path, set_aside, write_lines

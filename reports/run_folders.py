@@ -17,6 +17,10 @@ _FIRST_BYTES = b'{"schema_version":'
 _MOST_TORN_ALONE = 2
 
 
+class NewerVersion(InputError):
+    """Something was written by a later version of ahn-bench than this one."""
+
+
 @dataclass(frozen=True)
 class Run:
     """A run folder, read: its description, its records, and what was odd about the files."""
@@ -164,6 +168,8 @@ def read_run_info(path: str | Path) -> RunInfo:
     try:
         _check_version(content)
         return RunInfo.model_validate(content)
+    except NewerVersion as error:
+        raise NewerVersion(f"{file}: {error}") from error
     except ValueError as error:
         raise InputError(_listing([f"{file}: {reason}" for reason in _reasons(error)])) from error
 
@@ -309,7 +315,7 @@ def _check_version(content: object) -> None:
         raise ValueError("not a JSON object")
     version = content.get("schema_version", SCHEMA_VERSION)
     if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise ValueError(
+        raise NewerVersion(
             f"written with schema version {version}, this version of ahn-bench reads up to "
             f"{SCHEMA_VERSION}: update ahn-bench"
         )
