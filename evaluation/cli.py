@@ -18,6 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
+from evaluation.pocket_data import write_pocket_data
 from evaluation.run_options import COMMANDS, run_command
 
 app = typer.Typer(
@@ -312,7 +313,7 @@ def lm_eval(context: typer.Context) -> None:
 
 
 @app.command("pocket-data")
-def pocket_data(
+def pocket_data_command(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder for tokenizer and data.")
     ] = Path("runs/pocket/data"),
@@ -322,8 +323,6 @@ def pocket_data(
 ) -> None:
     """Write the pocket training data and tokenizer that configs/train/pocket-*.yaml name."""
     with _input_errors():
-        from evaluation.pocket_data import write_pocket_data
-
         written = write_pocket_data(output, share)
     for name, count in written.items():
         typer.echo(f"{output / name}: {count:,} conversations")

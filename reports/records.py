@@ -62,8 +62,7 @@ class ExampleRecord(BaseModel):
     was not reached are None. Without an error the score, token counts and times are present.
     """
 
-    # NaN in a field of any type is refused by `to_line`; by default it would become null.
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     schema_version: int = Field(
         default=SCHEMA_VERSION, ge=1, description="Version of this schema; set by the writer."
@@ -216,10 +215,11 @@ class ExampleRecord(BaseModel):
 
         Raises:
             ValueError: a value that JSON in UTF-8 cannot hold: NaN, half a surrogate pair.
+            TypeError: one that is nothing of JSON's.
         """
         optional = ("start", "label", "gold_ans")
         absent = {name for name in optional if getattr(self, name) is None}
-        content = self.model_dump(mode="json", exclude=absent | {"record_sha256"})
+        content = self.model_dump(exclude=absent | {"record_sha256"})
         content["record_sha256"] = content_sha256(content)
         line = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
         line.encode("utf-8")  # raises what writing the file would
