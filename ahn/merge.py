@@ -36,6 +36,12 @@ from ahn.safetensors_files import StoredTensor, write_file
 #: weights and `config.json`
 _COMPANIONS = ("*.json", "*.jinja", "*.txt", "*.model", "LICENSE*", "NOTICE*")
 _FOLDERS = ("additional_chat_templates",)
+#: names, in lower case, of what `--force` may delete, besides what is copied again
+_REPLACED = re.compile(
+    r"(model|pytorch_model)[^/]*\.safetensors(\.index\.json)?|((generation|tokenizer|preprocessor)_)?config\.json"
+    r"|tokenizer\.(json|model)|vocab\.(json|txt)|merges\.txt|added_tokens\.json"
+    r"|special_tokens_map\.json|chat_template\.(jinja|json)|(license|notice)[^/]*|\.gitattributes"
+)
 _DEFAULT_SHARD = "5GB"
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -259,3 +265,17 @@ def _check_output(output: Path, sources: list[Path], force: bool) -> None:
         raise InputError(f"{output}: is not empty; name another folder, or pass --force")
     if not (output / "config.json").is_file():
         raise InputError(f"{output}: holds no model (config.json), so --force does not replace it")
+    copied = {file.name for source in sources for p in _COMPANIONS for file in source.glob(p)}
+    foreign = sorted(
+        path.name
+        for path in output.iterdir()
+        if (path.name not in _FOLDERS if path.is_dir() else path.name not in copied)
+        and (path.is_dir() or not _REPLACED.fullmatch(path.name.lower()))
+    )
+    if foreign:
+        more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
+        raise InputError(
+            f"{output}: --force replaces a model's folder, but of {', '.join(foreign[:3])}{more} "
+            "nothing would be left, which belongs to no model: move that away, or name another "
+            "folder"
+        )

@@ -1,21 +1,24 @@
 """`run_eval`: parses, calls, prints. What takes long to import is imported by its command.
 
-Exit codes: 0 done; 1 some examples failed; 2 bad input, one line per problem on stderr; 130
-interrupted (the run folder is whole; the same command continues); 143 terminated, likewise.
+Exit codes: 0 done; 1 some examples failed, or `check` found problems; 2 bad input, one line per
+problem on stderr; 130 interrupted (the run folder is whole; the same command continues); 143
+terminated and 129 hung up, likewise.
 """
 
 from __future__ import annotations
 
+import os
 import signal
+import stat
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from evaluation import pocket_data
+from evaluation.pocket_data import write_pocket_data
 from evaluation.run_options import COMMANDS, run_command
 
 app = typer.Typer(
@@ -27,28 +30,59 @@ app = typer.Typer(
     rich_markup_mode=None,  # its panels leave the words of help 18 columns of 80, and cut them
 )
 
-BAD_INPUT, INTERRUPTED, TERMINATED = 2, 130, 143
+PROBLEMS, BAD_INPUT, INTERRUPTED = 1, 2, 130
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM: ends a run as tidily as Ctrl-C does."""
+class _Stopped(KeyboardInterrupt):
+    """A signal: each ends a run as tidily as Ctrl-C does."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.exit_code = 128 + number
 
 
 def _interrupt(number: int, frame: object) -> None:
-    raise _Terminated if number == signal.SIGTERM else KeyboardInterrupt
+    if number in _ENDING:
+        # Whoever ends a process may say so twice, and a closing terminal does.
+        for other in _ENDING:
+            signal.signal(other, signal.SIG_IGN)
+    if number == signal.SIGHUP:
+        _leave_terminal()
+    raise _Stopped(number)
+
+
+def _leave_terminal() -> None:
+    """From now on nothing is written to a terminal: it is going, and writing would fail."""
+    with suppress(OSError):  # it is gone
+        os.write(2, b"\nhung up: the same command continues\n")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (1, 2):
+        if stat.S_ISCHR(os.fstat(descriptor).st_mode):
+            os.dup2(nowhere, descriptor)
+    os.close(nowhere)
 
 
 @contextmanager
 def _tidy_interrupts() -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into exceptions, also where the shell had SIGINT ignored."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    """Turn SIGINT, SIGTERM and SIGHUP into exceptions.
+
+    SIGINT also where the shell had it ignored; SIGHUP not where `nohup` had.
+    """
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, *_ENDING)}
+    if before[signal.SIGHUP] is signal.SIG_IGN:
+        del before[signal.SIGHUP]
     for number in before:
         signal.signal(number, _interrupt)
     try:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def _exit_code(interrupt: KeyboardInterrupt) -> int:
+    return interrupt.exit_code if isinstance(interrupt, _Stopped) else INTERRUPTED
 
 
 @contextmanager
@@ -74,8 +108,7 @@ def _run(benchmark: str, flags: dict[str, Any], config: str | None, dry_run: boo
             code = run(benchmark, flags, config, dry_run)
         except KeyboardInterrupt as interrupt:
             typer.echo("interrupted: the same command continues where it stopped", err=True)
-            stopped_by = TERMINATED if isinstance(interrupt, _Terminated) else INTERRUPTED
-            raise typer.Exit(stopped_by) from None
+            raise typer.Exit(_exit_code(interrupt)) from None
     raise typer.Exit(code)
 
 
@@ -96,6 +129,41 @@ def report(
 
         written = write_report(runs, output)
     typer.echo(f"report: {written}")
+
+
+@app.command()
+def check(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair",
+            help="Move bad lines to <task>.jsonl.rejected; the next start of the run answers "
+            "their examples anew. Not while the run is being written.",
+        ),
+    ] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes. Default: as many as are worth it.")
+    ] = None,
+) -> None:
+    """Check every line of a run: its form, its digests, and its score, which is computed again.
+
+    Exit code 0: nothing is wrong; 1: problems were found, with --repair those that it mended, too;
+    2: this is no run folder, or it is in use. Needs no model, no rows and no torch.
+    """
+    with _input_errors():
+        from evaluation.check import check_run
+        from evaluation.progress_bar import ProgressBar
+        from evaluation.terminal import console
+
+        with ProgressBar(console(stderr=True), "checking") as bar:
+            found = check_run(run, repair, workers, bar.update)
+    for problem in found.problems:
+        typer.echo(problem)
+    for notice in found.notices:
+        typer.echo(f"notice: {notice}")
+    typer.echo(f"{run}: {found.summary(repair)}")
+    raise typer.Exit(PROBLEMS if found.problems else 0)
 
 
 @app.command()
@@ -240,12 +308,24 @@ def lm_eval(context: typer.Context) -> None:
             code = run_harness(context.args)
         except KeyboardInterrupt as interrupt:
             typer.echo("interrupted", err=True)
-            stopped_by = TERMINATED if isinstance(interrupt, _Terminated) else INTERRUPTED
-            raise typer.Exit(stopped_by) from None
+            raise typer.Exit(_exit_code(interrupt)) from None
     raise typer.Exit(code)
 
 
-app.command("pocket-data")(pocket_data.app_command)
+@app.command("pocket-data")
+def pocket_data_command(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for tokenizer and data.")
+    ] = Path("runs/pocket/data"),
+    share: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Part of each phase's tokens.")
+    ] = 1.0,
+) -> None:
+    """Write the pocket training data and tokenizer that configs/train/pocket-*.yaml name."""
+    with _input_errors():
+        written = write_pocket_data(output, share)
+    for name, count in written.items():
+        typer.echo(f"{output / name}: {count:,} conversations")
 
 
 def main() -> None:

@@ -1,10 +1,17 @@
-"""Where a run happened: working tree, package versions, hardware. Recorded, never compared."""
+"""Where a run happened: working tree, package versions, hardware, environment variables.
+
+Recorded for every start of a run and no part of its identity: where two starts differ, a run is
+continued with a warning (`reports.run_folders.unlike_starts`).
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
+import re
 import subprocess
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,22 +21,45 @@ _PACKAGES = (
     "torch",
     "transformers",
     "tokenizers",
+    "accelerate",
     "safetensors",
     "numpy",
+    "triton",
     "jieba",
     "rouge",
+    "rouge-score",
     "fuzzywuzzy",
     "rapidfuzz",
     "flash-linear-attention",
     "mamba-ssm",
+    "causal-conv1d",
 )
+
+_VARIABLES = re.compile(
+    r"AHN_BACKEND|PYTHONHASHSEED|(OMP|GOMP|KMP|MKL|OPENBLAS|BLIS|DNNL|ONEDNN|ATEN|NVIDIA_TF32"
+    r"|CUDA|CUBLAS|CUDNN|PYTORCH|TORCH|TORCHINDUCTOR|TRITON|FLA)_\w*"
+)
+"""Environment variables that our code or a numerical library reads."""
+_NOT_RECORDED = re.compile("TOKEN|KEY|SECRET|PASSWORD|CREDENTIAL|_(DIR|HOME|PATH)$")
+"""Secrets, and places, which change no number."""
+
+
+def now() -> str:
+    """The time, ISO 8601 with time zone."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _git(*arguments: str) -> str | None:
     folder = Path(__file__).resolve().parent
     try:
         done = subprocess.run(
-            ["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=10, check=True
+            ["git", *arguments],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=10,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return None
@@ -39,14 +69,28 @@ def _git(*arguments: str) -> str | None:
 def git_state() -> dict[str, Any] | None:
     """Revision of the checkout that this file is tracked in; None for an installed package.
 
-    ``dirty`` says whether tracked files were changed.
+    ``dirty`` says whether tracked files were changed, ``diff_sha256`` then how.
     """
     if _git("ls-files", "--error-unmatch", Path(__file__).name) is None:
         return None
     revision = _git("rev-parse", "HEAD")
     if revision is None:
         return None
-    return {"revision": revision, "dirty": bool(_git("status", "--porcelain", "-uno"))}
+    state: dict[str, Any] = {"revision": revision}
+    state["dirty"] = bool(_git("status", "--porcelain", "-uno"))
+    if state["dirty"]:
+        difference = (_git("diff", "HEAD") or "").encode()
+        state["diff_sha256"] = hashlib.sha256(difference).hexdigest()
+    return state
+
+
+def environment_variables() -> dict[str, str]:
+    """The variables that can change a number or a time, as far as they are set."""
+    return {
+        name: value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        for name, value in sorted(os.environ.items())
+        if _VARIABLES.fullmatch(name) and not _NOT_RECORDED.search(name)
+    }
 
 
 def package_versions() -> dict[str, str]:
@@ -86,6 +130,7 @@ def hardware(device: str) -> dict[str, Any]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "memory_bytes": _memory_bytes(),
         "system": platform.platform(),
         "device": device,
@@ -94,4 +139,5 @@ def hardware(device: str) -> dict[str, Any]:
         properties = torch.cuda.get_device_properties(torch.device(device))
         found["accelerator"] = properties.name
         found["accelerator_memory_bytes"] = properties.total_memory
+        found["cuda"] = torch.version.cuda
     return found

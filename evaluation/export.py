@@ -22,6 +22,7 @@ from pathlib import Path
 from evaluation.problems import InputError
 from reports.records import ExampleRecord
 from reports.run_folders import Run, read_run
+from reports.targets import check_no_run_file
 from tasks.registry import find_task
 from tasks.rows import form_of
 
@@ -69,7 +70,11 @@ def export_run(
         task = find_task(record.benchmark, record.task)
         line = form_of(task.benchmark).export(record.model_dump(), task)
         contents.setdefault(path, []).append(json.dumps(line, ensure_ascii=False) + "\n")
-    there = [path for path in contents if path.exists()]
+    for path in contents:
+        check_no_run_file(path, [folder])
+        if path.is_dir():
+            raise InputError(f"--output: {path} is a folder, where a file is to be written")
+    there = [path for path in contents if os.path.lexists(path)]
     if there and not force:
         more = f" and {len(there) - 1} more" if len(there) > 1 else ""
         raise InputError(
@@ -125,7 +130,8 @@ def _place(run: Run, record: ExampleRecord, form: str, model_name: str | None) -
 
 def _write_all(output: Path, contents: dict[Path, str]) -> None:
     """Write every file beside its place first, then move all into place."""
-    beside = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    place = Path(os.path.abspath(output))  # "." has no name
+    beside = place.parent / f".{place.name}.{os.getpid()}.tmp"
     try:
         try:
             for path, text in contents.items():

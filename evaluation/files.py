@@ -11,7 +11,11 @@ from evaluation.problems import InputError
 def check_writable(path: Path) -> None:
     """`InputError` where `path` is a folder, or its folder is absent or closed to us."""
     folder = path.absolute().parent
-    if path.is_dir() or not path.name:
+    try:
+        is_folder = path.is_dir() or not path.name
+    except OSError as error:  # a name that is too long
+        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
+    if is_folder:
         raise InputError(f"{path}: cannot be written (it is a folder)")
     if not folder.is_dir():
         raise InputError(f"{path}: cannot be written (there is no folder {folder})")
@@ -19,8 +23,8 @@ def check_writable(path: Path) -> None:
         raise InputError(f"{path}: cannot be written (no permission in {folder})")
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write `text` to `path` so that a reader sees the old content or the new, never a part.
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write `content` to `path` so that a reader sees the old content or the new, never a part.
 
     Raises `InputError` when the place cannot be written to; nothing is left behind then.
     """
@@ -28,8 +32,12 @@ def write_atomically(path: Path, text: str) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         try:
-            with beside.open("w", encoding="utf-8", errors="backslashreplace") as file:
-                file.write(text)
+            with beside.open("wb") as file:
+                file.write(
+                    content
+                    if isinstance(content, bytes)
+                    else content.encode("utf-8", "backslashreplace")
+                )
                 file.flush()
                 os.fsync(file.fileno())
             beside.replace(path)

@@ -1,10 +1,13 @@
 """What makes two runs the same run: only such records may share a folder.
 
-The identity is a SHA-256 over `identity_parts`. In it is all that can change a prediction or a
-score: weights, variants, data, template, truncation, decoding settings, dtype, seed, and the first
-prompt's token ids (so the tokenizer too). Not in it: paths, versions, hardware, and how many
-examples are asked, so that a run can be continued with a higher limit. What guards the single
-examples is `prompt_sha256`, which every record holds and `evaluation.store` compares.
+The identity is a SHA-256 over `identity_parts`. In it is all that is meant to change a prediction
+or a score: weights, variants, data, template, truncation, decoding settings, dtype, seed, the
+metrics with their code, and the first prompt's token ids (so the tokenizer too). Not in it: paths,
+and how many examples are asked, so that a run can be continued with a higher limit; versions,
+hardware and the form of the memory's recurrence (`AHN_BACKEND`), which compute the same and round
+it differently: each start of a run records them, each record names its start, and where they change
+a warning says so. What guards the single examples is `prompt_sha256`, which every record holds and
+`evaluation.store` compares.
 """
 
 from __future__ import annotations
@@ -13,19 +16,26 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from evaluation.environment import git_state, hardware, package_versions
+from evaluation.environment import (
+    environment_variables,
+    git_state,
+    hardware,
+    now,
+    package_versions,
+)
 from evaluation.generate import settings_as_dict
 from evaluation.plan import Plan, PlannedTask
 from evaluation.variants import ModelSpec
-from reports.records import RunInfo
+from reports.records import RunInfo, Start, content_sha256
+from tasks.metric_code import metric_sha256
 
-# Beside the weights, the files that decide how they are used. Tokenizer and generation settings
-# enter through the prompts' ids and the effective settings.
 _BLOCK_BYTES = 1 << 20
+_SINCE_SCHEMA_3 = ("postprocess", "metric_sha256")
+"""Parts of a task that earlier folders do not hold, and cannot be asked for."""
 
 
 def file_sha256(path: Path) -> str:
@@ -39,8 +49,18 @@ def file_sha256(path: Path) -> str:
 
 def digest_of(parts: Mapping[str, Any]) -> str:
     """SHA-256 (hex) of `parts` as canonical JSON."""
-    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return content_sha256(parts)
+
+
+def parts_as_of(version: int, parts: Mapping[str, Any]) -> dict[str, Any]:
+    """`parts` as far as a folder of schema `version` has them."""
+    if version >= 3:
+        return dict(parts)
+    tasks = {
+        name: {key: value for key, value in task.items() if key not in _SINCE_SCHEMA_3}
+        for name, task in parts["tasks"].items()
+    }
+    return {**parts, "tasks": tasks}
 
 
 def prompt_sha256(planned: PlannedTask, index: int) -> str:
@@ -65,7 +85,9 @@ def _task_parts(planned: PlannedTask) -> dict[str, Any]:
         "system_message": rules.system_message,
         "demonstration": [list(turn) for turn in rules.demonstration],
         "stop": list(rules.stop),
+        "postprocess": [asdict(cut) for cut in rules.postprocess],
         "metric": rules.metric,
+        "metric_sha256": metric_sha256(rules.metric),
         "decoding": settings_as_dict(planned.settings),
     }
 
@@ -136,11 +158,6 @@ def differences(mine: Mapping[str, Any], theirs: Mapping[str, Any], most: int = 
     return found[:most] + ([f"and {len(found) - most} more"] if len(found) > most else [])
 
 
-def now() -> str:
-    """The time, ISO 8601 with time zone."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
 def run_info(plan: Plan) -> RunInfo:
     """``run.json`` of a run that starts now. Reads all weight files once, for the identity."""
     parts = identity_parts(plan)
@@ -156,18 +173,27 @@ def run_info(plan: Plan) -> RunInfo:
         for name, settings in per_task.items()
     }
     files = [file for planned in plan.tasks for file in planned.files]
-    started = now()
-    return RunInfo(
-        identity=digest_of(parts),
-        identity_parts=parts,
-        created=started,
-        updated=started,
+    start = Start(
+        time=now(),
         command=list(sys.argv),
         configuration=plan.configuration.model_dump(mode="json"),
-        generation={variant: common | {"per_task": own} for variant in plan.models},
         git=git_state(),
         packages=package_versions(),
         hardware=hardware(device),
+        environment=environment_variables(),
+    )
+    return RunInfo(
+        identity=digest_of(parts),
+        identity_parts=parts,
+        created=start.time,
+        updated=start.time,
+        starts=[start],
+        command=start.command,
+        configuration=start.configuration,
+        generation={variant: common | {"per_task": own} for variant in plan.models},
+        git=start.git,
+        packages=start.packages,
+        hardware=start.hardware,
         models={name: spec.as_dict() for name, spec in plan.models.items()},
         tasks={planned.task.name: _task_description(planned) for planned in plan.tasks},
         data_files=[dict(entry) for i, entry in enumerate(files) if entry not in files[:i]],

@@ -8,8 +8,11 @@ from typing import Any
 
 import ahn
 from ahn.checkpoints import read_ahn_config
-from ahn.config import PAPER_SINKS, AHNConfig
+from ahn.config import BACKENDS, PAPER_SINKS, AHNConfig
+from ahn.cost import ModelShape
+from ahn.ops.selector import Case, asked, check
 from ahn.rope import with_rope
+from ahn.shapes import CELL_SIZES
 from evaluation.configuration import RunConfiguration
 from evaluation.problems import collect
 from evaluation.variants import (
@@ -178,3 +181,29 @@ def check_models(models: Mapping[str, ModelSpec], problems: list[str]) -> None:
             continue  # said already, in the words of the flag
         found = collect(problems, spec.check) or []
         problems += [problem for problem in found if problem not in problems]
+
+
+def check_backend(models: Mapping[str, ModelSpec], shape: ModelShape, problems: list[str]) -> None:
+    """That `AHN_BACKEND`, where it is set, is known, and can compute every memory here."""
+    import torch
+
+    name = asked()
+    if name is None:
+        return
+    cases = {
+        Case(
+            device=torch.device(spec.device).type,
+            dtype=getattr(torch, spec.dtype),
+            head_dim=shape.head_dim,
+            one_token=False,
+            delta_rule=CELL_SIZES[spec.cell].delta_rule,
+            gradients=False,
+        )
+        for spec in models.values()
+        if spec.cell is not None
+    }
+    for case in cases or ([] if name in BACKENDS else [None]):
+        before = len(problems)
+        collect(problems, partial(check, name, case))
+        if len(problems) > before:
+            return

@@ -19,7 +19,12 @@ from ahn.checkpoints import local_folder
 from ahn.cost import ModelShape
 from evaluation.configuration import RunConfiguration
 from evaluation.generate import generation_settings, load_generation_config
-from evaluation.model_plan import check_models, described_model, resolve_models
+from evaluation.model_plan import (
+    check_backend,
+    check_models,
+    described_model,
+    resolve_models,
+)
 from evaluation.problems import InputError, collect
 from evaluation.prompting import PreparedPrompt, prepare, smallest_max_length
 from evaluation.task_plan import Watch, load_rows, resolve_tasks
@@ -178,6 +183,8 @@ def make_plan(
     """Resolve and check `configuration`; `earlier_problems` are listed with what is found here.
     `watch` is told of rows and prompts that are made. Raises `InputError` with all problems.
     """
+    from evaluation.recording import unwritable  # which needs this module's types
+
     problems, warnings = list(earlier_problems), list[str]()
     path = model_path(configuration.model)
     config: Mapping[str, Any] | None = None
@@ -250,7 +257,10 @@ def make_plan(
             _check_prompts(
                 entry, context, shape.vocab_size, configuration.allow_overlong, problems, warnings
             )
+            problems += unwritable(entry)
             planned.append(entry)
+    if shape is not None:
+        check_backend(models, shape, problems)
     if problems:
         raise InputError(problems)
     assert shape is not None and config is not None and context is not None

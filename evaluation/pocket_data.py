@@ -5,11 +5,13 @@ This stands under the roof because the trainer must not know the benchmarks: it 
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
-import typer
+from evaluation.problems import InputError
 
 
 def write_pocket_data(output: Path, share: float = 1.0) -> dict[str, int]:
@@ -21,33 +23,71 @@ def write_pocket_data(output: Path, share: float = 1.0) -> dict[str, int]:
 
     Returns:
         Conversations written, per file name.
+
+    Raises:
+        InputError: a file that is there already is none of these, or nothing can be written.
     """
-    from tasks.pocket.tokenizer import write_tokenizer
+    from tasks.pocket.tokenizer import tokenizer_files, write_tokenizer
     from tasks.pocket.training import PHASES, conversations
 
-    write_tokenizer(output / "tokenizer")
-    written = {}
-    for name in PHASES:
-        path = output / f"{name}.jsonl"
-        partial = path.with_suffix(".partial")
+    paths = {name: output / f"{name}.jsonl" for name in PHASES}
+    _check(output / "tokenizer", tokenizer_files(), paths)
+    try:
+        write_tokenizer(output / "tokenizer")
+        return {
+            path.name: _write_lines(path, conversations(name, share))
+            for name, path in paths.items()
+        }
+    except OSError as error:
+        raise InputError(f"--output: {output} cannot be written ({error.strerror})") from error
+
+
+def _write_lines(path: Path, lines: Iterator[Any]) -> int:
+    partial = path.with_suffix(".partial")
+    count = 0
+    try:
         with partial.open("w", encoding="utf-8", newline="\n") as file:
-            count = 0
-            for conversation in conversations(name, share):
-                file.write(json.dumps(conversation) + "\n")
+            for line in lines:
+                file.write(json.dumps(line) + "\n")
                 count += 1
         partial.replace(path)
-        written[path.name] = count
-    return written
+    finally:
+        partial.unlink(missing_ok=True)
+    return count
 
 
-def app_command(
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for tokenizer and data.")
-    ] = Path("runs/pocket/data"),
-    share: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Part of each phase's tokens.")
-    ] = 1.0,
-) -> None:
-    """Write the pocket training data and tokenizer that configs/train/pocket-*.yaml name."""
-    for name, count in write_pocket_data(output, share).items():
-        typer.echo(f"{output / name}: {count:,} conversations")
+def _check(folder: Path, tokenizer: dict[str, Any], data: dict[str, Path]) -> None:
+    """Refuse to replace what this command did not write."""
+    from reports.targets import check_no_run_file
+
+    foreign = [folder / name for name in tokenizer if not _is_json(folder / name, tokenizer[name])]
+    for path in data.values():
+        check_no_run_file(path)
+        if path.exists() and not _is_conversations(path):
+            foreign.append(path)
+    if foreign:
+        raise InputError(
+            [
+                f"--output: {path} is there already and is no pocket data, so it is not replaced; "
+                "name another folder"
+                for path in foreign
+            ]
+        )
+
+
+def _is_json(path: Path, content: Any) -> bool:
+    """Whether a file holds `content`, or is not there."""
+    try:
+        return not path.exists() or json.loads(path.read_text(encoding="utf-8")) == content
+    except (OSError, ValueError):
+        return False
+
+
+def _is_conversations(path: Path) -> bool:
+    """Whether a file's first lines are chats, as of this command."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            first = [json.loads(line) for line in itertools.islice(file, 3)]
+    except (OSError, ValueError):
+        return False
+    return bool(first) and all(isinstance(line, dict) and "messages" in line for line in first)

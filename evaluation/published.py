@@ -13,7 +13,7 @@ from reports.figure_tables import Figure, FigureTable
 from reports.leaderboard import Column
 from tasks.published import Below, Cell, PublishedTable
 from tasks.published import published_tables as all_published
-from tasks.registry import benchmark_names, find_task, is_pocket, task_names
+from tasks.registry import find_task, is_pocket, known_task, task_names
 
 
 def published_tables(columns: Sequence[Column]) -> list[FigureTable]:
@@ -21,8 +21,8 @@ def published_tables(columns: Sequence[Column]) -> list[FigureTable]:
     asked: dict[str, set[str]] = {}
     for column in columns:
         for key in column.cells:
-            if key.benchmark in benchmark_names() and not is_pocket(key.task):
-                task = find_task(key.benchmark, key.task)
+            task = known_task(key.benchmark, key.task)
+            if task is not None and not is_pocket(task.name):
                 asked.setdefault(key.benchmark, set()).update({task.name, task.dataset})
     found = [table for benchmark in asked for table in all_published(benchmark)]
     return [

@@ -12,12 +12,33 @@ from reports.figure_tables import FigureTable
 from reports.leaderboard import Column
 from reports.page import build_report
 from tasks.averages import Scored, Table, benchmark_tables
-from tasks.registry import benchmark_names, is_pocket
+from tasks.registry import is_pocket, known_task
+
+_MOST_NAMED = 6
 
 
 def write_report(runs: Sequence[str | Path], output: str | Path) -> Path:
     """Write the page on `runs` to `output`; see `reports.page.build_report`."""
-    return build_report(runs, output, tables_of)
+    return build_report(runs, output, tables_of, unknown_tasks)
+
+
+def unknown_tasks(columns: Sequence[Column]) -> list[str]:
+    """A sentence on the tasks that this version of ahn-bench does not have, if there are any."""
+    names = {
+        f"{key.benchmark}/{key.task}": None
+        for column in columns
+        for key in column.cells
+        if known_task(key.benchmark, key.task) is None
+    }
+    if not names:
+        return []
+    listed = ", ".join(list(names)[:_MOST_NAMED])
+    if len(names) > _MOST_NAMED:
+        listed += f" and {len(names) - _MOST_NAMED} more"
+    return [
+        f"This version of ahn-bench does not know {listed}: their scores are shown as recorded, "
+        "but enter no average of a benchmark's authors and stand beside no published figure."
+    ]
 
 
 def tables_of(columns: Sequence[Column]) -> list[FigureTable]:
@@ -31,7 +52,7 @@ def authors_tables(columns: Sequence[Column]) -> list[FigureTable]:
     for column in columns:
         scores: dict[tuple[str, str], dict[str, list[Scored]]] = {}
         for key in column.cells:
-            if key.benchmark in benchmark_names() and not is_pocket(key.task):
+            if known_task(key.benchmark, key.task) and not is_pocket(key.task):
                 found = [
                     Scored(record.score, record.length, record.attributes)
                     for record in column.scored(key)

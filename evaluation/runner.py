@@ -17,11 +17,14 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from ahn.cells.base import MemoryCell
+from ahn.ops.selector import asked, pick
+from ahn.shapes import CELL_SIZES
 from evaluation.costs import example_cache_bytes, example_flops
 from evaluation.generate import Generation, Generator, is_out_of_memory
-from evaluation.identity import prompt_sha256
 from evaluation.plan import Plan, PlannedTask, sampling_seed
 from evaluation.prompting import shared_tokens
+from evaluation.recording import example_fields
 from evaluation.store import RunStore
 from evaluation.variants import ModelSpec
 from reports.records import ExampleRecord
@@ -118,6 +121,7 @@ def run_variant(plan: Plan, variant: str, store: RunStore, listener: Listener) -
             "parameters": sum(p.numel() for p in model.parameters()),
             "layout": [_layer_as_dict(layer) for layer in model.layout],
         },
+        recurrence_forms(model),
     )
     errors = 0
     answerer = Answerer(plan, spec, model)
@@ -150,6 +154,29 @@ def _as_built(spec: ModelSpec, model: Any) -> ModelSpec:
 
 def _layer_as_dict(layer: Any) -> dict[str, Any]:
     return {"window": layer.window, "sinks": layer.sinks, "cell": layer.cell}
+
+
+def recurrence_forms(model: Any) -> dict[str, str]:
+    """The form of the memory's recurrence that this model computes; nothing without a memory.
+
+    `AHN_BACKEND`, the weights' configuration and the packages that are installed choose it.
+    """
+    cell = next((m for m in model.modules() if isinstance(m, MemoryCell)), None)
+    if cell is None:
+        return {}
+    kind = CELL_SIZES[next(layer.cell for layer in model.layout if layer.cell is not None)]
+    return {
+        phase: pick(
+            asked(cell.backend),
+            model.device.type,
+            model.dtype,
+            cell.head_dim,
+            one_token,
+            kind.delta_rule,
+            False,
+        )
+        for phase, one_token in (("prefill", False), ("decode", True))
+    }
 
 
 class Answerer:
@@ -219,7 +246,7 @@ class Answerer:
         generation: Generation | None,
         error: str | None,
     ) -> ExampleRecord:
-        example, prompt, plan = planned.examples[index], planned.prompts[index], self._plan
+        prompt, plan = planned.prompts[index], self._plan
         measured: dict[str, Any] = {}
         if generation is not None:
             generated = len(generation.token_ids)
@@ -234,33 +261,11 @@ class Answerer:
                 "finish_reason": generation.finish_reason,
                 "reused_prefix_tokens": generation.reused_prefix_tokens,
             }
-        length = example.row.get("length")
         return ExampleRecord(
-            benchmark=planned.task.benchmark,
-            task=planned.task.name,
-            protocol=planned.protocol,
             variant=self._spec.name,
-            example_id=example.example_id,
-            document_id=example.document_id,
             prediction=prediction,
-            answers=list(example.answers),
             score=score,
-            metric=planned.rules.metric,
-            prompt_tokens=prompt.tokens,
-            prompt_tokens_untruncated=prompt.tokens_untruncated,
-            truncated=prompt.tokens_cut > 0,
-            truncation=prompt.truncation,
-            tokens_cut=prompt.tokens_cut,
-            chat_template=prompt.chat_template,
-            answer_in_prompt=prompt.answer_in_prompt,
-            answer_removed=prompt.answer_removed,
-            prompt_tail=prompt.tail,
-            length=length if isinstance(length, int) else None,
-            all_classes=example.row.get("all_classes"),
-            label=None if example.label == example.answers else example.label,
-            gold_ans=example.row.get("answer_keywords"),
-            prompt_sha256=prompt_sha256(planned, index),
-            attributes=dict(example.attributes),
             error=error,
+            **example_fields(planned, index),
             **measured,
         )

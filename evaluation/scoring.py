@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from evaluation.files import check_writable, write_atomically
 from evaluation.problems import InputError
 from evaluation.progress_bar import ProgressBar
 from evaluation.terminal import console
+from reports.targets import check_no_run_file
 from tasks.scoring import benchmark_score, score_per_length, scored_file
 
 
@@ -59,6 +61,29 @@ def score_to(
 
 
 def _check_output(output: Path, file: Path) -> None:
+    check_writable(output)
     if output.exists() and file.exists() and output.samefile(file):
         raise InputError(f"--per-example: {output} is the file with the predictions")
-    check_writable(output)
+    check_no_run_file(output)
+    if os.path.lexists(output) and not _holds_scores(output):
+        raise InputError(
+            f"--per-example: {output} is there already and holds no scores, so it is not replaced; "
+            "name another file, or delete this one"
+        )
+
+
+def _holds_scores(path: Path) -> bool:
+    """Whether a file is a list of scores that this command wrote."""
+    if not path.is_file():
+        return False
+    some = False
+    try:
+        with path.open(encoding="utf-8") as file:
+            for line in file:
+                content = json.loads(line)
+                if not isinstance(content, dict) or set(content) != {"score"}:
+                    return False
+                some = True
+    except (OSError, ValueError, RecursionError):
+        return False
+    return some

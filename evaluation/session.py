@@ -9,7 +9,13 @@ from typing import Any
 
 from evaluation.configuration import resolve_configuration
 from evaluation.engine import Engine, LocalEngine
-from evaluation.identity import parts_without_weights, prompt_sha256, run_info
+from evaluation.identity import (
+    digest_of,
+    parts_as_of,
+    parts_without_weights,
+    prompt_sha256,
+    run_info,
+)
 from evaluation.plan import Plan, make_plan
 from evaluation.progress import RunProgress
 from evaluation.progress_bar import ProgressBar
@@ -18,7 +24,9 @@ from evaluation.runner import TooManyErrors
 from evaluation.store import RunStore, check_folder
 from evaluation.tables import plan_tables, result_tables
 from evaluation.terminal import console
+from reports.records import OLDEST_CONTINUED, SCHEMA_VERSION, RunInfo
 from reports.run_folders import read_run
+from reports.targets import check_page_target
 
 DONE, SOME_FAILED = 0, 1
 TINY_PARAMETERS = 10_000_000
@@ -41,8 +49,12 @@ def run(
     with ProgressBar(console(stderr=True), "preparing prompts") as bar:
         plan = make_plan(configuration, problems, bar.update)
     if dry_run:
-        if configuration.output and not configuration.overwrite:
-            check_folder(Path(configuration.output), parts_without_weights(plan))
+        if configuration.output:
+            folder = Path(configuration.output)
+            if not configuration.overwrite:
+                check_folder(folder, parts_without_weights(plan))
+            if configuration.report:
+                check_page_target(folder / "report.html")
         console().print(plan_tables(plan))
         return DONE
     return _run(plan, engine or LocalEngine())
@@ -77,8 +89,9 @@ def _run(plan: Plan, engine: Engine) -> int:
     configuration = plan.configuration
     _set_threads(plan)
     info = run_info(plan)
-    name = f"{configuration.benchmark}-{info.identity[:12]}"
-    folder = Path(configuration.output) if configuration.output else Path("runs") / name
+    folder = Path(configuration.output) if configuration.output else default_folder(plan, info)
+    if configuration.report:
+        check_page_target(folder / "report.html")  # not when all is answered
     ids = {
         p.task.name: {e.example_id: prompt_sha256(p, i) for i, e in enumerate(p.examples)}
         for p in plan.tasks
@@ -98,6 +111,16 @@ def _run(plan: Plan, engine: Engine) -> int:
         except TooManyErrors as error:
             stopped = str(error)
     return _finish(folder, configuration.report, failed, stopped)
+
+
+def default_folder(plan: Plan, info: RunInfo) -> Path:
+    """``runs/<benchmark>-<start of the identity>``, of an earlier schema where there is one."""
+    identities = [info.identity] + [
+        digest_of(parts_as_of(version, info.identity_parts))
+        for version in range(SCHEMA_VERSION - 1, OLDEST_CONTINUED - 1, -1)
+    ]
+    folders = [Path("runs") / f"{plan.configuration.benchmark}-{i[:12]}" for i in identities]
+    return next((folder for folder in folders if folder.exists()), folders[0])
 
 
 def _finish(folder: Path, with_report: bool, failed: int, stopped: str) -> int:

@@ -6,14 +6,14 @@
     <run>/<variant>/<task>.jsonl    one record per line, each flushed to disk before the next
     <run>/.lock                     held by the process that writes
 
-A record is one `write` of a whole line, so that only its last line can be torn. What is still
-to be done is a set difference of example ids. A folder whose ``run.json`` has another identity,
-or a record that answered another prompt, is refused.
+A record is one `write` of a whole line, so that only last lines can be torn; they are moved to
+``<task>.jsonl.rejected``. What is still to be done is a set difference of example ids. A folder
+whose ``run.json`` has another identity, or a record that answered another prompt, is refused.
+Every start of a run adds itself to ``run.json``, and each record names the start that wrote it.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Mapping
@@ -21,48 +21,24 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
+from evaluation.environment import now
 from evaluation.files import write_atomically
-from evaluation.identity import differences, now
+from evaluation.identity import differences, parts_as_of
+from evaluation.locks import LOCK_FILE, FolderLock
 from evaluation.problems import InputError
-from reports.records import SCHEMA_VERSION, ExampleRecord, RunInfo
-from reports.run_folders import read_jsonl, read_run_info
+from evaluation.record_files import rejected_path, set_aside, write_lines
+from reports.records import OLDEST_CONTINUED, SCHEMA_VERSION, ExampleRecord, RunInfo, Start
+from reports.records import InputError as UnreadableRun
+from reports.run_folders import (
+    RecordLine,
+    holds_records,
+    read_run_info,
+    scan_jsonl,
+    shortened,
+    unlike_starts,
+)
 
 Status = Literal["running", "interrupted", "finished"]
-
-
-def _is_json(line: bytes) -> bool:
-    try:
-        json.loads(line)
-    except ValueError:
-        return False
-    return True
-
-
-def repair(path: Path) -> list[str]:
-    """Cut a torn last line off a record file, in place; returns what was done, for a warning.
-
-    A line is torn if it is not JSON. One that is whole but lacks its newline gets it.
-    """
-    content = path.read_bytes()
-    body, end = content.rstrip(b"\n"), b"\n" if content.rstrip(b"\n") else b""
-    start = body.rfind(b"\n") + 1
-    warnings = []
-    if body and not _is_json(body[start:]):
-        number = body.count(b"\n") + 1
-        warnings.append(f"{path}:{number}: torn last line dropped; its example runs again")
-        body = body[:start].rstrip(b"\n")
-        end = b"\n" if body else b""
-    repaired = body + end
-    if repaired != content:
-        with path.open("r+b") as file:
-            if len(repaired) > len(content):  # only a newline is missing
-                file.seek(0, os.SEEK_END)
-                file.write(b"\n")
-            else:
-                file.truncate(len(repaired))
-            file.flush()
-            os.fsync(file.fileno())
-    return warnings
 
 
 def check_folder(folder: Path, parts: Mapping[str, Any]) -> None:
@@ -71,14 +47,15 @@ def check_folder(folder: Path, parts: Mapping[str, Any]) -> None:
     `parts` are `evaluation.identity.parts_without_weights`: weights are not compared.
     """
     if not (folder / "run.json").exists():
-        if any(folder.glob("*/*.jsonl")):
+        if any(map(holds_records, folder.glob("*/*.jsonl"))):
             raise _no_description(folder)
         return
     earlier = read_run_info(folder)
     theirs = json.loads(json.dumps(earlier.identity_parts))
     for variant in theirs.get("variants", {}).values():
         variant.pop("weights_sha256", None)
-    _refuse_another(folder, earlier.schema_version, differences(parts, theirs))
+    version = earlier.schema_version
+    _refuse_another(folder, version, differences(parts_as_of(version, parts), theirs))
 
 
 def _no_description(folder: Path) -> InputError:
@@ -87,7 +64,7 @@ def _no_description(folder: Path) -> InputError:
 
 def _refuse_another(folder: Path, version: int, reasons: list[str]) -> None:
     """Raise where `folder` was written under another schema, or differs for `reasons`."""
-    if version < SCHEMA_VERSION:
+    if version < OLDEST_CONTINUED:
         raise InputError(
             f"--output: {folder} was written by an earlier version of ahn-bench (schema "
             f"{version}, now {SCHEMA_VERSION}): run_eval report reads it, but it cannot be "
@@ -98,6 +75,48 @@ def _refuse_another(folder: Path, version: int, reasons: list[str]) -> None:
             f"--output: {folder} belongs to another run, and runs are never mixed "
             f"({'; '.join(reasons)}). Name another folder, or give --overwrite"
         )
+
+
+def _reconstructed(info: RunInfo) -> Start:
+    """The starts of a folder of schema 2, as far as its ``run.json`` tells of them."""
+    return Start(
+        time=info.created,
+        command=info.command,
+        configuration=info.configuration,
+        git=info.git,
+        packages=info.packages,
+        hardware=info.hardware,
+        environment=None,
+        reconstructed=True,
+    )
+
+
+def written_files(folder: Path) -> list[Path]:
+    """The record files that the run in `folder` wrote, and what was moved aside of them.
+
+    Raises `InputError` where that cannot be told: its ``run.json`` is not readable, or something
+    else stands where a record file should.
+    """
+    try:
+        info = read_run_info(folder)
+    except UnreadableRun as error:
+        raise InputError(
+            f"{error} (--overwrite deletes only what a run wrote, which its run.json tells: delete "
+            "the folder yourself, or name another one)"
+        ) from error
+    named = [
+        folder / variant / f"{task}.jsonl"
+        for variant in info.models
+        for task in info.tasks
+        if Path(variant).name == variant and Path(task).name == task
+    ]
+    found = [path for path in named if path.exists()]
+    foreign = [path for path in found if path.stat().st_size and not holds_records(path)]
+    if foreign:
+        raise InputError(
+            [f"--overwrite: {path} holds no records; move it away yourself" for path in foreign]
+        )
+    return [*found, *(path for path in map(rejected_path, named) if path.exists())]
 
 
 class RunStore:
@@ -126,7 +145,7 @@ class RunStore:
         self.warnings: list[str] = []
         self._expected = {task: dict(hashes) for task, hashes in expected.items()}
         self._overwrite = overwrite
-        self._lock: int | None = None
+        self._lock = FolderLock(folder)
         self._files: dict[Path, int] = {}
         self._done: dict[tuple[str, str], set[str]] = {}
 
@@ -134,7 +153,7 @@ class RunStore:
         created = not self.folder.exists()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._acquire()
+            self._lock.acquire()
         except OSError as error:
             raise InputError(
                 f"--output: {self.folder} cannot be written ({error.strerror or error})"
@@ -142,9 +161,9 @@ class RunStore:
         try:
             self._open()
         except BaseException:
-            self._release()
+            self._lock.release()
             if created:
-                (self.folder / ".lock").unlink(missing_ok=True)
+                (self.folder / LOCK_FILE).unlink(missing_ok=True)
                 self.folder.rmdir()
             raise
         return self
@@ -158,62 +177,79 @@ class RunStore:
         for descriptor in self._files.values():
             os.close(descriptor)
         self._files.clear()
-        self._release()
+        self._lock.release()
+
+    @property
+    def start(self) -> int | None:
+        """The number of this start of the run: its index in ``run.json``'s `starts`."""
+        return len(self.info.starts) - 1 if self.info.starts else None
 
     # -- the folder ------------------------------------------------------------------------
 
-    def _acquire(self) -> None:
-        lock = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(lock, 32, 0).decode("ascii", "replace").strip()
-            os.close(lock)
-            raise InputError(
-                f"--output: {self.folder} is being written by another process"
-                + (f" ({holder})" if holder else "")
-            ) from None
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, str(os.getpid()).encode(), 0)
-        self._lock = lock
-
-    def _release(self) -> None:
-        if self._lock is not None:
-            os.close(self._lock)  # the kernel drops the lock, also when the process is killed
-            self._lock = None
-
     def _record_files(self) -> list[Path]:
-        return sorted(self.folder.glob("*/*.jsonl"))
+        """Files of this run's variants, and others with records; what else people keep is not."""
+        return [
+            path
+            for path in sorted(self.folder.glob("*/*.jsonl"))
+            if path.parent.name in self.info.models or holds_records(path)
+        ]
 
     def _open(self) -> None:
         description = self.folder / "run.json"
         if self._overwrite and description.exists():
-            for path in self._record_files():
+            for path in written_files(self.folder):
                 path.unlink()
             description.unlink()
         if description.exists():
             self._continue(read_run_info(self.folder))
-        elif self._record_files():
+        elif not self._overwrite and self._record_files():
             raise _no_description(self.folder)
         self.set_status("running")
 
     def _continue(self, earlier: RunInfo) -> None:
         """Take over an earlier start of the same run."""
-        same = earlier.identity == self.info.identity
-        reasons = differences(self.info.identity_parts, earlier.identity_parts)
-        _refuse_another(self.folder, earlier.schema_version, [] if same else reasons)
+        version = earlier.schema_version
+        parts = parts_as_of(version, self.info.identity_parts)
+        _refuse_another(self.folder, version, differences(parts, earlier.identity_parts))
         # What loading a model added (parameters, layout) stays known if it need not be loaded.
         models = {name: earlier.models.get(name, {}) | m for name, m in self.info.models.items()}
-        self.info = self.info.model_copy(update={"created": earlier.created, "models": models})
-        for path in self._record_files():
-            self.warnings += repair(path)
-            self._read(path)
+        starts = self.info.starts
+        if starts:
+            starts = [*(earlier.starts or [_reconstructed(earlier)]), *starts]
+        self.info = self.info.model_copy(
+            update={"created": earlier.created, "models": models, "starts": starts}
+        )
+        found = {path: scan_jsonl(path) for path in self._record_files()}
+        for path, lines in found.items():  # all of them, before anything is changed
+            self._check(path, lines)
+        used: set[int | None] = {self.start}
+        for path, lines in found.items():
+            used |= self._take_over(path, lines)
+        unlike = unlike_starts(starts, used)
+        if unlike:
+            self.warnings.append(
+                f"{self.folder}: earlier records were made under other conditions: "
+                f"{'; '.join(unlike)}. Each record names its start"
+            )
+        if version < SCHEMA_VERSION:
+            self.warnings.append(
+                f"{self.folder} was written by an earlier version of ahn-bench, which recorded "
+                "neither its starts nor the metrics' code: run_eval check scores its records again"
+            )
 
-    def _read(self, path: Path) -> None:
-        """Note what is done in a record file; failed examples are dropped from it, to run again."""
+    def _check(self, path: Path, lines: list[RecordLine]) -> None:
+        """Refuse a file with lines that are no records, or none of this run."""
         variant, task = path.parent.name, path.stem
-        records, warnings = read_jsonl(path)
-        self.warnings += warnings
+        problems = [
+            f"{path}:{line.number}: {reason}"
+            for line in lines
+            if not line.torn
+            for reason in line.problems
+        ]
+        if problems:
+            remedy = f"run_eval check {self.folder} --repair moves such lines aside"
+            raise InputError([*shortened(problems), remedy])
+        records = [line.record for line in lines if line.record is not None and not line.retried]
         expected = self._expected.get(task, {}) if variant in self.info.models else {}
         if not expected or any((r.variant, r.task) != (variant, task) for r in records):
             raise InputError(f"{path}: holds records that are not of this run")
@@ -232,11 +268,32 @@ class RunStore:
                 f"{path}: {len(other)} records answered other prompts or rows than are asked now "
                 f"(first: {other[0]!r}). Name another folder, or give --overwrite"
             )
-        whole = [record for record in records if record.error is None]
-        if len(whole) < len(records):
-            self.warnings.append(f"{path}: {len(records) - len(whole)} failed examples run again")
-            write_atomically(path, "".join(r.to_line() + "\n" for r in whole))
-        self._done[variant, task] = {record.example_id for record in whole}
+
+    def _take_over(self, path: Path, lines: list[RecordLine]) -> set[int | None]:
+        """Note what is done in a record file, and make it ready to be written on.
+
+        Torn lines are moved aside and failed examples dropped, to run again. Returns the starts
+        that its records are of.
+        """
+        torn = [line for line in lines if line.torn]
+        whole = [line for line in lines if line.record is not None and not line.retried]
+        done = [line for line in whole if line.record is not None and line.record.error is None]
+        if torn:
+            self.warnings += shortened(
+                [
+                    f"{path}:{line.number}: torn last line dropped (into {rejected_path(path).name}"
+                    "); its example runs again"
+                    for line in torn
+                ]
+            )
+            set_aside(path, lines, torn)
+        if len(done) < len(whole):
+            self.warnings.append(f"{path}: {len(whole) - len(done)} failed examples run again")
+        if len(done) < len(lines) - len(torn) or not path.read_bytes().endswith(b"\n"):
+            write_lines(path, done)
+        records = [line.record for line in done if line.record is not None]
+        self._done[path.parent.name, path.stem] = {record.example_id for record in records}
+        return {record.start for record in records}
 
     # -- writing ---------------------------------------------------------------------------
 
@@ -245,23 +302,47 @@ class RunStore:
         return set(self._done.get((variant, task), ()))
 
     def append(self, record: ExampleRecord) -> None:
-        """Add one record; when this returns it is on disk."""
+        """Add one record, with the number of this start; when this returns it is on disk.
+
+        Raises `InputError` where it cannot be written: the disk is full.
+        """
         path = self.folder / record.variant / f"{record.task}.jsonl"
-        if path not in self._files:
-            path.parent.mkdir(exist_ok=True)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-            self._files[path] = os.open(path, flags, 0o644)
-        line = memoryview(record.to_line().encode("utf-8") + b"\n")
-        while line:  # one write, unless the disk takes only a part
-            line = line[os.write(self._files[path], line) :]
-        os.fsync(self._files[path])
+        numbered = record.model_copy(update={"start": self.start})
+        line = memoryview(numbered.to_line().encode("utf-8") + b"\n")
+        try:
+            if path not in self._files:
+                path.parent.mkdir(exist_ok=True)
+                flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+                self._files[path] = os.open(path, flags, 0o644)
+            while line:  # one write, unless the disk takes only a part
+                line = line[os.write(self._files[path], line) :]
+            os.fsync(self._files[path])
+        except OSError as error:
+            raise InputError(
+                f"{path}: a record cannot be written ({error.strerror or error}). Make room; the "
+                "same command then continues"
+            ) from error
         if record.error is None:
             self._done.setdefault((record.variant, record.task), set()).add(record.example_id)
 
-    def describe_model(self, variant: str, found: Mapping[str, Any]) -> None:
-        """Add to ``run.json`` what was learnt by loading `variant`."""
+    def describe_model(
+        self, variant: str, found: Mapping[str, Any], forms: Mapping[str, str] | None = None
+    ) -> None:
+        """Add to ``run.json`` what was learnt by loading `variant`.
+
+        Args:
+            variant: its name.
+            found: what is true of it in every start.
+            forms: the forms of the memory's recurrence in this start (`Start.backends`).
+        """
         models = self.info.models | {variant: self.info.models[variant] | dict(found)}
-        self.info = self.info.model_copy(update={"models": models})
+        update: dict[str, Any] = {"models": models}
+        if forms and self.info.starts:
+            start = self.info.starts[-1]
+            backends = start.backends | {variant: dict(forms)}
+            now_known = start.model_copy(update={"backends": backends})
+            update["starts"] = [*self.info.starts[:-1], now_known]
+        self.info = self.info.model_copy(update=update)
         self._write_info()
 
     def set_status(self, status: Status) -> None:

@@ -37,3 +37,6 @@ class FigureTable:
 
 MakeTables = Callable[[Sequence[Column]], Sequence[FigureTable]]
 """From the columns of a page, the tables to show on it."""
+
+MakeRemarks = Callable[[Sequence[Column]], Sequence[str]]
+"""From the columns of a page, what a reader must know of these tables."""

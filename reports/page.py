@@ -20,7 +20,7 @@ from markupsafe import Markup
 
 from reports import compare, examples, figures, formats
 from reports.curves import curves
-from reports.figure_tables import MakeTables
+from reports.figure_tables import MakeRemarks, MakeTables
 from reports.leaderboard import (
     Column,
     TaskKey,
@@ -35,6 +35,7 @@ from reports.records import InputError
 from reports.run_details import details
 from reports.run_folders import Run, read_run
 from reports.stats import Interval, mean_interval
+from reports.targets import check_page_target
 
 MOST_BYTES = 2_000_000
 """A page is always smaller than this: 2 MB."""
@@ -48,16 +49,19 @@ _CONTROL_PICTURES[0x7F] = 0x2421
 
 
 def build_report(
-    run_dirs: Sequence[str | Path], output: str | Path, tables: MakeTables | None = None
+    run_dirs: Sequence[str | Path],
+    output: str | Path,
+    tables: MakeTables | None = None,
+    remarks: MakeRemarks | None = None,
 ) -> Path:
     """Write the report on `run_dirs` to `output` and return its path.
 
     `tables` gives the benchmarks' own averages and published figures, which the page shows beside
-    its own; None: none are shown.
+    its own; None: none are shown. `remarks` gives sentences that join the page's own warnings.
 
     The file appears whole or not at all, and is smaller than `MOST_BYTES` whatever the number
     of examples. Raises `reports.records.InputError` when a folder is no readable run, is given
-    twice, or the output cannot be written.
+    twice, or the output cannot be written or is a file that is no page (`reports.targets`).
     """
     output = Path(output)
     if not run_dirs:
@@ -77,17 +81,18 @@ def build_report(
             problems.append(str(error))
     if problems:
         raise InputError("\n".join(problems))
-    if output.is_dir():
-        raise InputError(f"{output}: is a folder; give the name of the HTML file to write")
-    _write_atomically(output, _page_within_limit(runs, tables))
+    check_page_target(output, paths)
+    _write_atomically(output, _page_within_limit(runs, tables, remarks))
     return output
 
 
-def _page_within_limit(runs: Sequence[Run], tables: MakeTables | None) -> bytes:
+def _page_within_limit(
+    runs: Sequence[Run], tables: MakeTables | None, remarks: MakeRemarks | None
+) -> bytes:
     """The page's bytes; examples are halved until it is small enough."""
     most, most_bytes = examples.MOST_EXAMPLES, _EXAMPLE_BYTES
     while True:
-        text = render(runs, most, most_bytes, tables).translate(_CONTROL_PICTURES)
+        text = render(runs, most, most_bytes, tables, remarks).translate(_CONTROL_PICTURES)
         page = text.encode("utf-8", "replace")
         if len(page) < MOST_BYTES:
             return page
@@ -104,6 +109,7 @@ def render(
     most_examples: int = examples.MOST_EXAMPLES,
     most_example_bytes: int = _EXAMPLE_BYTES,
     tables: MakeTables | None = None,
+    remarks: MakeRemarks | None = None,
 ) -> str:
     """The page as text, with at most `most_examples` single examples."""
     columns = columns_of(runs)
@@ -125,7 +131,7 @@ def render(
         runs=runs,
         columns=columns,
         answer=compare.answer(rows),
-        notices=notices(runs, columns),
+        notices=[*notices(runs, columns), *(remarks(columns) if remarks else [])],
         rows=rows,
         shared_tasks=compared_tasks(columns),
         tasks=_task_rows(columns),

@@ -15,14 +15,20 @@ means computed from the model's shape and the token counts.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """1: the first one. 2: label, gold_ans, prompt_sha256, answer_removed; tasks in run.json say more.
-What an earlier version wrote can be read and reported, but not continued."""
+3: starts in run.json; start and record_sha256 in records. Every earlier version can be read."""
+
+OLDEST_CONTINUED = 2
+"""Runs of earlier versions than this can be read and reported, but not continued."""
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -41,6 +47,12 @@ def _without_lone_surrogates(value: object) -> object:
 Text = Annotated[str, BeforeValidator(_without_lone_surrogates)]
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+def content_sha256(content: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of a JSON object: of its canonical text, so that layout does not count."""
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 class ExampleRecord(BaseModel):
@@ -133,6 +145,11 @@ class ExampleRecord(BaseModel):
     cache_bytes_measured: Count | None = Field(
         default=None, description="Bytes of the real cache tensors at the end (measured)."
     )
+    start: Count | None = Field(
+        default=None,
+        description="Which start of the run answered it: index into run.json's 'starts'. None: "
+        "written before starts were recorded (schema 2).",
+    )
     error: Text | None = Field(
         default=None, description="Why this example failed, one line; None when it did not."
     )
@@ -170,6 +187,11 @@ class ExampleRecord(BaseModel):
         description="What a generator knows about the row, e.g. 'facts' (stored facts) and "
         "'evidence_distance' (tokens from the evidence to the end of the prompt).",
     )
+    record_sha256: str | None = Field(
+        default=None,
+        description="SHA-256 of the line's other fields (canonical JSON), set when it is written; "
+        "run_eval check compares it. None: written before schema 3.",
+    )
 
     @model_validator(mode="after")
     def _complete_unless_failed(self) -> ExampleRecord:
@@ -187,10 +209,54 @@ class ExampleRecord(BaseModel):
         return self
 
     def to_line(self) -> str:
-        """The record as a line of a file, without its end. What only some benchmarks' rows have
-        is left out where there is none."""
-        absent = {name for name in ("label", "gold_ans") if getattr(self, name) is None}
-        return self.model_dump_json(exclude=absent)
+        """The record as a line of a file, without its end, with its `record_sha256`.
+
+        What only some benchmarks' rows have is left out where there is none.
+
+        Raises:
+            ValueError: a value that JSON in UTF-8 cannot hold: NaN, half a surrogate pair.
+            TypeError: one that is nothing of JSON's.
+        """
+        optional = ("start", "label", "gold_ans")
+        absent = {name for name in optional if getattr(self, name) is None}
+        content = self.model_dump(exclude=absent | {"record_sha256"})
+        content["record_sha256"] = content_sha256(content)
+        line = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        line.encode("utf-8")  # raises what writing the file would
+        return line
+
+
+class Start(BaseModel):
+    """One start of a run: what each of its records has in common with no other start's."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    time: str = Field(description="When it was started, ISO 8601 with time zone.")
+    command: list[str] = Field(description="Command line, one item per word.")
+    configuration: dict[str, Any] = Field(
+        description="The resolved configuration: file, then flags, then defaults."
+    )
+    git: dict[str, Any] | None = Field(
+        description="'revision' and 'dirty' of the working tree; None outside a git checkout."
+    )
+    packages: dict[str, str] = Field(description="Versions of the packages that were in use.")
+    hardware: dict[str, Any] = Field(
+        description="Processor, cores, threads, memory, accelerator, operating system."
+    )
+    environment: dict[str, str] | None = Field(
+        description="Environment variables that numerical libraries or ours read (AHN_BACKEND, "
+        "OMP_NUM_THREADS ...), as far as they were set. None: not recorded."
+    )
+    backends: dict[str, dict[str, str]] = Field(
+        default_factory=dict,
+        description="Per variant with a memory that was loaded, the form of its recurrence that "
+        "ran: 'prefill' and 'decode'.",
+    )
+    reconstructed: bool = Field(
+        default=False,
+        description="Whether this stands for all starts of a folder of schema 2, which did not "
+        "list them: 'time' is the first one's, everything else the latest one's.",
+    )
 
 
 class RunInfo(BaseModel):
@@ -211,6 +277,11 @@ class RunInfo(BaseModel):
     )
     created: str = Field(description="When the run was first started, ISO 8601 with time zone.")
     updated: str = Field(description="When this file was last written, ISO 8601 with time zone.")
+    starts: list[Start] = Field(
+        default_factory=list,
+        description="Every start that wrote into the folder, first to latest; the fields command, "
+        "configuration, git, packages and hardware are the latest one's. Empty in schema 2.",
+    )
     command: list[str] = Field(description="Command line of the latest start, one item per word.")
     configuration: dict[str, Any] = Field(
         description="The resolved configuration: file, then flags, then defaults."

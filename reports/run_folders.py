@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
-from reports.records import SCHEMA_VERSION, ExampleRecord, InputError, RunInfo
+from reports.records import SCHEMA_VERSION, ExampleRecord, InputError, RunInfo, Start
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_FIRST_BYTES = b'{"schema_version":'
+_MOST_TORN_ALONE = 2
+
+
+class NewerVersion(InputError):
+    """Something was written by a later version of ahn-bench than this one."""
 
 
 @dataclass(frozen=True)
@@ -22,44 +31,126 @@ class Run:
     warnings: list[str] = field(default_factory=list)
 
 
-def read_jsonl(path: str | Path) -> tuple[list[ExampleRecord], list[str]]:
-    """Read one record file.
+@dataclass(frozen=True)
+class RecordLine:
+    """One line of a record file."""
 
-    Returns the records in file order and a list of warnings. A torn last line (one that is not
-    whole JSON: the writer was stopped in the middle) is dropped with a warning. A later record
-    of an example whose earlier record failed replaces it: that is a retry. Every other
-    irregular line is an `InputError` that names ``file:line``; all of the file's bad lines are
-    listed at once.
+    number: int
+    """From 1."""
+    raw: bytes
+    """Its bytes, without the newline."""
+    record: ExampleRecord | None
+    """None where there are problems."""
+    problems: tuple[str, ...] = ()
+    """Why it is no record, or none of this file."""
+    torn: bool = False
+    """Whether it is one of the last lines, none of which is whole JSON: the writer was stopped."""
+    retried: bool = False
+    """Whether it is the record of a failure, and a later line answers the example."""
+    untidy: str = ""
+    """What is wrong with its bytes though the record is whole; empty: nothing."""
+
+
+def scan_jsonl(path: str | Path) -> list[RecordLine]:
+    """Every line of a record file, each with its record or with what is wrong with it.
+
+    Newlines at the end of the file end no further line. A file of several lines of which none is
+    JSON was not torn but damaged. `InputError` where it cannot be read.
     """
     path = Path(path)
     try:
         content = path.read_bytes().rstrip(b"\n")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
-    warnings: list[str] = []
-    problems: list[str] = []
-    kept: dict[tuple[str, str, str, str], tuple[int, ExampleRecord]] = {}
-    lines = content.split(b"\n") if content else []
-    if lines and not _is_json(lines[-1]):
-        warnings.append(f"{path}:{len(lines)}: torn last line dropped (the run was stopped there)")
-        lines.pop()
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = _parse_record(line)
-        except ValueError as error:
-            problems += [f"{path}:{number}: {reason}" for reason in _reasons(error)]
-            continue
-        key = (record.benchmark, record.task, record.variant, record.example_id)
-        earlier = kept.pop(key, None)
-        if earlier is not None and earlier[1].error is None:
-            problems.append(
-                f"{path}:{number}: example {record.example_id!r} was already recorded in line "
-                f"{earlier[0]}"
-            )
-        kept[key] = (number, record)
+    raw_lines = content.split(b"\n") if content else []
+    whole = len(raw_lines)
+    while whole and not _is_json(raw_lines[whole - 1]):
+        whole -= 1
+    if not whole and len(raw_lines) > _MOST_TORN_ALONE:
+        whole = len(raw_lines)
+    lines: list[RecordLine] = []
+    answered: dict[tuple[str, str, str, str], int] = {}  # indices into `lines`
+    for number, raw in enumerate(raw_lines[:whole], start=1):
+        line = _scan_line(number, raw)
+        if line.record is not None:
+            record = line.record
+            key = (record.benchmark, record.task, record.variant, record.example_id)
+            earlier = answered.get(key)
+            if earlier is not None and lines[earlier].record.error is None:  # type: ignore[union-attr]
+                said = f"example {record.example_id!r} was already recorded in line {earlier + 1}"
+                line = replace(line, record=None, problems=(said,))
+            else:
+                if earlier is not None:
+                    lines[earlier] = replace(lines[earlier], retried=True)
+                answered[key] = number - 1
+        lines.append(line)
+    for number, raw in enumerate(raw_lines[whole:], start=whole + 1):
+        lines.append(RecordLine(number, raw, None, ("not whole JSON",), torn=True))
+    return lines
+
+
+def holds_records(path: Path) -> bool:
+    """Whether some line of a file is a record, or was one: whoever wrote the others.
+
+    A file that cannot be read holds none.
+    """
+    try:
+        with path.open("rb") as file:
+            return any(_is_like_a_record(line) for line in file)
+    except OSError:
+        return False
+
+
+def _is_like_a_record(line: bytes) -> bool:
+    if line.startswith(_FIRST_BYTES):
+        return True
+    try:
+        content = _loads(line.removeprefix(_BYTE_ORDER_MARK))
+    except ValueError:
+        return False
+    return isinstance(content, dict) and {"variant", "task", "example_id"} <= content.keys()
+
+
+def _scan_line(number: int, raw: bytes) -> RecordLine:
+    text, odd = raw, []
+    if number == 1 and text.startswith(_BYTE_ORDER_MARK):
+        text = text.removeprefix(_BYTE_ORDER_MARK)
+        odd.append("begins with a byte order mark")
+    if text.endswith(b"\r"):
+        text = text.rstrip(b"\r")
+        odd.append("ends in a carriage return")
+    try:
+        record = _parse_record(text)
+    except ValueError as error:
+        return RecordLine(number, raw, None, tuple(_reasons(error)))
+    return RecordLine(number, raw, record, untidy=" and ".join(odd))
+
+
+def read_jsonl(path: str | Path) -> tuple[list[ExampleRecord], list[str]]:
+    """Read one record file.
+
+    Returns the records in file order and a list of warnings. Torn last lines (those that are not
+    whole JSON: the writer was stopped in the middle) are dropped with a warning. A later record
+    of an example whose earlier record failed replaces it: that is a retry. Every other
+    irregular line is an `InputError` that names ``file:line``; all of the file's bad lines are
+    listed at once.
+    """
+    lines = scan_jsonl(path)
+    problems = [
+        f"{path}:{line.number}: {reason}"
+        for line in lines
+        if not line.torn
+        for reason in line.problems
+    ]
     if problems:
         raise InputError(_listing(problems))
-    return [record for _, record in kept.values()], warnings
+    warnings = [
+        f"{path}:{line.number}: torn last line dropped (the run was stopped there)"
+        for line in lines
+        if line.torn
+    ]
+    records = [line.record for line in lines if line.record is not None and not line.retried]
+    return records, shortened(warnings)
 
 
 def read_run_info(path: str | Path) -> RunInfo:
@@ -72,11 +163,13 @@ def read_run_info(path: str | Path) -> RunInfo:
         raise InputError(f"{path}: not a run folder (it has no run.json)")
     try:
         content = json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{file}: not readable as JSON ({error})") from error
     try:
         _check_version(content)
         return RunInfo.model_validate(content)
+    except NewerVersion as error:
+        raise NewerVersion(f"{file}: {error}") from error
     except ValueError as error:
         raise InputError(_listing([f"{file}: {reason}" for reason in _reasons(error)])) from error
 
@@ -111,16 +204,109 @@ def read_run(path: str | Path) -> Run:
         raise InputError(_listing(problems))
     if not records:
         raise InputError(f"{path}: the run has no records yet")
+    differences = unlike_starts(info.starts, {record.start for record in records})
+    if differences:
+        warnings.append(
+            f"{path}: the records come from {len(info.starts)} starts of the run that were not "
+            f"alike: {'; '.join(differences)}. Each record names its start."
+        )
     return Run(path=path, info=info, records=records, warnings=warnings)
 
 
+_HARDWARE = ("processor", "cpu_capability", "threads", "accelerator", "cuda")
+_CONFIGURATION = ("reuse_prefixes",)
+
+
+def unlike_starts(starts: Sequence[Start], used: Iterable[int | None]) -> list[str]:
+    """In what the starts differ that can change a figure, and that the identity does not hold.
+
+    Args:
+        starts: all of a run.
+        used: the starts that records name; None is the first, which schema 2 did not number.
+
+    Returns:
+        One text for each such fact: its values, each with the numbers of its starts.
+    """
+    numbers = sorted({number or 0 for number in used} & set(range(len(starts))))
+    facts = {number: _facts(starts[number]) for number in numbers}
+    found = []
+    for name in dict.fromkeys(name for of_start in facts.values() for name in of_start):
+        values: dict[str, list[str]] = {}
+        for number, of_start in facts.items():
+            value = of_start.get(name, _absent(name, starts[number]))
+            if value is not None:
+                values.setdefault(value, []).append(str(number))
+        if len(values) > 1:
+            each = (
+                f"{value} (start{'s' if len(of) > 1 else ''} {', '.join(of)})"
+                for value, of in values.items()
+            )
+            found.append(f"{name} {', '.join(each)}")
+    return found
+
+
+_RECURRENCE = "recurrence of "
+
+
+def _absent(name: str, start: Start) -> str | None:
+    """What to say of a fact that a start does not have; None: nothing."""
+    if name.startswith(_RECURRENCE):
+        return None  # a start loads only the variants that have something left to do
+    if start.reconstructed:  # of schema 2, which recorded less
+        return "not recorded" if name == "AHN_BACKEND" else None
+    return "none"
+
+
+def _facts(start: Start) -> dict[str, str]:
+    """What may differ between two starts of one run, by the name that a person is told."""
+    git = start.git or {}
+    revision = f"{str(git.get('revision', 'none'))[:12]}"
+    if git.get("dirty"):
+        revision += f" with uncommitted changes {str(git.get('diff_sha256', ''))[:12]}".rstrip()
+    facts = dict(start.packages) | {"code revision": revision}
+    facts |= {key: str(start.hardware[key]) for key in _HARDWARE if key in start.hardware}
+    facts |= {
+        key: str(start.configuration[key]) for key in _CONFIGURATION if key in start.configuration
+    }
+    facts |= start.environment or {}
+    facts |= {
+        f"{_RECURRENCE}{variant}": "/".join(forms.values())
+        for variant, forms in start.backends.items()
+    }
+    return facts
+
+
 def _parse_record(line: bytes) -> ExampleRecord:
-    """One line as a record; ValueError (pydantic's among them) when it is not one."""
+    """One line as a record; ValueError (pydantic's among them) when it is not one.
+
+    Strict: what the writer never writes (NaN, a number as text, a key twice) is damage.
+    """
     if not line.strip():
         raise ValueError("empty line")
-    content = json.loads(line)
+    content = _loads(line, parse_constant=_no_constant, object_pairs_hook=_unique)
     _check_version(content)
-    return ExampleRecord.model_validate(content)
+    return ExampleRecord.model_validate(content, strict=True)
+
+
+def _loads(line: bytes, **options: Any) -> Any:
+    """`json.loads` of UTF-8 (it would take UTF-16, too), its failures as ValueError."""
+    try:
+        return json.loads(line.decode("utf-8"), **options)
+    except RecursionError:
+        raise ValueError("not a record: nested too deeply") from None
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"key {twice!r} is there twice")
+    return found
 
 
 def _check_version(content: object) -> None:
@@ -129,15 +315,16 @@ def _check_version(content: object) -> None:
         raise ValueError("not a JSON object")
     version = content.get("schema_version", SCHEMA_VERSION)
     if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise ValueError(
+        raise NewerVersion(
             f"written with schema version {version}, this version of ahn-bench reads up to "
             f"{SCHEMA_VERSION}: update ahn-bench"
         )
 
 
 def _is_json(line: bytes) -> bool:
+    """Whether a line is whole JSON, a record or not."""
     try:
-        json.loads(line)
+        _loads(line.removeprefix(_BYTE_ORDER_MARK))
     except ValueError:
         return False
     return True
@@ -157,12 +344,14 @@ def _reasons(error: ValueError) -> list[str]:
     return [str(error)]
 
 
-def _listing(problems: list[str], most: int = 20) -> str:
-    """At most `most` problems, one per line, and how many more there are."""
-    shown = problems[:most]
-    if len(problems) > most:
-        shown.append(f"... and {len(problems) - most} more")
-    return "\n".join(shown)
+def shortened(messages: list[str], most: int = 20) -> list[str]:
+    """At most `most` messages, and how many more there are."""
+    more = len(messages) - most
+    return messages[:most] + ([f"... and {more} more"] if more > 0 else [])
+
+
+def _listing(problems: list[str]) -> str:
+    return "\n".join(shortened(problems))
 
 
 def _misfiled(file: Path, records: Iterable[ExampleRecord]) -> list[str]:

@@ -99,6 +99,16 @@ def find_task(benchmark: str, name: str) -> Task:
     raise InputError(_unknown(benchmark, name))
 
 
+def known_task(benchmark: str, name: str) -> Task | None:
+    """The task of this name; None where there is no such task or benchmark."""
+    if benchmark not in benchmark_names():
+        return None
+    try:
+        return find_task(benchmark, name)
+    except InputError:
+        return None
+
+
 def _find(benchmark: str, name: str) -> Task | None:
     read = _read(benchmark)
     for plain in _spellings(benchmark, name):

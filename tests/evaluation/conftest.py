@@ -163,13 +163,19 @@ def start_process(*arguments: str | Path | int, code: str | None = None) -> subp
     )
 
 
+OF_ONE_START = (
+    "prefill_seconds", "decode_seconds", "reused_prefix_tokens", "start", "record_sha256",
+)  # fmt: skip
+"""Fields of a record in which two runs of the same command may differ."""
+
+
 def records_of(run: Path) -> list[dict[str, Any]]:
     """All records of a run, by variant, task and id, without what differs from run to run."""
     found = []
     for path in sorted(run.glob("*/*.jsonl")):
         for line in path.read_bytes().split(b"\n")[:-1]:
             record = json.loads(line)
-            for key in ("prefill_seconds", "decode_seconds", "reused_prefix_tokens"):
+            for key in OF_ONE_START:
                 record.pop(key)
             found.append(record)
     return sorted(found, key=lambda r: (r["variant"], r["task"], r["example_id"]))

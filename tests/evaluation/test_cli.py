@@ -40,14 +40,15 @@ def test_score_writes_one_line_per_prediction_in_order(run_eval, tmp_path):
 
 def test_score_leaves_an_earlier_file_alone_when_the_input_is_bad(run_eval, tmp_path):
     file, out = predictions(tmp_path, 1), tmp_path / "scores.jsonl"
-    out.write_text("earlier")
+    earlier = '{"score": 0.5}\n'
+    out.write_text(earlier)
     with file.open("a") as stream:
         stream.write('{"pred": "no answers here"}\n')
     result = run_eval(
         "score", file, "--benchmark", "longbench", "--task", "hotpotqa", "--per-example", out
     )
     assert result.exit_code == 2 and f"{file}:2" in result.stderr
-    assert out.read_text() == "earlier"
+    assert out.read_text() == earlier
 
 
 @pytest.mark.parametrize(

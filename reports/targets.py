@@ -1,0 +1,97 @@
+"""What a file that a user names may replace: a page replaces a page, and never a run's file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from reports.records import InputError
+from reports.run_folders import read_run_info
+
+_PAGE_BEGINS = b"<!doctype html>"
+_PAGE_TITLE = b"<title>AHN-Bench: "
+_HEAD_BYTES = 4096
+
+
+def check_page_target(output: Path, runs: Iterable[Path] = ()) -> None:
+    """`InputError` where writing a page to `output` would destroy something.
+
+    That is: a file of a run, of `runs` or of any other, under whatever name or link; a place in a
+    run folder where a run writes; and any file that is no page of ours.
+    """
+    try:
+        is_folder = output.is_dir()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{output}: cannot be written ({reason})") from error
+    if is_folder:
+        raise InputError(f"{output}: is a folder; give the name of the HTML file to write")
+    check_no_run_file(output, runs)
+    if not os.path.lexists(output) or is_page(output):
+        return
+    if not output.exists():
+        raise InputError(f"{output}: is a link to a file that is not there; name another file")
+    raise InputError(
+        f"{output}: is there already and is no report of ahn-bench, so it is not replaced; name "
+        "another file, or delete this one"
+    )
+
+
+def is_page(path: Path) -> bool:
+    """Whether a file is a page that `reports.page` wrote."""
+    if not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError:
+        return False
+    return head.startswith(_PAGE_BEGINS) and _PAGE_TITLE in head
+
+
+def check_no_run_file(output: Path, runs: Iterable[Path] = ()) -> None:
+    """`InputError` where `output` is, or would become, a file of a run: of `runs`, or of any."""
+    for run in runs:
+        for own in _files_of(run):
+            if _same(output, own):
+                raise InputError(f"{output}: is a file of the run {run} ({own}); name another file")
+    for place in (output.absolute(), Path(os.path.realpath(output))):
+        around = _run_around(place)
+        if around is not None:
+            raise InputError(
+                f"{output}: is where the run {around} keeps its own files; name another file"
+            )
+
+
+def _files_of(run: Path) -> list[Path]:
+    found = [run / "run.json", run / ".lock"]
+    for pattern in ("*/*.jsonl", "*/*.jsonl.rejected"):
+        found += run.glob(pattern)
+    return [path for path in found if path.exists()]
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
+
+
+def _run_around(path: Path) -> Path | None:
+    """The run folder in which a run would keep a file of this name, in any case; else None."""
+    name = path.name.lower()
+    if name in ("run.json", ".lock") or (name.startswith(".run.json.") and name.endswith(".tmp")):
+        return path.parent if (path.parent / "run.json").is_file() else None
+    if name.endswith((".jsonl", ".jsonl.rejected")):
+        above = path.parent.parent
+        return above if (above / "run.json").is_file() else None
+    return path.parent if name in _variants(path.parent) else None
+
+
+def _variants(folder: Path) -> set[str]:
+    """Names, in lower case, of the folders that the run in `folder` keeps; none where none is."""
+    try:
+        return {name.lower() for name in read_run_info(folder).models}
+    except InputError:
+        return set()
