@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
-_WING_MODULES = ("ahn.config", "tasks.schema", "reports.records")
+_WING_MODULES = ("ahn.config", "common.errors", "reports.records")
 
 
 class InputError(ValueError):
