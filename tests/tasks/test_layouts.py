@@ -7,7 +7,6 @@ import os
 import shutil
 import struct
 import zipfile
-import zlib
 
 import pytest
 
@@ -447,11 +446,9 @@ def test_an_archive_of_an_uncommon_method_or_with_a_password_is_told(tmp_path):
 
 
 def test_a_row_of_50_megabytes_is_read(tmp_path):
-    row = LONGBENCH[0] | {"context": "word " * 10_500_000}
-    gzip_file(tmp_path / "multi_news.jsonl.gz", [row])
-    assert zlib.crc32(rows_of(tmp_path)[0]["context"].encode()) == zlib.crc32(
-        row["context"].encode()
-    )
+    context = "word " * 10_500_000
+    gzip_file(tmp_path / "multi_news.jsonl.gz", [LONGBENCH[0] | {"context": context}])
+    assert rows_of(tmp_path)[0]["context"] == context
 
 
 def test_pipes_and_devices_are_refused_at_once(tmp_path):

@@ -347,9 +347,9 @@ def hub(monkeypatch, tmp_path):
         return str(path)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", hf_hub_download)
-    hub_files._download.cache_clear()
+    hub_files.forget_downloads()
     yield calls
-    hub_files._download.cache_clear()
+    hub_files.forget_downloads()
 
 
 def from_hub():
@@ -367,6 +367,57 @@ def test_the_revision_can_be_pinned(hub, monkeypatch):
     monkeypatch.setenv(hub_files.REVISION_VARIABLE, "0123abc")
     from_hub()
     assert hub[0][2]["revision"] == "0123abc"
+
+
+@pytest.fixture
+def moving_hub(monkeypatch, tmp_path):
+    """A hub whose branch `main` moves with every file that is asked of it by that name."""
+    import huggingface_hub
+
+    calls = []
+
+    def hf_hub_download(repository, file, repo_type, revision):
+        calls.append((file, revision))
+        commit = f"{len(calls):040x}" if revision == "main" else revision
+        path = tmp_path / repository.replace("/", "--") / "snapshots" / commit / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        row = INFINITEBENCH_ROW | {"context": f"At {commit} the pass key is 71432."}
+        path.write_bytes(lines(row))
+        return str(path)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", hf_hub_download)
+    hub_files.forget_downloads()
+    yield calls
+    hub_files.forget_downloads()
+
+
+def test_all_files_of_a_repository_are_of_one_commit(moving_hub):
+    names = ["passkey", "number_string", "passkey", "kv_retrieval"]
+    found = [load_examples(find_task("infinitebench", name), None, None, 0) for name in names]
+    commit = f"{1:040x}"
+    assert moving_hub == [
+        ("passkey.jsonl", "main"),
+        ("number_string.jsonl", commit),
+        ("kv_retrieval.jsonl", commit),
+    ]
+    assert {file["revision"] for source in found for file in source.files} == {commit}
+    assert {e.row["context"] for source in found for e in source.examples} == {
+        f"At {commit} the pass key is 71432."
+    }
+
+
+def test_a_file_that_the_commit_of_the_others_lacks_is_told_with_it(moving_hub, monkeypatch):
+    import huggingface_hub
+
+    load_examples(find_task("infinitebench", "passkey"), None, None, 0)
+
+    def absent(repository, file, repo_type, revision):
+        raise FileNotFoundError(f"no {file} there")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", absent)
+    with pytest.raises(InputError) as caught:
+        load_examples(find_task("infinitebench", "math_calc"), None, None, 0)
+    assert f"(revision main, commit {1:040x}, as its other files)" in str(caught.value)
 
 
 def run_offline(home, code):
