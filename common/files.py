@@ -70,6 +70,14 @@ def kind_of(path: Path) -> str | None:
     return "a file" if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "no regular file")
 
 
+def too_long(error: OSError) -> str | None:
+    """What is wrong with the path of an error, where it is one that no file can have; else None."""
+    if error.errno != errno.ENAMETOOLONG:
+        return None
+    name = shown(str(error.filename)) if error.filename else "a path"
+    return f"{name}: there can be no file of so long a name"
+
+
 def open_file(path: Path) -> BinaryIO:
     """Open a regular file for reading.
 

@@ -41,7 +41,8 @@ def test_a_file_that_becomes_a_pipe_is_not_waited_for(tmp_path, monkeypatch):
     assert problem(files.open_file, tmp_path / "pipe") == f"{tmp_path}/pipe: is no regular file"
 
 
-@pytest.mark.parametrize("name", ["none", "x" * 5000, "a\0b", "file/below", "y" * 300])
+@pytest.mark.parametrize("name", ["none", "x" * 5000, "a\0b", "file/below", "y" * 300],
+                         ids=["absent", "5000", "null", "below a file", "300"])  # fmt: skip
 def test_what_cannot_be_there_is_not_there(tmp_path, name):
     (tmp_path / "file").write_text("x")
     assert files.kind_of(tmp_path / name) is None

@@ -382,6 +382,7 @@ MANY = [LONGBENCH[0] | {"_id": str(number)} for number in range(90)]
 @pytest.mark.parametrize(
     ("rows", "told"),
     [(LONG, "is longer than a"), (MANY, "holds more than the 2.93 KiB that are read of a file")],
+    ids=["row", "file"],
 )
 def test_a_row_and_a_file_may_be_so_long(tmp_path, small, layout, rows, told):
     if layout == "zip":
