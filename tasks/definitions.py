@@ -55,6 +55,7 @@ class ProtocolDefaults(_Strict):
     source: str
     truncation: Truncation
     odd_token_in_tail: bool = False
+    decode_uncut: bool = False
     reserve_generation: bool
     default_max_length: int | None = Field(gt=0)
     chat_template: bool | None = None
@@ -212,6 +213,7 @@ class TaskDefinition(_Strict):
             system_message=_first(own.system_message, shared.system_message),
             stop=tuple(self.generation_kwargs.until),
             odd_token_in_tail=shared.odd_token_in_tail,
+            decode_uncut=shared.decode_uncut,
             demonstration=tuple(own.demonstration),
         )
 

@@ -102,6 +102,9 @@ class TaskProtocol:
     """Turns, (role, text), between the system's and the prompt's, where there are any."""
     odd_token_in_tail: bool = False
     """Of an odd number of tokens to keep by `middle_joined`, whether the tail gets the odd one."""
+    decode_uncut: bool = False
+    """Whether a prompt that is not cut is decoded from its tokens like one that is: special tokens
+    that stand in the text, as `<|im_end|>`, are lost then, too."""
 
 
 @dataclass(frozen=True)
