@@ -14,6 +14,7 @@ from rich.text import Text
 from typer.core import TyperCommand
 
 from ahn.config import CELLS, InputError
+from common.files import too_long
 
 _HELP = "Artificial Hippocampus Networks (AHN) for Qwen2.5 and Qwen3: constant-memory long context."
 
@@ -315,6 +316,11 @@ def main() -> None:
     except InputError as error:
         for problem in str(error).splitlines():
             typer.echo(f"error: {problem}", err=True)
+        sys.exit(2)
+    except OSError as error:
+        if (told := too_long(error)) is None:
+            raise
+        typer.echo(f"error: {told}", err=True)
         sys.exit(2)
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)

@@ -11,7 +11,11 @@ from typing import Any
 
 from ahn.checkpoint_files import local_folder
 from ahn.config import InputError
+from common.errors import InputError as UnreadableError
+from common.files import read_bytes, read_stream
 
+MOST_BYTES = 2**30
+"""Longest prompt: a model would read it for days."""
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "tokenizer.model")
 
 
@@ -25,10 +29,13 @@ def read_prompt(text: str | None, file: str | None) -> str:
         raise InputError("give either --prompt TEXT or --prompt-file FILE ('-': standard input)")
     if file is not None:
         try:
-            raw = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+            if file == "-":
+                raw = read_stream(sys.stdin.buffer, "standard input", MOST_BYTES)
+            else:
+                raw = read_bytes(file, MOST_BYTES)
             text = raw.decode("utf-8-sig")  # without the mark that some editors put in front
-        except OSError as error:
-            raise InputError(f"--prompt-file {file}: {error.strerror}") from None
+        except UnreadableError as error:
+            raise InputError(f"--prompt-file: {error}") from None
         except UnicodeDecodeError as error:
             raise InputError(f"--prompt-file {file}: not UTF-8 at byte {error.start}") from None
     assert text is not None

@@ -15,10 +15,10 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ahn.config import CELLS, InputError
 from ahn.shapes import ModelShape
+from common import yaml
+from common.errors import InputError as UnreadableError
 
 _KEYS = {"hub_id", "max_position_embeddings", "shape", "released_ahn"}
 _SHAPE_KEYS = {
@@ -89,8 +89,12 @@ def read(file: Traversable) -> ZooModel:
         InputError: an unknown, missing or unfitting entry, with the file's name.
     """
     try:
-        return _parse(file.name.removesuffix(".yaml"), yaml.safe_load(file.read_text("utf-8")))
-    except (InputError, yaml.YAMLError) as error:
+        entry = yaml.parse(file.read_text("utf-8"), str(file))
+    except UnreadableError as error:
+        raise InputError(str(error)) from None
+    try:
+        return _parse(file.name.removesuffix(".yaml"), entry)
+    except InputError as error:
         raise InputError(f"{file}: {error}") from error
 
 

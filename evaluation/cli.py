@@ -88,6 +88,7 @@ def _exit_code(interrupt: KeyboardInterrupt) -> int:
 @contextmanager
 def _input_errors() -> Iterator[None]:
     """End with exit code 2 and one line per problem when the input was bad."""
+    from common.files import too_long
     from evaluation.problems import input_error_types, messages
 
     try:
@@ -97,6 +98,11 @@ def _input_errors() -> Iterator[None]:
             raise
         for message in messages(error):
             typer.echo(f"error: {message}", err=True)
+        raise typer.Exit(BAD_INPUT) from None
+    except OSError as error:
+        if (told := too_long(error)) is None:
+            raise
+        typer.echo(f"error: {told}", err=True)
         raise typer.Exit(BAD_INPUT) from None
 
 

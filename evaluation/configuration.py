@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -26,10 +26,26 @@ from pydantic import (
     field_validator,
 )
 
+import common.errors
+from common import yaml
+from common.files import kind_of, shown
 from evaluation.problems import InputError
+from tasks.sources import MOST_ROWS
 
 Benchmark = Literal["longbench", "lveval", "infinitebench", "pocket"]
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
+Tokens = Annotated[StrictInt, Field(le=10**9)]
+"""A number of tokens that a machine can hold; the plan says which of them make sense."""
+
+
+def _without_null(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("holds a null byte")
+    return text
+
+
+Name = Annotated[str, Field(min_length=1), AfterValidator(_without_null)]
+"""A path, hub id or other name; an empty one would mean the working directory, or a default."""
 
 
 class RunConfiguration(BaseModel):
@@ -38,10 +54,10 @@ class RunConfiguration(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
     benchmark: Benchmark = Field(default="longbench", description="Benchmark; set by the command.")
-    model: str | None = Field(
+    model: Name | None = Field(
         default=None, description="Base model: folder, hub id, or 'pocket' for the embedded one."
     )
-    tokenizer: str | None = Field(
+    tokenizer: Name | None = Field(
         default=None, description="Tokenizer: folder or hub id. Default: the model's own."
     )
     ahn: dict[str, str] = Field(
@@ -56,18 +72,19 @@ class RunConfiguration(BaseModel):
         "'ahn-gdn' one. Default: full; with a window also window; with AHN weights also window "
         "and ahn.",
     )
-    window: StrictInt | None = Field(
+    window: Tokens | None = Field(
         default=None, description="Sliding window, in tokens. Default: that of the AHN weights."
     )
-    sinks: StrictInt | None = Field(
+    sinks: Tokens | None = Field(
         default=None,
         description="Attention sinks, in tokens. Default: that of the AHN weights, else 128.",
     )
     tasks: list[str] = Field(
         default_factory=list, description="Task names or groups. Default: all of the benchmark."
     )
-    data: str | None = Field(
-        default=None, description="Folder with rows, or 'pocket'. Default: the benchmark's hub."
+    data: Name | None = Field(
+        default=None,
+        description="Folder, file or archive with rows, or 'pocket'. Default: the benchmark's hub.",
     )
     lengths: list[str] = Field(
         default_factory=list,
@@ -75,12 +92,10 @@ class RunConfiguration(BaseModel):
         "many tokens. Default: all levels; what the generator chooses.",
     )
     limit: StrictInt | None = Field(
-        default=None, gt=0, description="Examples per task. Default: all."
+        default=None, gt=0, le=MOST_ROWS, description="Examples per task. Default: all."
     )
-    protocol: str = Field(
-        default="official", min_length=1, description="Whose procedure is followed."
-    )
-    max_length: StrictInt | None = Field(
+    protocol: Name = Field(default="official", description="Whose procedure is followed.")
+    max_length: Tokens | None = Field(
         default=None,
         description="Longest prompt before the chat template, in tokens. Default: the protocol's, "
         "or the model's context - 500.",
@@ -92,6 +107,7 @@ class RunConfiguration(BaseModel):
     yarn_factor: StrictFloat | None = Field(
         default=None,
         ge=1,
+        le=1000,
         allow_inf_nan=False,
         description="Stretch the model's positions by YaRN, so many times. Default: as its "
         "config.json has it.",
@@ -99,10 +115,11 @@ class RunConfiguration(BaseModel):
     dtype: DTypeName = Field(
         default="auto", description="Weights' type. auto: bfloat16 on cuda, float32 elsewhere."
     )
-    device: str = Field(default="auto", description="auto: cuda where there is one, else cpu.")
+    device: Name = Field(default="auto", description="auto: cuda where there is one, else cpu.")
     threads: StrictInt | None = Field(
         default=None,
         gt=0,
+        le=1024,
         description="Threads of torch on the CPU. Default: 1 for a model of under ten million "
         "parameters, torch's own choice else.",
     )
@@ -112,7 +129,7 @@ class RunConfiguration(BaseModel):
         lt=2**32,
         description="Seed of sampling and of generated data. Default: the protocol's.",
     )
-    output: str | None = Field(
+    output: Name | None = Field(
         default=None, description="Run folder. Default: runs/<benchmark>-<start of identity>."
     )
     overwrite: StrictBool = Field(
@@ -152,6 +169,8 @@ class RunConfiguration(BaseModel):
         odd = [name for name in value if name and not _NAME.fullmatch(name)]
         if odd:
             raise ValueError(f"{odd[0]!r} is no name (letters, digits, '.', '_', '+', '-')")
+        if not all(path.strip() for path in value.values()):
+            raise ValueError("a path is empty")
         if "" in value and len(value) > 1:
             raise ValueError("several AHN weights need names, NAME=PATH")
         return value
@@ -186,22 +205,6 @@ OWN_PRESET = ("pocket",)
 """Commands whose defaults are the preset of their name."""
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice, where PyYAML silently keeps the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            line = key_node.start_mark.line + 1
-            if not isinstance(key, Hashable):
-                raise yaml.YAMLError(f"line {line}: a key must be a name, not {key!r}")
-            if key in seen:
-                raise yaml.YAMLError(f"line {line}: key {key!r} is given twice")
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
 def preset_names() -> list[str]:
     """Names of the presets that ship with the package (``configs/eval/<name>.yaml``)."""
     folder = resources.files("configs").joinpath("eval")
@@ -212,48 +215,52 @@ def preset_names() -> list[str]:
     )
 
 
-def _read_config_text(file: str) -> str:
+def _preset(name: str) -> str | None:
+    """Content of the preset `name`, which ships with the package; None where there is none."""
+    file = resources.files("configs").joinpath("eval", f"{name.removesuffix('.yaml')}.yaml")
+    return file.read_text(encoding="utf-8") if "/" not in name and file.is_file() else None
+
+
+def _read_config(file: str) -> Any:
     """Content of `file`: a path or, where there is no such path, a shipped preset.
 
     A preset is named ``demo`` or as in a checkout, ``configs/eval/demo.yaml``.
     """
-    path = Path(file)
-    try:
-        if path.exists():
-            return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--config: {file} cannot be read ({error})") from error
-    name = file if "/" not in file else None
-    if path.parent.as_posix() == "configs/eval":
-        name = path.name
-    if name is not None:
-        preset = resources.files("configs").joinpath("eval", f"{name.removesuffix('.yaml')}.yaml")
-        if preset.is_file():
-            return preset.read_text(encoding="utf-8")
-    raise InputError(
-        f"--config: no such file: {file} (presets that ship: {', '.join(preset_names())})"
-    )
+    if kind_of(file) is not None:
+        return yaml.read(file)
+    name = Path(file).name if Path(file).parent.as_posix() == "configs/eval" else file
+    # No preset has so long a name, and no file can.
+    text = _preset(name) if len(name) < 100 else None
+    if text is None:
+        presets = ", ".join(preset_names())
+        raise InputError(f"no such file: {shown(file)} (presets that ship: {presets})")
+    return yaml.parse(text, file)
 
 
 def read_config_file(file: str) -> dict[str, Any]:
     """Keys and values of a YAML configuration file; `InputError` when it is not a mapping."""
-    text = _read_config_text(file)
     try:
-        content = yaml.load(text, Loader=_UniqueKeyLoader)
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"--config: {file} is not valid YAML ({reason})") from error
+        content = _read_config(file)
+    except (InputError, common.errors.InputError) as error:
+        raise InputError([f"--config: {problem}" for problem in error.problems]) from error
+    return _values_of(content, file)
+
+
+def _values_of(content: Any, file: str) -> dict[str, Any]:
+    """Values by the names of the configuration's keys."""
     if content is None:
         return {}
     if not isinstance(content, Mapping):
-        raise InputError(f"--config: {file} must hold 'key: value' lines")
+        raise InputError(f"--config: {shown(file)} must hold 'key: value' lines")
     values: dict[str, Any] = {}
     problems = []
     for raw_key, value in content.items():
         key = str(raw_key).replace("-", "_")
         key = _ALIASES.get(key, key)
         if key in values:
-            problems.append(f"--config: {file}: {raw_key!r} is given twice under two spellings")
+            problems.append(
+                f"--config: {shown(file)}: {raw_key!r} is given twice under two spellings"
+            )
         values[key] = value
     if problems:
         raise InputError(problems)
@@ -270,7 +277,7 @@ def _describe(error: Mapping[str, Any], from_file: set[str], file: str | None) -
     flag = {"variants": "variant"}.get(key, key).replace("_", "-")
     source = f"--config: {file}: {key}" if key in from_file else f"--{flag}"
     message = error["msg"].removeprefix("Value error, ")
-    return f"{source}: {message} (got {error['input']!r})"
+    return f"{source}: {message} (got {shown(repr(error['input']))})"
 
 
 def resolve_configuration(
@@ -290,7 +297,8 @@ def resolve_configuration(
             problems += error.problems
     given = {key: value for key, value in flags.items() if value is not None and value != []}
     if file is None and given.get("benchmark") in OWN_PRESET:
-        values = read_config_file(given["benchmark"])
+        name = given["benchmark"]  # the preset, whatever file of that name lies here
+        values = _values_of(yaml.parse(_preset(name) or "", name), name)
     benchmark = values.get("benchmark")
     if benchmark is not None and benchmark != given.get("benchmark", benchmark):
         problems.append(

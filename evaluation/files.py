@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from common.files import kind_of
 from evaluation.problems import InputError
 
 
@@ -21,6 +22,8 @@ def check_writable(path: Path) -> None:
         raise InputError(f"{path}: cannot be written (there is no folder {folder})")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise InputError(f"{path}: cannot be written (no permission in {folder})")
+    if (kind := kind_of(path)) not in (None, "a file"):  # replacing it would destroy it
+        raise InputError(f"{path}: cannot be written (it is {kind}, not a file)")
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -6,7 +6,9 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
-_WING_MODULES = ("ahn.config", "tasks.schema", "reports.records")
+from common.files import too_long
+
+_WING_MODULES = ("ahn.config", "common.errors", "reports.records")
 
 
 class InputError(ValueError):
@@ -48,4 +50,10 @@ def collect(problems: list[str], step: Callable[[], Any]) -> Any:
         if not isinstance(error, input_error_types()):
             raise
         problems += [m for m in messages(error) if m not in problems]
+        return None
+    except OSError as error:
+        told = too_long(error)
+        if told is None:
+            raise
+        problems += [told] if told not in problems else []
         return None

@@ -1,7 +1,8 @@
 """From a row to the token ids that a model reads, by the benchmark's own procedure.
 
-The order is the same in the authors' script and in AHN's: fill the template, tokenise it whole,
-cut if it is too long, decode what is left to a *string*, wrap that in the chat template, tokenise
+The order is the same in the authors' scripts and in AHN's: fill the template, tokenise it whole,
+cut if it is too long, decode what is left to a *string* (InfiniteBench's authors, for open models,
+also where nothing is cut: ``eval_yarn_mistral.py:26-45``), wrap that in the chat template, tokenise
 again. So the cut is measured on the prompt without chat template, the template's tokens come on
 top, and the length is not checked a second time. (LongBench ``pred.py:57-62``, AHN
 ``eval/longbench/pred.py:141-147``.)
@@ -26,7 +27,7 @@ _DIGITS = "0123456789"
 
 @dataclass(frozen=True)
 class Cut:
-    """What truncation left of a prompt."""
+    """What truncation left of a prompt, and decoding made of it."""
 
     text: str
     tokens_before: int
@@ -70,10 +71,13 @@ def truncate(text: str, protocol: TaskProtocol, max_length: int, tokenizer: Any)
     once; of an odd number the tail has one more where the protocol says so. ``left``: the last
     ``max_length`` ids, less the room for the answer where the protocol reserves it; a prompt of
     exactly `max_length` stays whole. Special tokens are dropped when decoding, so they do not
-    reappear as text.
+    reappear as text; those in the text itself are lost, too. Where the protocol decodes whole
+    prompts as well, the same happens to them, and nothing counts as cut.
     """
     ids = tokenizer(text, truncation=False).input_ids
     if protocol.truncation == "none" or len(ids) <= max_length:
+        if protocol.decode_uncut:
+            text = tokenizer.decode(ids, skip_special_tokens=True)
         return Cut(text, len(ids), 0, "none")
     if protocol.truncation == "middle":
         half = int(max_length / 2)
@@ -150,7 +154,7 @@ def prepare(
     cut = truncate(whole, rules, max_length, tokenizer)
     text = cut.text
     found = contains_answer(text, example.answers)
-    removed = found is False and cut.tokens_cut > 0 and contains_answer(whole, example.answers)
+    removed = found is False and text != whole and contains_answer(whole, example.answers)
     wrapped = rules.chat_template and bool(getattr(tokenizer, "chat_template", None))
     if wrapped:
         text = apply_chat_template(

@@ -10,9 +10,11 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from evaluation.problems import InputError
+from common.errors import InputError
+from common.files import kind_of, shown
 from evaluation.task_plan import benchmark_of
 from tasks import pocket
+from tasks.layouts import find_parts
 from tasks.registry import (
     benchmark_definition,
     benchmark_names,
@@ -41,8 +43,8 @@ def describe_tasks(benchmark: str | None, data: str | None = None) -> list[dict[
     ``file``, whether they are ``here``, on this machine, and whether ``synthetic`` ones can be
     made. Nothing is downloaded.
     """
-    if data is not None and not Path(data).is_dir():
-        raise InputError(f"--data: {data} is not a folder")
+    if data is not None and kind_of(data) not in ("a folder", "a file"):
+        raise InputError(f"--data: {shown(data)} is no folder or file")
     names = [*benchmark_names(), POCKET] if benchmark is None else [benchmark]
     return [_benchmark(name, data) for name in names]
 
@@ -87,9 +89,9 @@ def _rows(task: Task, benchmark: str, data: str | None) -> dict[str, Any]:
     synthetic = task.name in (getattr(definition, "synthetic", None) or [])
     form = form_of(task.benchmark)
     if data is not None:
-        found = [path for pattern in form.files(task) for path in sorted(Path(data).glob(pattern))]
-        file = found[0].relative_to(data).as_posix() if found else form.files(task)[0]
-        return {"from": data, "file": file, "here": bool(found), "synthetic": synthetic}
+        found = _file_in(task, Path(data))
+        file = found or f"{task.name}.jsonl"
+        return {"from": data, "file": file, "here": found is not None, "synthetic": synthetic}
     from huggingface_hub import try_to_load_from_cache
 
     hub = definition.hub
@@ -103,6 +105,15 @@ def _rows(task: Task, benchmark: str, data: str | None) -> dict[str, Any]:
         "here": isinstance(cached, str),
         "synthetic": synthetic,
     }
+
+
+def _file_in(task: Task, data: Path) -> str | None:
+    """The first file with the task's rows; None where there is none that could be read."""
+    try:
+        path = find_parts(task, data)[0].path
+    except InputError:
+        return None
+    return path.name if path == data else path.relative_to(data).as_posix()
 
 
 def task_tables(described: list[dict[str, Any]], width: int) -> Group:

@@ -16,9 +16,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from common import yaml
 from tasks.metrics import METRICS
 from tasks.rows import form_of
 from tasks.schema import InputError, Task, TaskProtocol, TextCut, Truncation
@@ -55,6 +55,7 @@ class ProtocolDefaults(_Strict):
     source: str
     truncation: Truncation
     odd_token_in_tail: bool = False
+    decode_uncut: bool = False
     reserve_generation: bool
     default_max_length: int | None = Field(gt=0)
     chat_template: bool | None = None
@@ -212,6 +213,7 @@ class TaskDefinition(_Strict):
             system_message=_first(own.system_message, shared.system_message),
             stop=tuple(self.generation_kwargs.until),
             odd_token_in_tail=shared.odd_token_in_tail,
+            decode_uncut=shared.decode_uncut,
             demonstration=tuple(own.demonstration),
         )
 
@@ -290,27 +292,13 @@ class Benchmark:
     """The names of the tasks in each group; first the group of all."""
 
 
-class _Loader(yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader):  # type: ignore[misc]
-    """YAML with lm-evaluation-harness's `!function`, which stays the text that it is."""
-
-
-_Loader.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))
-
-
-def _parse_yaml(path: Path) -> Any:
-    try:
-        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: cannot be read as YAML: {error}") from None
-
-
 @cache
 def _read_yaml(path: Path, above: tuple[Path, ...] = ()) -> Any:
     """A YAML file with the one that it includes: its own top-level keys win.
 
     `above` are the files that led here by including one another.
     """
-    content = _parse_yaml(path)
+    content = yaml.read(path, tags=("!function",))  # lm-evaluation-harness's, which stays text
     if not isinstance(content, dict) or "include" not in content:
         return content
     own = {key: value for key, value in content.items() if key != "include"}

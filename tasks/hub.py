@@ -18,8 +18,9 @@ def from_hub(task: Task) -> tuple[Path, str]:
     """The file with a task's rows in the hub's cache, and the commit it belongs to.
 
     The revision asked for is `AHN_BENCH_DATA_REVISION`, else the one in `_benchmark.yaml`. The
-    commit is what that stood for, which the cache keeps in the file's path. InputError, which
-    names the file and where to place it, when it is neither in the cache nor to be had.
+    commit is what that stood for when the first file of the repository was had, and the same for
+    all of its files, should a branch move in the meantime. InputError, which names the file and
+    where to place it, when it is neither in the cache nor to be had.
     """
     hub = benchmark_definition(task.benchmark).hub
     file = form_of(task.benchmark).hub_file(task)
@@ -43,7 +44,17 @@ def _unpacked(task: Task) -> str:
     return " (or unpack it to FOLDER/data/<task>.jsonl)"
 
 
-@lru_cache(maxsize=32)
+_commits: dict[tuple[str, str], str] = {}
+"""What a revision of a repository stands for in this process: one commit for all its files."""
+
+
+def forget_downloads() -> None:
+    """Ask the hub anew, as a new process would."""
+    _commits.clear()
+    _download.cache_clear()
+
+
+@lru_cache(maxsize=64)
 def _download(repository: str, file: str, revision: str) -> Path | str:
     """The path of a data set's file in the hub's cache, or why it could not be had.
 
@@ -52,14 +63,18 @@ def _download(repository: str, file: str, revision: str) -> Path | str:
     """
     from huggingface_hub import constants, hf_hub_download
 
+    at = _commits.get((repository, revision), revision)
     try:
-        return Path(hf_hub_download(repository, file, repo_type="dataset", revision=revision))
+        path = Path(hf_hub_download(repository, file, repo_type="dataset", revision=at))
+        _commits.setdefault((repository, revision), _commit_of(path, at))
+        return path
     except Exception as error:  # whatever the network library below the hub's raises
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         why = "HF_HUB_OFFLINE is set and it is not in the local cache"
+        commit = "" if at == revision else f", commit {at}, as its other files"
         return (
-            f"{file} of the data set {repository} (revision {revision}) could not be had from "
-            f"the hub: {why if constants.HF_HUB_OFFLINE else reason}."
+            f"{file} of the data set {repository} (revision {revision}{commit}) could not be had "
+            f"from the hub: {why if constants.HF_HUB_OFFLINE else reason}."
         )
 
 

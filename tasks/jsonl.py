@@ -1,19 +1,28 @@
 """Reading JSON lines so that every problem is found and named by file and line.
 
-Lines end at "\\n" only: the texts hold U+2028 and U+0085, at which `str.splitlines` and text
-files opened with universal newlines would split too.
+Lines end at "\n" only: the texts hold U+2028 and U+0085, at which `str.splitlines` and text
+files opened with universal newlines would split too. A file is read line by line and never held
+whole.
 """
 
 from __future__ import annotations
 
-import gzip
 import json
-import zlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common import json as strict
+from common.files import Digest, Stream, lines, open_unpacked, shown
 from tasks.schema import InputError
+
+MOST_ROW_BYTES = 128 * 2**20
+"""Longest row: ten times what any benchmark here has; a row of 50 MB is read."""
+MOST_FILE_BYTES = 4 * 2**30
+"""All rows of a file, unpacked: ten times the largest that is published (0.3 GB)."""
+MOST_PROBLEMS = 1000
+"""Lines that are wrong, after which a file is read no further."""
 
 
 @dataclass(frozen=True)
@@ -24,20 +33,12 @@ class Line:
     value: dict[str, Any]
 
 
-def read_bytes(path: Path) -> bytes:
-    """A file's bytes, unpacked if it is gzip (told by its content, not by its name)."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
-    if not content.startswith(b"\x1f\x8b"):
-        return content
-    try:
-        return gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path}: is not a whole gzip file: {error}") from None
+@dataclass(frozen=True)
+class Bad:
+    """A line that is no row, and why."""
+
+    number: int
+    problem: str
 
 
 Problem = tuple[int, str]
@@ -53,14 +54,14 @@ def located(name: str, problems: list[Problem]) -> InputError:
     A file can be wrong in every line: what is wrong with more than three is told of the first, the
     others counted, and so are problems beyond the first 50.
     """
-    lines: dict[str, list[int]] = {}
+    numbers: dict[str, list[int]] = {}
     for number, text in sorted(problems, key=lambda p: p[0]):
-        lines.setdefault(text, []).append(number)
-    alike = {text: numbers for text, numbers in lines.items() if len(numbers) > _ALIKE}
+        numbers.setdefault(text, []).append(number)
+    alike = {text: found for text, found in numbers.items() if len(found) > _ALIKE}
     told = [
         (number, text)
-        for text, numbers in lines.items()
-        for number in (numbers[:1] if text in alike else numbers)
+        for text, found in numbers.items()
+        for number in (found[:1] if text in alike else found)
     ]
     ordered = [
         f"{name}:{number}: {text}{_also(alike.get(text, []))}"
@@ -79,31 +80,70 @@ def _also(numbers: list[int]) -> str:
     return f" (also of lines {numbers[1]}, {numbers[2]}{more})"
 
 
-def parse_objects(content: bytes) -> tuple[list[Line], list[Problem]]:
-    """The JSON objects in `content`, one a line, and what is wrong with each line that is none.
+def read_objects(path: Path) -> tuple[list[Line], list[Problem]]:
+    """The JSON objects of a file, plain or gzip, and what is wrong with each line that is none.
 
-    Empty lines after the last object are no lines; an empty one before it is a problem. Of a file
-    in which no line is an object, which is no such file, only the first line is told.
+    Of a file in which no line is an object, which is no such file, only the first line is told.
+    InputError when the file cannot be read.
     """
-    lines: list[Line] = []
+    with open_unpacked(path) as file:
+        return split(stream_objects(file, shown(path)))
+
+
+def split(found: Iterable[Line | Bad]) -> tuple[list[Line], list[Problem]]:
+    """The rows, and the problems; at most `MOST_PROBLEMS`, the last of which says so."""
+    rows: list[Line] = []
     problems: list[Problem] = []
-    content = content.removeprefix(b"\xef\xbb\xbf").rstrip(b" \t\r\n")
-    for number, raw in enumerate(content.split(b"\n") if content else [], 1):
-        try:
-            value = json.loads(raw.decode("utf-8"))
-        except UnicodeDecodeError as error:
-            problems.append((number, f"is not UTF-8 (byte {error.start + 1} of the line)"))
-        except json.JSONDecodeError as error:
-            what = f"is not JSON: {error.msg} (column {error.colno})" if raw.strip() else "is empty"
-            problems.append((number, what))
-        except (ValueError, RecursionError) as error:
-            problems.append((number, f"is not usable JSON: {error}"))
+    for line in found:
+        if isinstance(line, Line):
+            rows.append(line)
         else:
-            if isinstance(value, dict):
-                lines.append(Line(number, value))
-            else:
-                problems.append((number, f"is a JSON {type(value).__name__}, not an object"))
-    if not lines and len(problems) > 1:
+            problems.append((line.number, line.problem))
+            if len(problems) >= MOST_PROBLEMS:
+                problems.append((line.number, "reading stops here: too many lines are wrong"))
+                break
+    if not rows and len(problems) > 1:
         number, what = problems[0]
         problems = [(number, f"{what}; no line is a JSON object, as each should be")]
-    return lines, problems
+    return rows, problems
+
+
+def stream_objects(stream: Stream, name: str, digest: Digest | None = None) -> Iterator[Line | Bad]:
+    """The JSON objects of an open file, one a line, or what is wrong with a line.
+
+    Empty lines after the last object are no lines; an empty one before it is a problem.
+
+    Args:
+        stream: the lines, unpacked.
+        name: of the file, for messages.
+        digest: is told all of the content.
+
+    Raises:
+        InputError: the content is damaged, or longer than is read.
+    """
+    empty: list[int] = []
+    found = lines(stream, name, most_line=MOST_ROW_BYTES, most=MOST_FILE_BYTES, digest=digest)
+    for number, raw in enumerate(found, 1):
+        if number == 1:
+            raw = raw.removeprefix(b"\xef\xbb\xbf")
+        if not raw.strip(b" \t\r"):
+            if len(empty) < MOST_PROBLEMS:
+                empty.append(number)
+            continue
+        yield from (Bad(before, "is empty") for before in empty)
+        empty.clear()
+        yield _parsed(number, raw)
+
+
+def _parsed(number: int, raw: bytes) -> Line | Bad:
+    try:
+        value = strict.loads(raw.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        return Bad(number, f"is not UTF-8 (byte {error.start + 1} of the line)")
+    except json.JSONDecodeError as error:
+        return Bad(number, f"is not JSON: {error.msg} (column {error.colno})")
+    except (ValueError, RecursionError) as error:
+        return Bad(number, f"is not usable JSON: {error}")
+    if isinstance(value, dict):
+        return Line(number, value)
+    return Bad(number, f"is a JSON {type(value).__name__}, not an object")

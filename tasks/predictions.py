@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.jsonl import located, parse_objects, read_bytes
+from common.files import shown
+from tasks.jsonl import located, read_objects
 from tasks.registry import benchmark_names, find_task
 from tasks.rows import foreign_keys, form_of
 from tasks.schema import Example, InputError, Task
@@ -36,7 +37,7 @@ def read_predictions(path: Path, task: Task) -> list[Prediction]:
     InputError when the file cannot be read or has none, else with a message for each thing that
     is wrong with any of its lines.
     """
-    lines, problems = parse_objects(read_bytes(path))
+    lines, problems = read_objects(path)
     predictions: list[Prediction] = []
     seen: dict[tuple[str, str], int] = {}
     for line in lines:
@@ -46,9 +47,9 @@ def read_predictions(path: Path, task: Task) -> list[Prediction]:
         if prediction is not None:
             predictions.append(prediction)
     if problems:
-        raise located(str(path), problems)
+        raise located(shown(path), problems)
     if not predictions:
-        raise InputError(f"{path}: is empty: there are no predictions to score")
+        raise InputError(f"{shown(path)}: is empty: there are no predictions to score")
     return predictions
 
 

@@ -13,9 +13,9 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from common import yaml
 from tasks.rows import describe
 from tasks.schema import InputError
 
@@ -135,8 +135,10 @@ def read_published(files: Sequence[Traversable]) -> tuple[PublishedTable, ...]:
             tables += _tables(file.name.removesuffix(".yaml"), _parse(file))
         except ValidationError as error:
             problems += [f"{file}: {describe(problem)}" for problem in error.errors()]
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            problems.append(f"{file}: is not YAML: {str(error).splitlines()[0]}")
+        except UnicodeDecodeError as error:
+            problems.append(f"{file}: is not UTF-8 (byte {error.start + 1})")
+        except InputError as error:
+            problems += error.problems
     titles = [table.title for table in tables]
     problems += [
         f"table {title!r} is there twice" for title in set(titles) if titles.count(title) > 1
@@ -147,7 +149,7 @@ def read_published(files: Sequence[Traversable]) -> tuple[PublishedTable, ...]:
 
 
 def _parse(file: Traversable) -> _File:
-    content: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
+    content: Any = yaml.parse(file.read_text(encoding="utf-8"), str(file))
     return _File.model_validate(content)
 
 

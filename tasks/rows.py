@@ -12,7 +12,15 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, StrictStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+)
 
 from tasks.schema import Example, Task
 
@@ -38,9 +46,11 @@ class RowForm:
     """The document; rows with the same one form a cluster."""
     fields: Callable[[Row, Task, str], Mapping[str, Any]]
     """(row, task, protocol): what the prompt template is formatted with."""
-    files: Callable[[Task], list[str]]
-    """Where a local folder may have the rows: file names and patterns, in order of preference. A
-    pattern is of Parquet files; several that match are parts, in the order of their names."""
+    folders: Callable[[Task], list[str]]
+    """Folders, below the one that a user names, in which files are named after tasks; that one
+    itself need not be among them (`tasks.layouts`)."""
+    archives: Callable[[Task], list[str]]
+    """Names of zip archives that have the rows."""
     member: Callable[[Task], str]
     """File name, without folder, of the rows inside a zip archive."""
     hub_file: Callable[[Task], str]
@@ -82,10 +92,19 @@ def _is_not_blank(text: str) -> str:
     return text
 
 
+def answer_text(value: Any) -> Any:
+    """A number as its text; anything else, booleans too, as it is."""
+    return str(value) if type(value) in (int, float) else value
+
+
 Text = Annotated[StrictStr, AfterValidator(_is_text)]
 """A string that can be written as UTF-8."""
 FullText = Annotated[Text, AfterValidator(_is_not_blank)]
 """A `Text` that is not blank."""
+Answer = Annotated[Text, BeforeValidator(answer_text)]
+"""A `Text`; a number is taken as its text, as the authors' scorer of `passage_count` does."""
+Count = Annotated[StrictInt, Field(ge=0, lt=2**63)]
+"""A number of words, characters or tokens: no boolean, no text, no 4.0."""
 
 
 def parse(model: type[BaseModel], row: Row) -> tuple[BaseModel | None, list[str]]:

@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from common.errors import InputError
+
 Truncation = Literal["middle", "middle_joined", "left", "none"]
 """What happens to a prompt that is too long.
 
@@ -21,21 +23,6 @@ Truncation = Literal["middle", "middle_joined", "left", "none"]
 `middle_joined`: the same halves, joined and decoded at once (InfiniteBench); `left`: the last
 ids are kept; `none`: it is never cut.
 """
-
-
-class InputError(ValueError):
-    """Something the user gave cannot be used; the text says what and where.
-
-    Takes one message per problem, so that all of them are reported at once; `problems` holds
-    them, and `str()` is one line for each.
-    """
-
-    def __init__(self, *problems: str) -> None:
-        super().__init__("\n".join(problems))
-        self.problems: tuple[str, ...] = problems
-
-    def __reduce__(self) -> tuple[type[InputError], tuple[str, ...]]:
-        return type(self), self.problems  # keeps `problems` across process borders
 
 
 @dataclass(frozen=True)
@@ -115,6 +102,9 @@ class TaskProtocol:
     """Turns, (role, text), between the system's and the prompt's, where there are any."""
     odd_token_in_tail: bool = False
     """Of an odd number of tokens to keep by `middle_joined`, whether the tail gets the odd one."""
+    decode_uncut: bool = False
+    """Whether a prompt that is not cut is decoded from its tokens like one that is: special tokens
+    that stand in the text, as `<|im_end|>`, are lost then, too."""
 
 
 @dataclass(frozen=True)

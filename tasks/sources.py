@@ -1,22 +1,23 @@
 """Rows of a task: from a local folder, from the hub's files, or made here.
 
 All give the same thing, `RowSource`. Rows are checked when they are read; one that cannot be
-used is an error that names its file, line and field. None is skipped. Which file holds a task's
-rows is said by the benchmark's form (`tasks.rows.RowForm`); what the files are, here.
+used is an error that names its file, line and field. None is skipped. Where a folder holds a task's
+rows is said in `tasks.layouts`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tasks.archives import read_member
+from common.files import shown
 from tasks.hub import from_hub
-from tasks.jsonl import Line, Problem, located, parse_objects
+from tasks.jsonl import MOST_PROBLEMS, Bad, Line, Problem, located
+from tasks.layouts import Part, find_parts, part_in
 from tasks.registry import (
     POCKET,
     SYNTHETIC,
@@ -29,6 +30,8 @@ from tasks.schema import Example, InputError, Task, document_id_of
 
 Watch = Callable[[int, int], None]
 """Is told how many rows are made, and of how many."""
+MOST_ROWS = 100_000
+"""Largest limit: no benchmark here has a hundredth of it, and generated rows have to be made."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +54,14 @@ def load_examples(
 ) -> RowSource:
     """The first `limit` rows of a task (all when None), in the order of the file.
 
-    `data`: a folder; `"pocket"` and `"synthetic"`, the generators, which alone use `seed`, and
-    the latter of which makes documents of about `length` tokens (a number or, as text, `128k`;
-    None: the length published); None, the hub. Pocket tasks are always generated.
+    `data`: a folder, file or archive; `"pocket"` and `"synthetic"`, the generators, which alone use
+    `seed`, and the latter of which makes documents of about `length` tokens (a number or, as text,
+    `128k`; None: the length published); None, the hub. Pocket tasks are always generated.
     All rows are checked, also those after `limit`. InputError with one message per problem.
     `watch` is told how many synthetic rows are made, and of how many: long ones take seconds each.
     """
-    if limit is not None and limit <= 0:
-        raise InputError(f"limit must be at least 1, not {limit}")
+    if limit is not None:
+        check_limit(limit)
     if length is not None and data != SYNTHETIC:
         raise InputError(f"a length of {length} tokens can be asked of synthetic rows only")
     if is_pocket(task.name):
@@ -74,67 +77,95 @@ def load_examples(
         raise InputError(f"task {task.name!r} has no pocket rows; give its rows with --data")
     if data == SYNTHETIC:
         return _synthetic(task, limit, seed, length, watch)
-    parts = [_from_hub(task)] if data is None else _from_folder(task, Path(data))
-    examples = _examples(task, parts)
-    files = [{"path": p.name, "sha256": p.sha256, "revision": p.revision} for p in parts]
-    return RowSource(examples[:limit], files)
+    if data is None:
+        path, revision = from_hub(task)
+        return _read(task, [part_in(task, path)], revision, limit)
+    if not data:
+        raise InputError("--data: the name of a folder is empty")
+    return _read(task, find_parts(task, Path(data)), None, limit)
 
 
-@dataclass(frozen=True)
-class _Found:
-    """A file with rows of one task, read."""
+def check_limit(limit: Any) -> None:
+    """InputError where `limit` is no number of rows."""
+    if isinstance(limit, bool) or not isinstance(limit, int):
+        raise InputError(f"limit must be a number of rows, not {limit!r}")
+    if limit < 1:
+        raise InputError(f"limit must be at least 1, not {limit}")
+    if limit > MOST_ROWS:
+        raise InputError(
+            f"limit must be at most {MOST_ROWS:,}, not {limit:,}; without one all rows are read"
+        )
 
-    name: str
-    sha256: str
-    revision: str | None
-    rows: list[Line]
-    problems: list[Problem]
-    first: int = 0
-    """Rows in the parts before this one, which identifiers made of lines count too."""
 
-
-def _examples(task: Task, parts: list[_Found]) -> list[Example]:
-    """The rows of all parts; InputError with the problems of each."""
-    examples: list[Example] = []
-    problems: list[str] = []
-    seen: dict[str, str] = {}
+def _read(task: Task, parts: list[Part], revision: str | None, limit: int | None) -> RowSource:
+    """The rows of the files; InputError with the problems of each."""
+    reader = _Reader(task, limit)
+    files: list[dict[str, str | None]] = []
     for part in parts:
-        try:
-            examples += _examples_of(task, part, seen)
-        except InputError as error:
-            problems += error.problems
-    if problems:
-        raise InputError(*problems)
-    if not examples:
-        raise InputError(f"{parts[0].name}: is empty: there are no rows")
-    return examples
+        digest = hashlib.sha256()
+        reader.read(part.rows(digest), part.name)
+        files.append({"path": part.name, "sha256": digest.hexdigest(), "revision": revision})
+    return RowSource(reader.examples(parts[0].name), files)
 
 
-def _examples_of(task: Task, found: _Found, seen: dict[str, str]) -> list[Example]:
-    """One part's rows; `seen` are the lines of all identifiers so far."""
-    form = form_of(task.benchmark)
-    others = [name for name in benchmark_names() if name != task.benchmark]
-    problems = list(found.problems)
-    examples = []
-    for line in found.rows:
-        row = line.value
-        wrong = form.check(row, task)
+class _Reader:
+    """Checks the rows of a task's files, one after another, and keeps the first `limit`."""
+
+    def __init__(self, task: Task, limit: int | None) -> None:
+        self._task = task
+        self._limit = limit
+        self._form = form_of(task.benchmark)
+        self._others = [name for name in benchmark_names() if name != task.benchmark]
+        self._examples: list[Example] = []
+        self._problems: list[str] = []
+        self._seen: dict[str, str] = {}  # the lines of all identifiers so far
+        self._before = 0  # rows in earlier files, which identifiers made of lines count too
+
+    def examples(self, name: str) -> list[Example]:
+        """The rows; InputError when there are none in all files, of which `name` is the first."""
+        if self._problems:
+            raise InputError(*self._problems)
+        if not self._examples:
+            raise InputError(f"{shown(name)}: is empty: there are no rows")
+        return self._examples
+
+    def read(self, rows: Iterable[Line | Bad], name: str) -> None:
+        """Check and keep the rows of the file `name`."""
+        problems: list[Problem] = []
+        count = 0
+        for line in rows:
+            if isinstance(line, Line):
+                count += 1
+                wrong = self._add(line, name)
+            else:
+                wrong = [line.problem]
+            problems += [(line.number, problem) for problem in wrong]
+            if len(problems) >= MOST_PROBLEMS:
+                problems.append((line.number, "reading stops here: too much is wrong"))
+                break
+        if not count and len(problems) > 1:
+            number, what = problems[0]
+            problems = [(number, f"{what}; no line is a JSON object, as each should be")]
+        self._before += count
+        if problems:
+            self._problems += located(shown(name), problems).problems
+
+    def _add(self, line: Line, name: str) -> list[str]:
+        """What is wrong with a row; when nothing is, it is kept."""
+        row, task = line.value, self._task
+        wrong = self._form.check(row, task)
         if wrong:
             # A row of another benchmark lacks and has much: one message says it all.
-            wrong = foreign_keys(row, task, others, lambda f: f.own_columns) or wrong
-            problems += [(line.number, problem) for problem in wrong]
-            continue
-        example_id = form.example_id(row, task, found.first + line.number)
-        where = f"{found.name}:{line.number}"
-        if example_id in seen:
-            earlier = seen[example_id].removeprefix(f"{found.name}:")
-            problems.append((line.number, f"id {example_id!r} is that of line {earlier} too"))
-            continue
-        seen[example_id] = where
-        examples.append(as_example(task, row, example_id, where))
-    if problems:
-        raise located(found.name, problems)
-    return examples
+            return foreign_keys(row, task, self._others, lambda f: f.own_columns) or wrong
+        example_id = self._form.example_id(row, task, self._before + line.number)
+        where = f"{name}:{line.number}"
+        if example_id in self._seen:
+            earlier = self._seen[example_id].removeprefix(f"{name}:")
+            return [f"id {example_id!r} is that of line {earlier} too"]
+        self._seen[example_id] = where
+        if self._limit is None or len(self._examples) < self._limit:
+            self._examples.append(as_example(task, row, example_id, where))
+        return []
 
 
 def as_example(task: Task, row: dict[str, Any], example_id: str, where: str) -> Example:
@@ -173,82 +204,11 @@ def _synthetic(
         if watch:
             watch(len(made), total)
     what = f"{task.benchmark}/{task.name}?length={length or 'published'}&seed={seed}"
-    lines = [Line(number, row) for number, (row, _) in enumerate(made, 1)]
-    examples = _examples(task, [_Found(f"generated:{what}", "", None, lines, [])])
+    reader = _Reader(task, limit)
+    reader.read((Line(number, row) for number, (row, _) in enumerate(made, 1)), f"generated:{what}")
+    examples = reader.examples(f"generated:{what}")
     known_of = (attributes for _, attributes in made)
     return RowSource(
         [replace(e, attributes=a) for e, a in zip(examples, known_of, strict=True)],
         [_generated(what)],
     )
-
-
-# -- local folder -------------------------------------------------------------------------------
-
-
-def _from_folder(task: Task, folder: Path) -> list[_Found]:
-    if not folder.is_dir():
-        what = "is not a folder" if folder.exists() else "does not exist"
-        raise InputError(f"data folder {folder} {what}")
-    candidates = form_of(task.benchmark).files(task)
-    for pattern in candidates:
-        paths = sorted(folder.glob(pattern))
-        parts: list[_Found] = []
-        for path in paths:
-            before = sum(len(part.rows) for part in parts)
-            parts.append(replace(_read(task, path, None), first=before))
-        if parts:
-            return parts
-    looked_for = ", ".join(candidates)
-    raise InputError(f"task {task.name!r}: no rows in {folder}; looked for {looked_for}")
-
-
-def _read(task: Task, path: Path, revision: str | None) -> _Found:
-    readers: dict[str, Callable[[Task, Path, str | None], _Found]] = {
-        ".jsonl": _read_jsonl,
-        ".parquet": _read_parquet,
-        ".zip": _read_zip,
-    }
-    try:
-        return readers[path.suffix](task, path, revision)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
-
-
-def _from_jsonl(name: str, content: bytes, revision: str | None) -> _Found:
-    rows, problems = parse_objects(content)
-    return _Found(name, hashlib.sha256(content).hexdigest(), revision, rows, problems)
-
-
-def _read_jsonl(task: Task, path: Path, revision: str | None) -> _Found:
-    return _from_jsonl(str(path), path.read_bytes(), revision)
-
-
-def _read_zip(task: Task, path: Path, revision: str | None) -> _Found:
-    member, content = read_member(path, form_of(task.benchmark).member(task))
-    return _from_jsonl(f"{path}/{member}", content, revision)
-
-
-def _read_parquet(task: Task, path: Path, revision: str | None) -> _Found:
-    from pyarrow import ArrowException, BufferReader, parquet
-
-    content = path.read_bytes()
-    try:
-        table = parquet.read_table(BufferReader(content))
-        rows = [Line(number, row) for number, row in enumerate(_parquet_rows(table), 1)]
-    except (ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path}: is not a whole Parquet file: {reason}") from None
-    return _Found(str(path), hashlib.sha256(content).hexdigest(), revision, rows, [])
-
-
-def _parquet_rows(table: Any) -> Iterator[dict[str, Any]]:
-    for batch in table.to_batches():
-        yield from batch.to_pylist()
-
-
-# -- the hub ------------------------------------------------------------------------------------
-
-
-def _from_hub(task: Task) -> _Found:
-    path, commit = from_hub(task)
-    return _read(task, path, commit)

@@ -23,7 +23,7 @@ import ahn
 from ahn.distill.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("ahn", "evaluation", "tasks", "reports", "configs")
+PACKAGES = ("ahn", "common", "evaluation", "tasks", "reports", "configs")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 README = (ROOT / "README.md").read_text("utf-8")
 

@@ -11,11 +11,13 @@ import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ahn.config import CELLS, InputError
 from ahn.names import model_path
+from common import yaml as strict_yaml
+from common.errors import InputError as UnreadableError
+from common.files import kind_of, shown
 
 LossName = Literal["kl", "ce", "distill"]
 
@@ -260,15 +262,12 @@ def load_recipe(path: str | Path | None, overrides: dict[str, Any] | None = None
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise InputError(f"{path}: no such recipe")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.MarkedYAMLError as error:
-        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise InputError(f"{path}{line}: not YAML: {error.problem}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a YAML file: {error}") from error
+        if kind_of(path) is None:
+            raise InputError(f"{shown(path)}: no such recipe")
+        values = strict_yaml.read(path)
+    except UnreadableError as error:
+        raise InputError(str(error)) from None
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise InputError(f"{path}: a recipe is a mapping of options")
     return values

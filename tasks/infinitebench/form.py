@@ -9,6 +9,7 @@ LongBench's form.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -16,7 +17,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr, TypeAdapter
 from pydantic import ValidationError as Invalid
 
-from tasks.rows import FullText, Row, RowForm, Text, describe, parse
+from tasks.rows import Answer, FullText, Row, RowForm, Text, describe, parse
 from tasks.schema import Example, Task, scored_example
 
 CHOICE_TASKS = frozenset({"code_debug", "longbook_choice_eng"})
@@ -32,7 +33,7 @@ class InfiniteBenchRow(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    id: StrictInt | StrictStr | None = None
+    id: StrictInt | Text | None = None
     context: FullText
     input: Text
     """May be empty: some tasks ask the same of every document."""
@@ -160,26 +161,12 @@ def fields(row: Row, task: Task, protocol: str) -> Mapping[str, Any]:
     return found
 
 
-def files(task: Task) -> list[str]:
-    """See `RowForm.files`."""
-    name = task.name
-    return [
-        f"{name}.jsonl",
-        f"data/{name}.jsonl",
-        f"{name}.parquet",
-        f"data/{name}.parquet",
-        f"{name}-*.parquet",
-        f"data/{name}-*.parquet",
-        f"{name}/*.parquet",
-    ]
-
-
 class Gold(BaseModel):
     """What is scored against, in our records and in LongBench's form."""
 
     model_config = ConfigDict(extra="ignore")
 
-    answers: list[StrictStr]
+    answers: list[Answer]
     label: Any = None
 
 
@@ -191,6 +178,8 @@ def gold(record: Row, task: Task) -> tuple[Example | None, list[str]]:
         if value is None or isinstance(value, Mapping):
             what = "null" if value is None else "an object"
             return None, [f"'ground_truth' should be a text, a number or a list, is {what}"]
+        if odd := _not_gold(value):
+            return None, [f"'ground_truth' holds {odd}, and no text or number"]
         return scored_example(_texts(value), label=value, model=model), []
     if "answers" not in record:
         return None, ["field 'ground_truth' (or 'answers') is missing"]
@@ -198,7 +187,21 @@ def gold(record: Row, task: Task) -> tuple[Example | None, list[str]]:
         parsed = Gold.model_validate(record)
     except Invalid as error:
         return None, [describe(problem) for problem in error.errors()]
+    if parsed.label is not None and (odd := _not_gold(parsed.label)):
+        return None, [f"'label' holds {odd}, and no text or number"]
     return scored_example(parsed.answers, label=parsed.label, model=model), []
+
+
+def _not_gold(value: Any) -> str | None:
+    """What in a gold value is neither text nor number, in the words of JSON; None: nothing.
+
+    A boolean would equal 0 or 1.
+    """
+    if isinstance(value, list):
+        return next((odd for odd in map(_not_gold, value) if odd), None)
+    if isinstance(value, bool) or value is None:
+        return json.dumps(value)
+    return None if isinstance(value, str | int | float) else "an object"
 
 
 def export(record: Row, task: Task) -> dict[str, Any]:
@@ -223,7 +226,8 @@ FORM = RowForm(
     label=label,
     context=lambda row: str(row["context"]),
     fields=fields,
-    files=files,
+    folders=lambda task: ["data"],
+    archives=lambda task: [],
     member=lambda task: f"{task.name}.jsonl",
     hub_file=lambda task: f"{task.name}.jsonl",
     gold=gold,

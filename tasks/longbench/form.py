@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StrictStr
 
-from tasks.rows import FullText, Row, RowForm, Text, parse
+from tasks.rows import Answer, Count, FullText, Row, RowForm, Text, answer_text, parse
 from tasks.schema import Example, Task, scored_example
 
 
@@ -22,10 +22,10 @@ class LongBenchRow(BaseModel):
     context: FullText
     input: Text
     """May be empty: some tasks ask the same of every document."""
-    answers: Annotated[list[Text], Field(min_length=1)]
-    id_: StrictStr | None = Field(default=None, alias="_id")
+    answers: Annotated[list[Answer], Field(min_length=1)]
+    id_: Text | None = Field(default=None, alias="_id")
     all_classes: list[Text] | None = None
-    length: int | None = None
+    length: Count | None = None
     """Words (English, code) or characters (Chinese) of the row."""
     dataset: StrictStr | None = None
     language: StrictStr | None = None
@@ -42,9 +42,10 @@ class Gold(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    answers: list[StrictStr]
+    answers: list[Answer]
     """None: the score is 0, as in the authors' script."""
     all_classes: list[StrictStr] | None = None
+    length: Count | None = None
 
 
 class ClassificationGold(Gold):
@@ -75,7 +76,7 @@ def example_id(row: Row, task: Task, line: int) -> str:
 
 def answers(row: Row) -> list[str]:
     """See `RowForm.answers`."""
-    return list(row["answers"])
+    return [answer_text(answer) for answer in row["answers"]]
 
 
 def context(row: Row) -> str:
@@ -88,29 +89,12 @@ def fields(row: Row, task: Task, protocol: str) -> Mapping[str, Any]:
     return row
 
 
-def files(task: Task) -> list[str]:
-    """See `RowForm.files`."""
-    name = task.name
-    return [
-        f"{name}.jsonl",
-        f"data/{name}.jsonl",
-        f"{name}.parquet",
-        f"data/{name}.parquet",
-        f"{name}-*.parquet",
-        f"data/{name}-*.parquet",
-        f"{name}/test*.parquet",
-        f"{name}/*.parquet",
-        f"{name}/test/*.parquet",
-        "data.zip",
-    ]
-
-
 def gold(record: Row, task: Task) -> tuple[Example | None, list[str]]:
     """See `RowForm.gold`."""
     parsed, problems = parse(ClassificationGold if is_classification(task) else Gold, record)
     if not isinstance(parsed, Gold):
         return None, problems
-    return scored_example(parsed.answers, parsed.all_classes, length=record.get("length")), []
+    return scored_example(parsed.answers, parsed.all_classes, length=parsed.length), []
 
 
 def export(record: Row, task: Task) -> dict[str, Any]:
@@ -131,7 +115,8 @@ FORM = RowForm(
     label=lambda row, task: answers(row),
     context=context,
     fields=fields,
-    files=files,
+    folders=lambda task: ["data"],
+    archives=lambda task: ["data.zip"],
     member=lambda task: f"{task.name}.jsonl",
     hub_file=lambda task: "data.zip",
     gold=gold,

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StrictStr
 
-from tasks.rows import FullText, Row, RowForm, Text, parse
+from tasks.rows import Answer, Count, FullText, Row, RowForm, Text, answer_text, parse
 from tasks.schema import Example, InputError, Task, scored_example
 
 
@@ -21,11 +21,11 @@ class LVEvalRow(BaseModel):
 
     context: FullText
     input: FullText
-    answers: Annotated[list[Text], Field(min_length=1)]
+    answers: Annotated[list[Answer], Field(min_length=1)]
     """Only the first is scored against."""
     answer_keywords: Text | None = None
     """What a prediction must mention to score at all; factrecall, cmrc and dureader have none."""
-    length: int | None = None
+    length: Count | None = None
     """Words (English) or characters (Chinese)."""
     dataset: StrictStr | None = None
     language: StrictStr | None = None
@@ -36,10 +36,11 @@ class Gold(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    answers: list[StrictStr]
+    answers: list[Answer]
     """None: the score is 0."""
     gold_ans: StrictStr | None = None
     """The row's `answer_keywords`."""
+    length: Count | None = None
 
 
 def check(row: Row, task: Task) -> list[str]:
@@ -75,28 +76,7 @@ def example_id(row: Row, task: Task, line: int) -> str:
 
 def answers(row: Row) -> list[str]:
     """See `RowForm.answers`."""
-    return list(row["answers"])
-
-
-def files(task: Task) -> list[str]:
-    """See `RowForm.files`."""
-    dataset, name = task.dataset, task.name
-    return [
-        f"{name}.jsonl",
-        f"{dataset}/{name}.jsonl",
-        f"data/{name}.jsonl",
-        f"data/{dataset}/{name}.jsonl",
-        f"{name}.parquet",
-        f"{dataset}/{name}.parquet",
-        f"data/{name}.parquet",
-        f"{name}-*.parquet",
-        f"data/{name}-*.parquet",
-        f"{name}/test*.parquet",
-        f"{name}/*.parquet",
-        f"{name}/test/*.parquet",
-        f"{dataset}.zip",
-        f"data/{dataset}.zip",
-    ]
+    return [answer_text(answer) for answer in row["answers"]]
 
 
 def gold(record: Row, task: Task) -> tuple[Example | None, list[str]]:
@@ -104,9 +84,7 @@ def gold(record: Row, task: Task) -> tuple[Example | None, list[str]]:
     parsed, problems = parse(Gold, record)
     if not isinstance(parsed, Gold):
         return None, problems
-    return scored_example(
-        parsed.answers, answer_keywords=parsed.gold_ans, length=record.get("length")
-    ), []
+    return scored_example(parsed.answers, answer_keywords=parsed.gold_ans, length=parsed.length), []
 
 
 def export(record: Row, task: Task) -> dict[str, Any]:
@@ -128,7 +106,8 @@ FORM = RowForm(
     label=lambda row, task: answers(row),
     context=lambda row: str(row["context"]),
     fields=lambda row, task, protocol: row,
-    files=files,
+    folders=lambda task: [task.dataset, "data", f"data/{task.dataset}"],
+    archives=lambda task: [f"{task.dataset}.zip"],
     member=lambda task: f"{task.name}.jsonl",
     hub_file=lambda task: f"{task.dataset}.zip",
     gold=gold,

@@ -119,7 +119,7 @@ def test_the_bases_own_window_is_replaced_only_by_a_given_one(folders: Folders) 
         ("split --model {base} -o {base}/x", "no memory to take out"),
         ("generate --model {base}", "give either --prompt TEXT or --prompt-file"),
         ("generate --model {base} --prompt x --prompt-file y", "give either"),
-        ("generate --model {base} --prompt-file {base}/y", "No such file"),
+        ("generate --model {base} --prompt-file {base}/y", "no such file"),
         ("generate --model {base} --prompt-file {base}/model.safetensors", "not UTF-8"),
         ("generate --model {base} --prompt x", "no tokenizer"),
         ("generate --model {base} --prompt x --max-new-tokens 0", "--max-new-tokens"),

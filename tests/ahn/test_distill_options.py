@@ -162,7 +162,7 @@ def test_every_problem_of_a_command_line_is_named(tmp_path: Path) -> None:
     assert refused("--set", "seed") == ["--set seed: give it as option=value"]
     assert refused("no.yaml", "--seed", "1") == ["no.yaml: no such recipe"]
     path.write_text("dataset: x\noutput_dir: [\n")
-    assert refused(str(path))[0].startswith(f"{path}:3: not YAML: ")
+    assert refused(str(path))[0].startswith(f"{path}:3: is not valid YAML: ")
     assert refused("--base", "3", "--base.tokenizer", "x")[0].endswith("as a whole and in parts")
 
 

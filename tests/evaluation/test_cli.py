@@ -264,6 +264,11 @@ def test_tasks_says_where_the_rows_are(run_eval, tmp_path, data):
     assert "hotpotqa" in benchmark["groups"]["longbench_paper"]
     of = {task["name"]: task for task in benchmark["tasks"]}
     assert of["gov_report"]["protocols"]["ahn"] == {"metric": "rouge_l", "max_new_tokens": 500}
+    assert of["samsum"]["rows"]["file"] == "samsum.jsonl"
+    (itself,) = json.loads(
+        run_eval("tasks", "longbench", "--data", data / "samsum.jsonl", "--json").stdout
+    )
+    assert [task["name"] for task in itself["tasks"] if task["rows"]["here"]] == ["samsum"]
     refused = run_eval("tasks", "longbench", "--data", tmp_path / "nowhere")
     assert refused.exit_code == 2 and "nowhere" in refused.stderr
     assert "pocket_qa@4" in run_eval("tasks", "pocket").stdout

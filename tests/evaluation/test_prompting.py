@@ -18,7 +18,7 @@ from evaluation.prompting import (
     smallest_max_length,
     truncate,
 )
-from tasks.registry import find_task
+from tasks.registry import benchmark_names, find_task, task_names
 from tasks.sources import load_examples
 from tests.evaluation.conftest import byte_tokenizer, question
 
@@ -74,6 +74,32 @@ def test_middle_joined_decodes_once_and_may_keep_the_odd_token_at_the_end():
     cut = truncate(WORDS, replace(rules, odd_token_in_tail=True), 7, WordTokenizer())
     assert (cut.text, cut.tokens_cut) == ("a b f g h i", 3)
     assert smallest_max_length(rules) == 2
+
+
+SPECIAL = "a # b # c"  # six tokens: the one that every text begins with, and two in the text
+
+
+def test_special_tokens_in_the_text_are_lost_where_it_is_decoded():
+    infinitebench = find_task("infinitebench", "passkey").protocols["official"]
+    assert infinitebench.decode_uncut
+    cut = truncate(SPECIAL, infinitebench, 6, WordTokenizer())
+    assert (cut.text, cut.tokens_before, cut.tokens_cut, cut.side) == ("a b c", 6, 0, "none")
+    cut = truncate(SPECIAL, infinitebench, 4, WordTokenizer())
+    assert (cut.text, cut.tokens_cut, cut.side) == ("a c", 2, "middle_joined")
+
+
+def test_elsewhere_a_prompt_that_is_not_cut_keeps_its_text():
+    protocols = {
+        (benchmark, name): rules
+        for benchmark in benchmark_names()
+        for task in task_names(benchmark)
+        for name, rules in find_task(benchmark, task).protocols.items()
+    }
+    decoded = {key for key, rules in protocols.items() if rules.decode_uncut}
+    assert decoded == {("infinitebench", "official")}
+    for key, rules in protocols.items():
+        if key not in decoded:
+            assert truncate(SPECIAL, rules, 6, WordTokenizer()).text == SPECIAL
 
 
 def test_none_never_cuts():

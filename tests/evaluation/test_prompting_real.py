@@ -39,6 +39,9 @@ def tokenizers(shared: Path):
 def texts(shared: Path) -> list[dict]:
     """Real rows, three of each language, and two of characters that are several tokens each."""
     found = [{"context": start + "𠮷野🧬" * 900, "input": "𠮷?"} for start in ("", "a ")]
+    # Special tokens as text, whole or torn, and letters that the tokenizer puts together.
+    marks = ("<|im_end|>", "<|endoftext|>\n", "<|im_start|>user\n", "<|im_end", "e\u0301")
+    found += [{"context": f"A {mark} b {mark}. " * 60, "input": f"{mark}?"} for mark in marks]
     for name in ("multifieldqa_zh", "multi_news"):
         lines = (shared / "data" / "longbench" / f"{name}.jsonl").read_bytes().split(b"\n")[:3]
         found += [json.loads(line) for line in lines]
@@ -67,10 +70,10 @@ def two_halves(raw, text: str, n: int) -> tuple[str, int]:
 
 
 def joined_halves(raw, text: str, n: int) -> tuple[str, int]:
-    """InfiniteBench, open models: ids[:n//2] + ids[-(n//2):]."""
+    """InfiniteBench, open models: ids[:n//2] + ids[-(n//2):]; decoded, whether cut or not."""
     ids = raw.encode(text).ids
     if len(ids) <= n:
-        return text, 0
+        return raw.decode(ids), 0
     kept = ids[: n // 2] + ids[-(n // 2) :]
     return raw.decode(kept), len(ids) - len(kept)
 

@@ -254,7 +254,7 @@ def test_a_file_may_build_on_another(folder):
         (lambda t: t["dataset_kwargs"].update(level="16k"), r"level: is '16k', known: \[\]"),
         (lambda t: t.update(doc_to_text="{{prompt}}"), r"trec\.yaml: doc_to_text"),
         (lambda t: t.update(include="trec.yaml"), "includes this file"),
-        (lambda t: t.update(include="none.yaml"), r"none\.yaml: cannot be read as YAML"),
+        (lambda t: t.update(include="none.yaml"), r"none\.yaml: no such file"),
     ],
 )
 def test_a_mistake_in_a_task_file_is_told_with_file_and_key(folder, edit, message):
@@ -282,4 +282,4 @@ def test_a_mistake_in_the_benchmarks_file_is_told(folder):
 
 def test_a_file_that_is_no_yaml_is_told(folder):
     (folder / "trek.yaml").write_text("task: [", encoding="utf-8")
-    refused(folder, r"trek\.yaml: cannot be read as YAML")
+    refused(folder, r"trek\.yaml:2: is not valid YAML")

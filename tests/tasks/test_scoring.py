@@ -85,6 +85,31 @@ def test_classes_may_be_left_out_where_they_are_not_needed(path):
     assert problems(path, "trec") == [":1: field 'all_classes' is missing"]
 
 
+@pytest.mark.parametrize(
+    ("benchmark", "task", "right", "wrong"),
+    [
+        ("longbench", "passage_count", "There are 7", "8"),
+        ("longbench_e", "passage_count", "7", "71"),
+        ("lveval", "cmrc_mixup", "7", "8"),
+    ],
+)
+def test_numbers_as_answers_are_read_as_text(path, benchmark, task, right, wrong):
+    write(path, {"pred": right, "answers": [7]}, {"pred": wrong, "answers": [7]})
+    assert score_file(path, benchmark, task, "official") == [1.0, 0.0]
+    as_text = path.with_name("text.jsonl")
+    write(as_text, {"pred": right, "answers": ["7"]}, {"pred": wrong, "answers": ["7"]})
+    assert score_file(as_text, benchmark, task, "official") == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("key", ["ground_truth", "label"])
+@pytest.mark.parametrize("gold", [[True], [[1, False]], {"a": 1}, [None], [{"a": 1}]])
+def test_what_equals_no_answer_is_no_gold(path, key, gold):
+    """In Python True equals 1: a boolean would count as a right answer."""
+    record = {"prediction": "1", key: gold} | ({"answers": ["1"]} if key == "label" else {})
+    with pytest.raises(InputError, match=f"{path}:1: '{key}' "):
+        score_file(write(path, record), "infinitebench", "code_run", "official")
+
+
 def test_no_answers_score_0(path):
     assert score(write(path, GOOD | {"answers": []})) == [0.0]
 
@@ -133,7 +158,14 @@ def test_ten_thousand_answers_are_scored_in_under_ten_seconds(path, task, count,
         ('{"pred": "a"}', "field 'answers' is missing"),
         ('{"pred": 1, "answers": ["a"]}', "'pred': should be text, is a JSON int"),
         ('{"pred": "a", "answers": "a"}', "'answers': input should be a valid list"),
-        ('{"pred": "a", "answers": [1]}', "'answers.0': input should be a valid string"),
+        ('{"pred": "a", "answers": [true]}', "'answers.0': input should be a valid string"),
+        ('{"pred": "a", "answers": [null]}', "'answers.0': input should be a valid string"),
+        ('{"pred": "a", "answers": ["a"], "pred": "b"}', "key 'pred' is given twice"),
+        ('{"pred": "a", "answers": ["a"], "length": true}', "'length': input should be a valid in"),
+        ('{"pred": "a", "answers": ["a"], "length": "4"}', "'length': input should be a valid in"),
+        ('{"pred": "a", "answers": ["a"], "length": 4.0}', "'length': input should be a valid in"),
+        ('{"pred": "a", "answers": ["a"], "length": -4}', "'length': input should be greater"),
+        ('{"pred": "a", "answers": ["a"], "length": NaN}', "NaN is no number of JSON"),
         ('{"pred": "a", "prediction": "b", "answers": ["a"]}', "both given and differ"),
         (
             '{"pred": "a", "answers": ["a"], "task": "trec"}',
@@ -155,7 +187,7 @@ def test_a_bad_line_is_named(path, line, message):
 
 
 def test_every_bad_line_is_told_in_the_order_of_the_file(path):
-    write(path, {"pred": "a"}, "{", GOOD, {"pred": 1, "answers": [2]}, "7")
+    write(path, {"pred": "a"}, "{", GOOD, {"pred": 1, "answers": [[]]}, "7")
     assert [problem.split(": ")[0] for problem in problems(path)] == [":1", ":2", ":4", ":4", ":5"]
 
 
@@ -363,7 +395,7 @@ def test_a_torn_gzip_file_is_an_error(path, cut):
 
 def test_a_file_that_is_not_there_and_a_folder_are_errors(path, tmp_path):
     assert problems(path) == [": no such file"]
-    assert "cannot be read: Is a directory" in problems(tmp_path)[0]
+    assert problems(tmp_path)[0].endswith("is a folder, not a file")
 
 
 def test_an_unknown_task_or_protocol_is_told_before_the_file_is_read(path):

@@ -114,9 +114,7 @@ def test_the_hubs_zip_is_read_where_it_lies(tmp_path):
     found = load(tmp_path)
     assert [example.row for example in found.examples] == ROWS
     assert found.files[0]["path"] == f"{tmp_path}/data.zip/data/multi_news.jsonl"
-    assert problems(tmp_path, "trec") == [
-        f"{tmp_path}/data.zip: has 0 members named trec.jsonl, not one"
-    ]
+    assert problems(tmp_path, "trec") == [f"{tmp_path}/data.zip: has no member named trec.jsonl"]
 
 
 def test_rows_of_longbench_e_have_their_own_file_in_the_same_zip(tmp_path):
@@ -127,8 +125,7 @@ def test_rows_of_longbench_e_have_their_own_file_in_the_same_zip(tmp_path):
     task = find_task("longbench_e", "multi_news")
     found = load_examples(task, str(tmp_path), None, 0)
     assert len(found.examples) == 1 and found.examples[0].example_id == "a"
-    write(tmp_path, "multi_news_e.jsonl", lines(ROW, ROW | {"_id": "b"}))  # preferred to the zip
-    assert len(load_examples(task, str(tmp_path), None, 0).examples) == 2
+    (tmp_path / "data.zip").unlink()
     write(tmp_path, "multi_news_e.jsonl", lines(ROW | {"dataset": "trec_e"}))
     with pytest.raises(InputError, match="'dataset' is 'trec_e'"):
         load_examples(task, str(tmp_path), None, 0)
@@ -141,6 +138,35 @@ def test_a_limit_takes_the_first_rows(tmp_path):
     for limit in (0, -1):
         with pytest.raises(InputError, match="limit must be at least 1"):
             load(tmp_path, limit)
+
+
+@pytest.mark.parametrize("task", ["multi_news", "pocket_qa@4"])
+@pytest.mark.parametrize(
+    ("limit", "told"),
+    [
+        (10**9, "at most 100,000, not 1,000,000,000"),
+        (10**30, "at most 100,000"),
+        (True, "a number of rows, not True"),
+        (2.0, "a number of rows, not 2.0"),
+        ("2", "a number of rows, not '2'"),
+    ],
+)
+def test_a_limit_that_nobody_means_is_refused(tmp_path, task, limit, told):
+    write(tmp_path, "multi_news.jsonl", lines(*ROWS))
+    data = str(tmp_path) if task == "multi_news" else None
+    with pytest.raises(InputError, match=told):
+        load_examples(find_task("longbench", task), data, limit, 0)
+
+
+def test_numbers_as_answers_are_read_as_text(tmp_path):
+    """The authors' `passage_count` compares with `str(ground_truth)`."""
+    row = ROW | {"dataset": "passage_count", "answers": [7, 2.5, "eight"]}
+    write(tmp_path, "passage_count.jsonl", lines(row))
+    task = find_task("longbench", "passage_count")
+    (example,) = load(tmp_path, task="passage_count").examples
+    assert example.answers == example.label == ["7", "2.5", "eight"]
+    assert task.score("There are 7.", example, "official") == 1.0
+    assert task.score("There are 8.", example, "official") == 0.0
 
 
 def test_rows_without_id_are_named_by_their_line(tmp_path):
@@ -187,9 +213,23 @@ def without(field):
         (ROW | {"context": None}, "'context': input should be a valid string"),
         (ROW | {"answers": []}, "'answers': list should have at least 1 item"),
         (ROW | {"answers": "one"}, "'answers': input should be a valid list"),
-        (ROW | {"answers": ["one", 2]}, "'answers.1': input should be a valid string"),
+        (ROW | {"answers": ["one", True]}, "'answers.1': input should be a valid string"),
+        (ROW | {"answers": ["one", None]}, "'answers.1': input should be a valid string"),
+        (ROW | {"answers": ["one", ["two"]]}, "'answers.1': input should be a valid string"),
+        (json.dumps(ROW | {"_id": "\ud800"}), "'_id' holds half a surrogate pair"),
         (ROW | {"dataset": "trec"}, "'dataset' is 'trec': a row of another task"),
         (ROW | {"length": "long"}, "'length': input should be a valid integer"),
+        (ROW | {"length": True}, "'length': input should be a valid integer"),
+        (ROW | {"length": "4"}, "'length': input should be a valid integer"),
+        (ROW | {"length": 4.0}, "'length': input should be a valid integer"),
+        (ROW | {"length": -1}, "'length': input should be greater than or equal to 0"),
+        (ROW | {"length": 10**30}, "'length': input should be less than"),
+        (ROW | {"length": float("nan")}, "is not usable JSON: NaN is no number"),
+        (ROW | {"topic": [{"x": float("-inf")}]}, "is not usable JSON: -Infinity is no number"),
+        (json.dumps(ROW)[:-1] + ', "score": 1e999}', "is not usable JSON: 1e999 is out of range"),
+        (json.dumps(ROW)[:-1] + ', "_id": "b"}', "is not usable JSON: key '_id' is given twice"),
+        (json.dumps(ROW)[:-1] + ', "meta": {"a": 1, "a": 1}}', "key 'a' is given twice"),
+        pytest.param("[" * 100_000, "is not usable JSON", id="nested"),
         (ROW | {"_id": "a"}, "id 'a' is that of line 1 too"),
         ('{"context": "half \\ud800", "input": "", "answers": ["a"]}', "half a surrogate pair"),
         ("{", "is not JSON"),
@@ -222,14 +262,14 @@ def test_a_wrong_folder_is_told_with_what_was_looked_for(tmp_path):
     write(tmp_path, "other.jsonl", lines(ROW))
     assert problems(tmp_path) == [
         f"task 'multi_news': no rows in {tmp_path}; looked for multi_news.jsonl, "
-        "data/multi_news.jsonl, multi_news.parquet, data/multi_news.parquet, multi_news-*.parquet, "
-        "data/multi_news-*.parquet, multi_news/test*.parquet, multi_news/*.parquet, "
-        "multi_news/test/*.parquet, data.zip"
+        "multi_news.jsonl.gz, multi_news.parquet, multi_news-*.parquet, multi_news/test*.parquet, "
+        "multi_news/*.parquet, multi_news/state.json (saved by datasets), the same in data/ or "
+        "default/, data.zip, there and one folder below"
     ]
     assert problems(tmp_path / "none") == [f"data folder {tmp_path}/none does not exist"]
-    assert problems(tmp_path / "other.jsonl") == [
-        f"data folder {tmp_path}/other.jsonl is not a folder"
-    ]
+    (told,) = problems(tmp_path / "other.jsonl")
+    assert f"{tmp_path}/other.jsonl is not named as its rows are, which is multi_news.j" in told
+    assert problems("") == ["--data: the name of a folder is empty"]
 
 
 @pytest.mark.parametrize(
@@ -254,7 +294,8 @@ def test_a_truncated_archive_is_told(tmp_path, share):
     write(tmp_path, "data.zip", content[: int(len(content) * share)])
     assert problems(tmp_path)[0].startswith(f"{tmp_path}/data.zip: is not a whole zip file")
     write(tmp_path, "data.zip", content[:60] + b"\xff" * 9 + content[69:])
-    assert problems(tmp_path)[0].startswith(f"{tmp_path}/data.zip: is not a whole zip file")
+    told = f"{tmp_path}/data.zip/data/multi_news.jsonl: is not whole in there: "
+    assert problems(tmp_path)[0].startswith(told)
 
 
 def test_a_truncated_parquet_file_is_told(tmp_path):
@@ -306,9 +347,9 @@ def hub(monkeypatch, tmp_path):
         return str(path)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", hf_hub_download)
-    hub_files._download.cache_clear()
+    hub_files.forget_downloads()
     yield calls
-    hub_files._download.cache_clear()
+    hub_files.forget_downloads()
 
 
 def from_hub():
@@ -326,6 +367,57 @@ def test_the_revision_can_be_pinned(hub, monkeypatch):
     monkeypatch.setenv(hub_files.REVISION_VARIABLE, "0123abc")
     from_hub()
     assert hub[0][2]["revision"] == "0123abc"
+
+
+@pytest.fixture
+def moving_hub(monkeypatch, tmp_path):
+    """A hub whose branch `main` moves with every file that is asked of it by that name."""
+    import huggingface_hub
+
+    calls = []
+
+    def hf_hub_download(repository, file, repo_type, revision):
+        calls.append((file, revision))
+        commit = f"{len(calls):040x}" if revision == "main" else revision
+        path = tmp_path / repository.replace("/", "--") / "snapshots" / commit / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        row = INFINITEBENCH_ROW | {"context": f"At {commit} the pass key is 71432."}
+        path.write_bytes(lines(row))
+        return str(path)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", hf_hub_download)
+    hub_files.forget_downloads()
+    yield calls
+    hub_files.forget_downloads()
+
+
+def test_all_files_of_a_repository_are_of_one_commit(moving_hub):
+    names = ["passkey", "number_string", "passkey", "kv_retrieval"]
+    found = [load_examples(find_task("infinitebench", name), None, None, 0) for name in names]
+    commit = f"{1:040x}"
+    assert moving_hub == [
+        ("passkey.jsonl", "main"),
+        ("number_string.jsonl", commit),
+        ("kv_retrieval.jsonl", commit),
+    ]
+    assert {file["revision"] for source in found for file in source.files} == {commit}
+    assert {e.row["context"] for source in found for e in source.examples} == {
+        f"At {commit} the pass key is 71432."
+    }
+
+
+def test_a_file_that_the_commit_of_the_others_lacks_is_told_with_it(moving_hub, monkeypatch):
+    import huggingface_hub
+
+    load_examples(find_task("infinitebench", "passkey"), None, None, 0)
+
+    def absent(repository, file, repo_type, revision):
+        raise FileNotFoundError(f"no {file} there")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", absent)
+    with pytest.raises(InputError) as caught:
+        load_examples(find_task("infinitebench", "math_calc"), None, None, 0)
+    assert f"(revision main, commit {1:040x}, as its other files)" in str(caught.value)
 
 
 def run_offline(home, code):
