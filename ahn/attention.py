@@ -284,8 +284,10 @@ class LayerPlan:
             window = torch.arange(oldest, self.cached + last, device=device)
             return torch.cat([sinks, window])[None]
         low = max(0, first - self.window + 1)
-        cached = self.cached if low == 0 else min(self.cached, self.sinks)
-        head = min(low, self.padding + self.sinks)  # a row's sinks stand behind its left padding
+        # a row's tokens stand behind its left padding: the row that has most reaches back furthest
+        in_ring = first - self.padding < self.window - 1
+        cached = self.cached if in_ring else min(self.cached, self.sinks)
+        head = min(low, self.padding + self.sinks)
         return torch.cat(
             [
                 torch.arange(cached, device=device),
