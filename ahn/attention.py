@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ahn.config import LayerLayout
-from ahn.window_attention import mask_free, split_attention
+from ahn.window_attention import mask_free, split_attention, takes_flash
 
 #: At most so many query-key pairs are masked at a time; longer chunks go in query blocks.
 _PAIRS = 1 << 23
@@ -284,8 +284,10 @@ class LayerPlan:
             window = torch.arange(oldest, self.cached + last, device=device)
             return torch.cat([sinks, window])[None]
         low = max(0, first - self.window + 1)
-        cached = self.cached if low == 0 else min(self.cached, self.sinks)
-        head = min(low, self.padding + self.sinks)  # a row's sinks stand behind its left padding
+        # a row's tokens stand behind its left padding: the row that has most reaches back furthest
+        in_ring = first - self.padding < self.window - 1
+        cached = self.cached if in_ring else min(self.cached, self.sinks)
+        head = min(low, self.padding + self.sinks)
         return torch.cat(
             [
                 torch.arange(cached, device=device),
@@ -352,12 +354,36 @@ def ring_slots(positions: Tensor, window: int | None, sinks: int) -> Tensor:
     return torch.where(positions < sinks, positions, sinks + (positions - sinks) % window)
 
 
+def repeats_heads(
+    groups: int,
+    masked: bool,
+    dtype: torch.dtype,
+    head_dim: int,
+    capability: tuple[int, int] | None,
+) -> bool:
+    """Whether keys and values are repeated for their groups of query heads.
+
+    On a GPU only flash attention knows grouped heads: half types, no mask, from Ampere on, up to
+    256 dimensions. For anything else torch falls back to a kernel that holds all scores (38.7 GB a
+    layer at 24,576 tokens and 16 heads in float32). With equal heads it has one that does not.
+
+    Args:
+        groups: query heads of a key head.
+        masked: whether attention is under a mask; else it is causal.
+        dtype: of the queries.
+        head_dim: d.
+        capability: the GPU's compute capability; None: not a CUDA device.
+    """
+    if groups == 1 or capability is None:
+        return False
+    return masked or not takes_flash(dtype, head_dim, capability)
+
+
 def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
     """torch's attention; without a mask it is causal."""
     groups = q.shape[1] // k.shape[1]
-    if groups > 1 and mask is not None and q.is_cuda:
-        # CUDA's fused kernels take a mask or grouped heads, not both; the other way out is a
-        # kernel that holds all scores
+    capability = torch.cuda.get_device_capability(q.device) if q.is_cuda else None
+    if repeats_heads(groups, mask is not None, q.dtype, q.shape[-1], capability):
         k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
         groups = 1
     return F.scaled_dot_product_attention(

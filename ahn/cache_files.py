@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ahn.config import InputError, LayerLayout
 from ahn.cost import allocated_slots
+from ahn.shapes import CELL_SIZES
 
 if TYPE_CHECKING:
     from ahn.cache import AHNCache
@@ -189,24 +190,24 @@ def _problems(
         return [f"'columns' {facts['columns']!r} and 'seen' {seen!r} contradict each other"]
     if len(layouts) != model["num_hidden_layers"]:
         return [f"{len(layouts)} layouts for {model['num_hidden_layers']} layers"]
-    from ahn.cells import CELL_CLASSES
-
     for index, layout in enumerate(layouts if rows else []):
         slots = allocated_slots(longest, layout.sinks, layout.window)
         names: dict[str, tuple[tuple[int, ...], torch.dtype]]
         names = {"keys": ((rows, kv_heads, slots, d), dtype)}
         names["values"] = names["keys"]
         if layout.cell is not None:
-            wide = torch.promote_types(dtype, torch.float32)
+            wide, cell = torch.promote_types(dtype, torch.float32), CELL_SIZES[layout.cell]
             names["state"] = ((rows, heads, d, d), wide)
-            names["write"] = ((rows, heads, slots), dtype)
-            if CELL_CLASSES[layout.cell].decays:
+            names["write"] = ((rows, heads, slots), wide if cell.float32_write else dtype)
+            if cell.decays:
                 names["log_decay"] = ((rows, heads, slots), wide)
         wanted |= {f"layers.{index}.{name}": what for name, what in names.items()}
     found = [f"{key} is missing" for key in sorted(wanted.keys() - tensors.keys())]
     found += [f"{key} belongs to no cache" for key in sorted(tensors.keys() - wanted.keys())]
     for key in sorted(wanted.keys() & tensors.keys()):
         shape, kind = wanted[key]
+        if key.endswith(".write") and tensors[key].dtype == dtype != kind:
+            return ["its steps (dt) were computed in half precision; read the document again"]
         if tuple(tensors[key].shape) != shape or tensors[key].dtype != kind:
             found.append(
                 f"{key} is {list(tensors[key].shape)} {tensors[key].dtype}, the rest of the file "

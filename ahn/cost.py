@@ -288,11 +288,14 @@ def cache_bytes(
     keys_values = positions * 2 * shape.num_key_value_heads * d * dtype_bytes
     gates = state = 0
     if layout.cell is not None:
-        state = bounded_layers * H * d * d * (_FLOAT32_BYTES if exact else dtype_bytes)
+        wide = max(dtype_bytes, _FLOAT32_BYTES)
+        state = bounded_layers * H * d * d * (wide if exact else dtype_bytes)
         if exact:
-            # beta or dt in the model's type; the log-decay in float32, where the cell has one.
-            decay = _FLOAT32_BYTES if CELL_SIZES[layout.cell].decays else 0
-            gates = bounded * H * (dtype_bytes + decay)
+            # beta in the model's type, Mamba2's dt in float32; the log-decay in float32, where the
+            # cell has one.
+            sizes = CELL_SIZES[layout.cell]
+            write = wide if sizes.float32_write else dtype_bytes
+            gates = bounded * H * (write + (wide if sizes.decays else 0))
     return CacheBytes(
         keys_values=batch_size * keys_values, gates=batch_size * gates, state=batch_size * state
     )

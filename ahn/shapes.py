@@ -122,11 +122,13 @@ class CellSizes:
             `d` head dimension, `Hd` their product.
         gate_projections: which of them are applied to every token that enters.
         delta_rule: a write first takes out what its key already holds.
+        float32_write: the write strength is kept in float32, not in the model's type.
     """
 
     parameters: Mapping[str, tuple[str, ...]]
     gate_projections: tuple[str, ...]
     delta_rule: bool
+    float32_write: bool = False
 
     @property
     def decays(self) -> bool:
@@ -163,6 +165,7 @@ CELL_SIZES: Mapping[str, CellSizes] = {
         | _DECAY,
         ("dt_proj",),
         delta_rule=False,
+        float32_write=True,
     ),
 }
 

@@ -23,15 +23,18 @@ from torch import Tensor
 Piece = Callable[[Tensor, Tensor, Tensor, float, bool, int | None], tuple[Tensor, Tensor]]
 
 
+def takes_flash(dtype: torch.dtype, head_dim: int, capability: tuple[int, int]) -> bool:
+    """Whether torch's flash attention takes such heads on a GPU of this compute capability."""
+    return dtype in (torch.float16, torch.bfloat16) and head_dim <= 256 and capability >= (8, 0)
+
+
 def mask_free(q: Tensor) -> bool:
-    """Whether flash attention takes these queries: on a CUDA device from Ampere on, half types."""
+    """Whether these queries go through pieces of flash attention instead of a mask."""
     return (
         q.is_cuda
-        and q.dtype in (torch.float16, torch.bfloat16)
         and q.shape[-1] % 8 == 0
-        and q.shape[-1] <= 256
         and not (torch.is_grad_enabled() and q.requires_grad)
-        and torch.cuda.get_device_capability(q.device) >= (8, 0)
+        and takes_flash(q.dtype, q.shape[-1], torch.cuda.get_device_capability(q.device))
     )
 
 

@@ -22,7 +22,7 @@ class Gates:
     """Gates of tokens, computed when they enter and kept until they leave the window.
 
     Attributes:
-        write: write strength `[B, T, H]`, model dtype.
+        write: write strength `[B, T, H]`: `beta` in the model's dtype, Mamba2's `dt` in float32.
         log_decay: `g [B, T, H]` float32, zero or negative; None for a cell without decay.
     """
 

@@ -157,6 +157,17 @@ def test_metadata_that_contradicts_the_tensors_is_refused(models: Any, tmp_path:
         AHNCache.load(path, model)
 
 
+def test_a_cache_with_steps_in_half_precision_is_read_anew(tmp_path: Path) -> None:
+    # as caches of half-precision Mamba2 memories were before their dt was computed in float32
+    model, path = variant_model("ahn", cell="Mamba2").bfloat16(), tmp_path / "c.safetensors"
+    cache, _ = read(model)
+    for layer in cache.layers:
+        layer.write = layer.write.bfloat16()
+    cache.save(path)
+    with pytest.raises(InputError, match="dt. were computed in half precision; read the document"):
+        AHNCache.load(path, model)
+
+
 def test_a_failed_write_leaves_the_old_file(models: Any, tmp_path: Path, monkeypatch: Any) -> None:
     cache, _ = read(models("ahn"))
     path = tmp_path / "c.safetensors"

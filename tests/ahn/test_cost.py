@@ -171,7 +171,7 @@ def test_slots_grow_by_blocks_and_stop_at_the_window(tokens, window, slots):
 def test_cache_bytes_by_tensor():
     settings: dict[str, Any] = {"window": 128, "sinks": 4, "dtype_bytes": 2, "batch_size": 2}
     keys_values = 2 * 3 * 2 * 2 * 132 * 16 * 2
-    for cell, gate_bytes in (("GatedDeltaNet", 2 + 4), ("Mamba2", 2 + 4), ("DeltaNet", 2)):
+    for cell, gate_bytes in (("GatedDeltaNet", 2 + 4), ("Mamba2", 4 + 4), ("DeltaNet", 2)):
         for variant in ("ahn", "no-write"):
             count = cache_bytes(TINY, variant, 5000, cell=cell, **settings)
             assert count.keys_values == keys_values

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -11,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
+import ahn.attention
 from ahn.config import CELLS
 from ahn.modeling import (
     Qwen2AHNConfig,
@@ -23,6 +27,8 @@ from tests.ahn.equations import logits as by_the_equations
 #: in float64; transformers' RMSNorm and RoPE compute in float32
 CLOSE: dict[str, Any] = {"rtol": 0, "atol": 1e-5}
 VOCABULARY = 31
+#: query-key pairs under one mask, and queries in a block; None: as they are
+BLOCKS = st.sampled_from([None, None, (1, 1), (16, 3), (64, 1024)])
 
 
 @st.composite
@@ -74,6 +80,17 @@ def build(shape: dict[str, Any], seed: int) -> Any:
     return model
 
 
+@contextmanager
+def in_blocks(sizes: tuple[int, int] | None) -> Iterator[None]:
+    """Masked attention in query blocks, as for chunks that are too long for one mask."""
+    pairs, block = sizes or (ahn.attention._PAIRS, ahn.attention._QUERY_BLOCK)
+    with (
+        mock.patch.object(ahn.attention, "_PAIRS", pairs),
+        mock.patch.object(ahn.attention, "_QUERY_BLOCK", block),
+    ):
+        yield
+
+
 def padded(rows: list[Tensor]) -> tuple[Tensor, Tensor]:
     longest = max(len(row) for row in rows)
     ids = torch.stack([F.pad(row, (longest - len(row), 0), value=1) for row in rows])
@@ -87,11 +104,17 @@ def padded(rows: list[Tensor]) -> tuple[Tensor, Tensor]:
     lengths=st.lists(st.integers(0, 40), min_size=1, max_size=3).filter(max),
     steps=st.lists(st.sampled_from([1, 1, 2, 9]), max_size=5),
     chunk=st.sampled_from([1, 3, 8, 1024]),
+    blocks=BLOCKS,
     seed=st.integers(0, 99),
 )
 @torch.no_grad()
 def test_every_row_gets_what_the_equations_say(
-    shape: dict[str, Any], lengths: list[int], steps: list[int], chunk: int, seed: int
+    shape: dict[str, Any],
+    lengths: list[int],
+    steps: list[int],
+    chunk: int,
+    blocks: tuple[int, int] | None,
+    seed: int,
 ) -> None:
     """A padded batch in chunks, then more tokens (each row's own) one by one and several."""
     model = build(shape, seed)
@@ -100,10 +123,11 @@ def test_every_row_gets_what_the_equations_say(
     ids, mask = padded([row[:n] for row, n in zip(rows, lengths, strict=True)])
     later = torch.stack([row[n:] for row, n in zip(rows, lengths, strict=True)])
     cache = model.new_cache()
-    pieces = [model(ids, attention_mask=mask, past_key_values=cache).logits]
-    for tokens in later.split(steps, 1) if steps else ():
-        mask = F.pad(mask, (0, tokens.shape[1]), value=1)
-        pieces.append(model(tokens, attention_mask=mask, past_key_values=cache).logits)
+    with in_blocks(blocks):
+        pieces = [model(ids, attention_mask=mask, past_key_values=cache).logits]
+        for tokens in later.split(steps, 1) if steps else ():
+            mask = F.pad(mask, (0, tokens.shape[1]), value=1)
+            pieces.append(model(tokens, attention_mask=mask, past_key_values=cache).logits)
     found = torch.cat(pieces, 1)
     for row, logits in zip(rows, found, strict=True):
         if len(row):
@@ -114,14 +138,20 @@ def test_every_row_gets_what_the_equations_say(
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     shape=shapes(),
-    turns=st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=1, max_size=6),
+    turns=st.lists(st.tuples(st.integers(0, 25), st.integers(0, 25)), min_size=1, max_size=5),
     right=st.booleans(),
     chunk=st.sampled_from([1, 4, 1024]),
+    blocks=BLOCKS,
     seed=st.integers(0, 99),
 )
 @torch.no_grad()
 def test_rows_that_go_on_by_different_numbers_of_tokens(
-    shape: dict[str, Any], turns: list[tuple[int, int]], right: bool, chunk: int, seed: int
+    shape: dict[str, Any],
+    turns: list[tuple[int, int]],
+    right: bool,
+    chunk: int,
+    blocks: tuple[int, int] | None,
+    seed: int,
 ) -> None:
     """Turn after turn each row gets its own number of new tokens, also none, padded on a side."""
     model = build(shape, seed)
@@ -137,7 +167,8 @@ def test_rows_that_go_on_by_different_numbers_of_tokens(
             width = ids.shape[1]
             ids = torch.stack([F.pad(piece, (0, width - len(piece))) for piece in pieces])
             mask = mask.flip(1)
-        logits = model(ids, attention_mask=mask, past_key_values=cache).logits
+        with in_blocks(blocks):
+            logits = model(ids, attention_mask=mask, past_key_values=cache).logits
         for row, more in enumerate(turn):
             found[row].append(logits[row][mask[row].bool()])
             read[row] += more
@@ -148,9 +179,9 @@ def test_rows_that_go_on_by_different_numbers_of_tokens(
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_gradients_are_those_of_the_equations(cell: str) -> None:
-    ahn = {"cell": cell, "window": 5, "sinks": 2, "full_attention_layers": [1]}
+    settings_ = {"cell": cell, "window": 5, "sinks": 2, "full_attention_layers": [1]}
     shape = {"family": "qwen3", "hidden_size": 20, "head_dim": 6, "num_attention_heads": 4}
-    model = build({**shape, "num_key_value_heads": 2, "num_hidden_layers": 3, "ahn": ahn}, 0)
+    model = build({**shape, "num_key_value_heads": 2, "num_hidden_layers": 3, "ahn": settings_}, 0)
     row = torch.randint(0, VOCABULARY, (30,))
     found = []
     for logits in (

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
-from ahn.attention import Chunk, _attention
+import ahn.attention
+from ahn.attention import Chunk, _attention, repeats_heads
 from ahn.config import LayerLayout
 from ahn.window_attention import flash_piece, mask_free, merge, split_attention
 
@@ -59,6 +62,66 @@ def test_merging_survives_scores_of_any_size() -> None:
 def test_what_flash_attention_does_not_take_goes_the_other_way() -> None:
     assert not mask_free(torch.zeros(1, 1, 1, 64))
     assert not mask_free(torch.zeros(1, 1, 1, 64, dtype=torch.bfloat16))
+
+
+HALF, AMPERE, VOLTA = (torch.bfloat16, torch.float16), (8, 0), (7, 0)
+
+
+@pytest.mark.parametrize(
+    ("groups", "masked", "dtype", "head_dim", "capability", "repeated"),
+    [
+        # flash attention knows grouped heads
+        *((8, False, dtype, 128, AMPERE, False) for dtype in HALF),
+        (8, False, torch.bfloat16, 80, (9, 0), False),
+        # nothing else on a GPU does
+        (8, False, torch.float32, 128, AMPERE, True),
+        (2, False, torch.float32, 64, (9, 0), True),
+        (8, True, torch.float32, 128, AMPERE, True),
+        *((8, True, dtype, 128, AMPERE, True) for dtype in HALF),
+        *((8, False, dtype, 128, VOLTA, True) for dtype in HALF),
+        (8, False, torch.bfloat16, 512, AMPERE, True),
+        # nothing to repeat, and a CPU, whose kernels need it not
+        (1, False, torch.float32, 128, AMPERE, False),
+        (1, True, torch.bfloat16, 128, VOLTA, False),
+        (8, False, torch.float32, 128, None, False),
+        (8, True, torch.float32, 128, None, False),
+    ],
+)
+def test_heads_are_repeated_where_no_fused_kernel_knows_groups(
+    groups: int,
+    masked: bool,
+    dtype: torch.dtype,
+    head_dim: int,
+    capability: tuple[int, int] | None,
+    repeated: bool,
+) -> None:
+    assert repeats_heads(groups, masked, dtype, head_dim, capability) == repeated
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_repeated_heads_change_nothing_and_reach_torch_as_equal_ones(
+    masked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = 9
+    k, v = columns(size)
+    q = torch.randn(2, H, size, D, generator=torch.Generator().manual_seed(1))
+    mask = torch.ones(size, size, dtype=torch.bool).tril(-2) if masked else None
+    if mask is not None:
+        mask[:2] = True
+    expected = _attention(q, k, v, mask, 0.3)
+    seen: list[Any] = []
+    original = torch.nn.functional.scaled_dot_product_attention
+
+    def watched(*given: Any, **options: Any) -> Any:
+        seen.append(([x.shape[1] for x in given], options["enable_gqa"]))
+        return original(*given, **options)
+
+    monkeypatch.setattr(ahn.attention.F, "scaled_dot_product_attention", watched)
+    for repeated in (False, True):
+        monkeypatch.setattr(ahn.attention, "repeats_heads", lambda *_, is_so=repeated: is_so)
+        output = _attention(q, k, v, mask, 0.3)
+        torch.testing.assert_close(output, expected, rtol=0, atol=1e-6)
+    assert seen == [([H, K, K], True), ([H, H, H], False)]
 
 
 @pytest.mark.gpu
