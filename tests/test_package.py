@@ -156,7 +156,7 @@ def test_readme_names_targets_of_the_makefile():
             "run_eval",
             {"longbench", "lveval", "infinitebench", "lm-eval", "report", "score", "cost"},
         ),
-        ("ahn", {"info", "merge", "split", "generate", "train"}),
+        ("ahn", {"info", "merge", "split", "generate", "serve", "train"}),
     ],
 )
 def test_readme_uses_options_that_the_commands_have(program: str, expected: set[str]):
