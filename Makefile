@@ -1,4 +1,4 @@
-# make demo | test | lint | bench | pocket | clean
+# make demo | test | peers | lint | bench | pocket | clean
 # Every target sets up .venv by itself; the first time takes a few minutes, later ones nothing.
 # Needs only make and Python 3.11 or 3.12 (another one: make PYTHON=/path/to/python3.12 demo).
 
@@ -6,7 +6,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test lint bench pocket clean
+.PHONY: help install demo test peers lint bench pocket clean
 
 # The first interpreter that starts, is 3.11 or 3.12 and can make environments (a name on the
 # path proves nothing: version managers put names there that start no interpreter).
@@ -25,6 +25,7 @@ JOBS ?= 2
 help:
 	@echo 'make demo    the whole path on the embedded pocket model: runs/demo/report.html'
 	@echo 'make test    the test suite'
+	@echo 'make peers   the test mixins of the pinned transformers (fetched once), on our models'
 	@echo 'make lint    ruff, mypy, import-linter'
 	@echo 'make bench   speed and cache size of every variant on this machine'
 	@echo 'make pocket  trains the pocket model and its memories anew (two to three hours on one core)'
@@ -56,6 +57,16 @@ test: export OMP_NUM_THREADS := 1
 test: export HF_HUB_OFFLINE := 1
 test: $(STAMP)
 	$(BIN)/python -m pytest -q -n $(JOBS) $(PYTEST_ARGS)
+
+# transformers' own tests of a model, from its source distribution, kept in .cache/peers; those of
+# generate are not in it: make peers PEERS_CHECKOUT=/path/to/transformers adds them (a checkout of
+# its repository, of the same version). One class: make peers PYTEST_ARGS='-k Qwen2Window'.
+peers: export OMP_NUM_THREADS := 1
+peers: export HF_HUB_OFFLINE := 1
+peers: export PEERS_CHECKOUT := $(PEERS_CHECKOUT)
+peers: $(STAMP)
+	$(BIN)/python -m tests.peers.source
+	$(BIN)/python -m pytest -q -rf tests/peers/peers.py $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check .
