@@ -1,4 +1,4 @@
-# make demo | test | test-slow | test-all | lint | bench | pocket | clean
+# make demo | test | test-slow | test-all | peers | lint | bench | pocket | clean
 # Every target sets up .venv by itself; the first time takes a few minutes, later ones nothing.
 # Needs only make and Python 3.11 or 3.12 (another one: make PYTHON=/path/to/python3.12 demo).
 
@@ -6,7 +6,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-slow test-all lint bench pocket clean
+.PHONY: help install demo test test-slow test-all peers lint bench pocket clean
 
 # The first interpreter that starts, is 3.11 or 3.12 and can make environments (a name on the
 # path proves nothing: version managers put names there that start no interpreter).
@@ -27,6 +27,7 @@ help:
 	@echo 'make test       the test suite but for tests marked slow; a part: PYTEST_ARGS=tests/tasks'
 	@echo 'make test-slow  the tests marked slow'
 	@echo 'make test-all   both'
+	@echo 'make peers      the test mixins of the pinned transformers (fetched once), on our models'
 	@echo 'make lint       ruff, mypy, import-linter'
 	@echo 'make bench      speed and cache size of every variant on this machine'
 	@echo 'make pocket     trains the pocket model and its memories anew (two to three hours on one core)'
@@ -60,6 +61,16 @@ test test-slow test-all: export OMP_NUM_THREADS := 1
 test test-slow test-all: export HF_HUB_OFFLINE := 1
 test test-slow test-all: $(STAMP)
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal $(MARKED) $(PYTEST_ARGS)
+
+# transformers' own tests of a model, from its source distribution, kept in .cache/peers; those of
+# generate are not in it: make peers PEERS_CHECKOUT=/path/to/transformers adds them (a checkout of
+# its repository, of the same version). One class: make peers PYTEST_ARGS='-k Qwen2Window'.
+peers: export OMP_NUM_THREADS := 1
+peers: export HF_HUB_OFFLINE := 1
+peers: export PEERS_CHECKOUT := $(PEERS_CHECKOUT)
+peers: $(STAMP)
+	$(BIN)/python -m tests.peers.source
+	$(BIN)/python -m pytest -q -rf tests/peers/peers.py $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check .

@@ -7,16 +7,20 @@ checked in milliseconds.
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ahn.config import InputError
+from ahn.config_values import non_finite, stop_problems
 from ahn.safetensors_files import StoredTensor, read_header
 
 _CONFIGURATION = ["*.json", "*.jinja", "*.txt", "*.model"]
 _WEIGHTS = ["*.safetensors"]
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 _INDEX = "model.safetensors.index.json"
+_GENERATION = "generation_config.json"
 
 
 def _is_hub_id(path_or_id: str | Path) -> bool:
@@ -77,7 +81,8 @@ def describe_model(path_or_id: str | Path) -> dict[str, Any]:
     """The `config.json` of a checkpoint as a mapping; of a hub id only that file is fetched.
 
     Raises:
-        InputError: no folder, no `config.json`, or not JSON.
+        InputError: no folder, no `config.json`, or not strict JSON: numbers that are none (`NaN`)
+            and keys that stand twice are refused.
     """
     here = _is_folder(path_or_id)
     folder = Path(path_or_id) if here else _from_hub(path_or_id, ["config.json"])
@@ -90,13 +95,69 @@ def describe_model(path_or_id: str | Path) -> dict[str, Any]:
     return config
 
 
+def generation_defaults(path_or_id: str | Path) -> dict[str, Any] | None:
+    """The `generation_config.json` of a checkpoint, of a hub id only that file; None without one.
+
+    Raises:
+        InputError: not strict JSON (see `describe_model`), or no object.
+    """
+    path = _generation_file(path_or_id)
+    if not os.path.lexists(path):  # a link to nowhere is an error
+        return None
+    content = _json(path)
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: not a JSON object")
+    return content
+
+
+def _generation_file(path_or_id: str | Path) -> Path:
+    here = _is_folder(path_or_id)
+    return (Path(path_or_id) if here else _from_hub(path_or_id, [_GENERATION])) / _GENERATION
+
+
+def check_stop_tokens(path_or_id: str | Path, config: Mapping[str, Any], vocab_size: int) -> None:
+    """Refuse a checkpoint whose answers would never end, which transformers passes over.
+
+    Args:
+        path_or_id: folder or hub id.
+        config: its `config.json`, which says what no `generation_config.json` does.
+        vocab_size: tokens that the model has.
+
+    Raises:
+        InputError: a `generation_config.json` that cannot be read, or stop tokens that are none.
+    """
+    defaults = generation_defaults(path_or_id)
+    place = f"{path_or_id}: config.json"
+    if defaults is not None:
+        place = str(_generation_file(path_or_id))
+    stops = (config if defaults is None else defaults).get("eos_token_id")
+    if problems := stop_problems(stops, vocab_size):
+        raise InputError("\n".join(f"{place}: {problem}" for problem in problems))
+
+
 def _json(path: Path) -> Any:
+    """The content of a file of strict JSON."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_each_once)
+        problems = non_finite(content)
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path}: not JSON: {error}") from error
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    if problems:
+        raise InputError("\n".join(f"{path}: {problem}" for problem in problems))
+    return content
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise InputError(f"key {twice!r} stands twice in one object")
+    return found
 
 
 def weight_files(path_or_id: str | Path) -> list[Path]:

@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from ahn.building import build_model, check_finite
-from ahn.checkpoint_files import describe_model, local_folder, stored_tensors, weight_files
+from ahn.checkpoint_files import (
+    check_stop_tokens,
+    describe_model,
+    local_folder,
+    stored_tensors,
+    weight_files,
+)
 from ahn.checkpoint_keys import (
     MEMORY_KEY,
     base_problems,
@@ -27,8 +33,16 @@ from ahn.checkpoint_keys import (
 )
 from ahn.checkpoint_writing import save_memory, write_config
 from ahn.config import AHNConfig, InputError
+from ahn.config_values import check_values
+from ahn.notices import tell_once
 from ahn.placement import resolve_device_map, resolve_dtype
-from ahn.released import model_family, read_ahn_config, released_config, sliding_layers
+from ahn.released import (
+    model_family,
+    read_ahn_config,
+    released_config,
+    sliding_layers,
+    window_notice,
+)
 from ahn.rope import with_rope
 from ahn.safetensors_files import StoredTensor, not_finite
 from ahn.shapes import ModelShape
@@ -61,6 +75,7 @@ class Checkpoint:
         shape: its sizes.
         settings: cell, window, sinks, layers with full attention, variant.
         source: where the memory's weights are; None: the variant needs none.
+        notice: what people must be told about the window; see `window_notice`.
     """
 
     path: str | Path
@@ -69,6 +84,7 @@ class Checkpoint:
     shape: ModelShape
     settings: AHNConfig
     source: str | Path | None
+    notice: str | None = None
 
     @property
     def two_folders(self) -> bool:
@@ -104,7 +120,7 @@ def resolve_checkpoint(
     family = model_family(path_or_id, config)
     own = read_ahn_config(config, path_or_id)
     source: str | Path | None = None
-    settings = own
+    settings, described, place = own, config, path_or_id
     if AHNConfig(variant=variant).layer(0).cell is not None:
         source = ahn if ahn is not None else (path_or_id if own is not None else None)
         if source is None:
@@ -124,6 +140,8 @@ def resolve_checkpoint(
             raise InputError(
                 f"{ahn}: config.json names no cell (_ahn_implementation); not an AHN checkpoint"
             )
+        described, place = ahn_json, ahn
+    notice = None if variant == "full" else window_notice(described, place, window, sinks)
     settings = settings or AHNConfig()
     settings = replace(
         settings,
@@ -141,6 +159,8 @@ def resolve_checkpoint(
             raise InputError(f"{'; '.join(layer_problems)} (fa_layer_ids)")
     except InputError as error:
         raise InputError(f"{path_or_id}: config.json: {error}") from None
+    check_values(config, path_or_id)
+    check_stop_tokens(path_or_id, config, shape.vocab_size)
     sliding = sliding_layers(config) if own is None else []
     if sliding and (variant == "full" or window is None):
         raise InputError(
@@ -153,7 +173,7 @@ def resolve_checkpoint(
         config = with_rope(config, rope_scaling, yarn_factor)
     except InputError as error:
         raise InputError(f"{path_or_id}: {error}") from None
-    return Checkpoint(path_or_id, config, family, shape, settings, source)
+    return Checkpoint(path_or_id, config, family, shape, settings, source, notice)
 
 
 def checkpoint_tensors(checkpoint: Checkpoint, strict: bool = False) -> dict[str, StoredTensor]:
@@ -244,7 +264,8 @@ def load_model(
         ahn: folder or hub id of AHN weights; not needed for `full` and `window`, nor when they
             are merged into the model.
         window: sliding window W in tokens, the current one included, sinks not; default: the AHN
-            checkpoint's, else the paper's 32,640.
+            checkpoint's, else the paper's 32,640, also where the checkpoint's is a leftover of
+            training, as in the released ones (a logged warning says so).
         sinks: attention sinks in tokens; default as for `window`, else 128. More sinks than
             window are fine.
         dtype: torch dtype or its name, for all weights (memory included); default: the base
@@ -268,6 +289,7 @@ def load_model(
     checkpoint = resolve_checkpoint(
         path_or_id, variant, ahn, window, sinks, rope_scaling, yarn_factor, backend
     )
+    tell_once(checkpoint.notice)
     # first everything that needs no weights, so that nothing is loaded half (or downloaded)
     _check_backend(checkpoint)
     placed = resolve_device_map(device, device_map)

@@ -223,6 +223,29 @@ def split(
     _print_written(split_checkpoint(model, output, max_shard_size=max_shard_size, force=force))
 
 
+@app.command(context_settings={"ignore_unknown_options": True})
+def serve(
+    model: Annotated[str, typer.Argument(help="Merged model: folder or hub id.")],
+    options: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[--option value ...]",
+            help="Options of `transformers serve`: --host, --port, --device, --dtype ...",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Serve a merged model over HTTP (OpenAI's protocol): `transformers serve`, knowing memories.
+
+    Needs `pip install 'ahn-bench[serve]'`.
+
+    Example: `ahn serve merged --port 8000 --device cuda`
+    """
+    from ahn.serving import serve as run
+
+    run(model, options or [])
+
+
 def _print_written(written: Any) -> None:
     parts = [f"{written.memory_tensors} of the memory"]
     if written.base_tensors:

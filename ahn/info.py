@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from ahn import zoo
-from ahn.checkpoint_files import describe_model, stored_tensors
+from ahn.checkpoint_files import check_stop_tokens, describe_model, stored_tensors
 from ahn.checkpoint_keys import MEMORY_KEY, needed_base, needed_memory
 from ahn.config import CELLS, AHNConfig, InputError
+from ahn.config_values import check_values
 from ahn.cost import cache_bytes
-from ahn.released import model_family, read_ahn_config
+from ahn.released import model_family, read_ahn_config, window_notice
 from ahn.rope import rope_parameters, rope_summary
 from ahn.safetensors_files import ITEM_BYTES, StoredTensor
 from ahn.shapes import ModelShape, added_parameters
@@ -34,6 +35,8 @@ class ModelInfo:
         cell: memory cell; None without memory.
         window: sliding window W in tokens, sinks not included.
         sinks: attention sinks in tokens.
+        window_notice: why the window is not the one that `config.json` names, or may be a wrong
+            one; None: there is nothing to tell.
         full_attention_layers: layers that keep full attention and have no memory.
         num_hidden_layers: decoder layers.
         rope: RoPE parameters in transformers' form.
@@ -55,6 +58,7 @@ class ModelInfo:
     cell: str | None
     window: int | None
     sinks: int | None
+    window_notice: str | None
     full_attention_layers: tuple[int, ...]
     num_hidden_layers: int
     rope: Mapping[str, Any]
@@ -82,6 +86,8 @@ def checkpoint_info(path_or_id: str | Path) -> ModelInfo:
         shape = ModelShape.from_config(config)
     except InputError as error:
         raise InputError(f"{path_or_id}: config.json: {error}") from None
+    check_values(config, path_or_id)
+    check_stop_tokens(path_or_id, config, shape.vocab_size)
     tensors = stored_tensors(path_or_id)
     has_base = "model.embed_tokens.weight" in tensors
     has_memory = any(MEMORY_KEY.match(key) for key in tensors)
@@ -105,6 +111,7 @@ def checkpoint_info(path_or_id: str | Path) -> ModelInfo:
         cell=shown.cell if shown else None,
         window=shown.window if shown else None,
         sinks=shown.sinks if shown else None,
+        window_notice=window_notice(config, path_or_id) if shown else None,
         full_attention_layers=shown.full_attention_layers if shown else (),
         num_hidden_layers=shape.num_hidden_layers,
         rope=rope_parameters(config),
@@ -153,6 +160,7 @@ def zoo_info(
         cell=cell,
         window=settings.window if settings else None,
         sinks=settings.sinks if settings else None,
+        window_notice=None,
         full_attention_layers=(),
         num_hidden_layers=model.shape.num_hidden_layers,
         rope={},

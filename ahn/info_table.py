@@ -53,6 +53,8 @@ def _rows(info: ModelInfo) -> list[tuple[str, str]]:
             ("sinks", f"{info.sinks:,} tokens"),
             ("full attention", f"layers: {keeping}"),
         ]
+    if info.window_notice is not None:
+        rows.append(("notice", info.window_notice))
     positions = f", {info.max_position_embeddings:,} positions" if _is_number(info) else ""
     rows.append(("RoPE scaling", info.rope_scaling + positions))
     rows += [

@@ -22,12 +22,13 @@ from ahn.checkpoint_files import describe_model, local_folder
 from ahn.checkpoint_keys import MEMORY_KEY
 from ahn.checkpoints import checkpoint_tensors, resolve_checkpoint, write_config
 from ahn.config import InputError
+from ahn.notices import tell_once
 from ahn.released import (
     merged_config,
     read_ahn_config,
-    released_config,
     sliding_layers,
-    training_keys,
+    split_config,
+    window_notice,
     without_own_window,
 )
 from ahn.safetensors_files import StoredTensor, write_file
@@ -85,8 +86,9 @@ def merge_checkpoint(
         base: folder or hub id of a Qwen2 or Qwen3 model.
         ahn: folder or hub id of AHN weights for it.
         output: folder to make; an empty one may be there.
-        window: replaces the AHN configuration's, in tokens.
-        sinks: replaces the AHN configuration's, in tokens.
+        window: replaces the AHN configuration's, in tokens, or the paper's where that one is a
+            leftover of training.
+        sinks: likewise.
         rope_scaling: replaces the base's; see `ahn.load_model`.
         yarn_factor: short for YaRN with this factor.
         max_shard_size: bytes, or with a unit (`5GB`), of one file.
@@ -106,9 +108,8 @@ def merge_checkpoint(
     config = checkpoint.config
     if sliding_layers(config):
         config = without_own_window(config)
-    config = merged_config(
-        config, checkpoint.settings.to_dict(), training_keys(describe_model(ahn))
-    )
+    config = merged_config(config, checkpoint.settings.to_dict(), describe_model(ahn))
+    tell_once(checkpoint.notice)
     with _whole_folder(Path(output), sources, tensors, force) as folder:
         files = _write_weights(folder, tensors, limit)
         write_config(folder, config)
@@ -125,6 +126,9 @@ def split_checkpoint(
 ) -> Written:
     """Write the memory of a merged model alone, with released key names and configuration keys.
 
+    Weights and configuration are those that `merge_checkpoint` found, but for settings that were
+    changed since.
+
     Args:
         model: folder or hub id with base and AHN weights, ours or a released one.
         output: folder to make; an empty one may be there.
@@ -132,8 +136,7 @@ def split_checkpoint(
         force: replace a model's folder that is already there.
 
     Raises:
-        InputError: as `merge_checkpoint`; a model without memory; a RoPE scaling or a window of
-            one layer that the released keys cannot say.
+        InputError: as `merge_checkpoint`; a model without memory.
     """
     limit = shard_bytes(max_shard_size)
     config = describe_model(model)
@@ -143,14 +146,12 @@ def split_checkpoint(
     checkpoint = resolve_checkpoint(model, "ahn")
     held = checkpoint_tensors(checkpoint, strict=True)
     tensors = {key: tensor for key, tensor in held.items() if MEMORY_KEY.match(key)}
-    config = released_config(
-        {k: v for k, v in config.items() if k not in training_keys(config)},
-        settings,
-        **training_keys(config),
-    )
+    if config.get("ahn"):  # its window is written down; a released one's is only handed on
+        tell_once(window_notice(config, model))
+    written = split_config(config, settings, model)
     with _whole_folder(Path(output), [local_folder(model)], tensors, force) as folder:
         files = _write_weights(folder, tensors, limit)
-        write_config(folder, config)
+        write_config(folder, written)
     return _written(Path(output), files, tensors)
 
 

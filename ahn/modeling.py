@@ -1,7 +1,8 @@
 """Qwen2 and Qwen3 with a streaming past, as causal language models for `generate`.
 
 A long prompt goes through the stack (`ahn.stack`) in chunks, with logits for the positions that are
-asked for.  Importing this registers `qwen2_ahn` and `qwen3_ahn` with transformers.
+asked for.  Importing this registers `qwen2_ahn` and `qwen3_ahn` with transformers' auto classes
+(configuration, stack, causal language model), and the classes by name.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     Cache,
     Qwen2ForCausalLM,
@@ -24,6 +26,7 @@ from ahn.cache import AHNCache
 from ahn.config import LayerLayout
 from ahn.layouts import layout_table
 from ahn.readout import LayerReadout, memory_readout
+from ahn.registration import register_names
 from ahn.stack import (
     InitialisesCells,
     Qwen2AHNConfig,
@@ -269,7 +272,11 @@ class Qwen3AHNForCausalLM(_StreamingCausalLM, Qwen3ForCausalLM):
     _no_split_modules = ("Qwen3AHNDecoderLayer",)
 
 
-AutoConfig.register("qwen2_ahn", Qwen2AHNConfig)
-AutoConfig.register("qwen3_ahn", Qwen3AHNConfig)
-AutoModelForCausalLM.register(Qwen2AHNConfig, Qwen2AHNForCausalLM)
-AutoModelForCausalLM.register(Qwen3AHNConfig, Qwen3AHNForCausalLM)
+for _config, _stack, _causal_lm in (
+    (Qwen2AHNConfig, Qwen2AHNModel, Qwen2AHNForCausalLM),
+    (Qwen3AHNConfig, Qwen3AHNModel, Qwen3AHNForCausalLM),
+):
+    AutoConfig.register(_config.model_type, _config)
+    AutoModel.register(_config, _stack)
+    AutoModelForCausalLM.register(_config, _causal_lm)
+    register_names(_config, _stack, _causal_lm)

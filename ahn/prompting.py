@@ -159,6 +159,8 @@ def generate_text(
         choice |= {"top_p": None, "top_k": None}
         if sampling.temperature > 0:
             choice = {"do_sample": True, "temperature": sampling.temperature}
+        if model.generation_config.eos_token_id is None:  # as `run_eval` does
+            choice["eos_token_id"] = tokenizer.eos_token_id
         torch.manual_seed(sampling.seed)
         output = model.generate(
             inputs,

@@ -3,6 +3,9 @@
 `import ahn` stays light.  Transformers' table of configurations gets a place for the two model
 types, and the first question for one of them imports the classes.  Nothing is imported while
 transformers is itself being imported, so any order of imports works.
+
+`ahn.modeling` then registers its classes with the auto classes, and by their names: who reads
+`architectures` in a `config.json` (`transformers serve`, pipelines) looks in `transformers`.
 """
 
 from __future__ import annotations
@@ -73,3 +76,16 @@ def register_when_needed() -> None:
         _extend(sys.modules[_TABLE])
     elif not any(isinstance(finder, _AfterTable) for finder in sys.meta_path):
         sys.meta_path.insert(0, _AfterTable())
+
+
+def register_names(*classes: type) -> None:
+    """Make classes attributes of `transformers`, for those who look them up there by name.
+
+    Its `__init__` may run twice in a process (`transformers.processing_utils` runs it anew), and
+    modules that were imported in between hold the first module object. So the names become
+    attributes of the class that both are instances of.
+    """
+    transformers = importlib.import_module("transformers")
+    kind = type(transformers)
+    for one in classes:
+        setattr(transformers if kind is ModuleType else kind, one.__name__, one)

@@ -23,7 +23,8 @@ _TRAINING_KEYS = (
     "use_layerwise_decay",
     "is_causal",
 )
-#: every key of a released configuration that a base configuration does not have
+#: every key of a released configuration that a base configuration does not have, and that something
+#: reads; there are stale ones besides (`dy_num_attn_sinks`, `dy_sliding_window`, `save_ahn_only`)
 RELEASED_KEYS = {
     "_ahn_implementation",
     "_layer_implementation",
@@ -33,6 +34,15 @@ RELEASED_KEYS = {
     "use_q_proj",
     *_TRAINING_KEYS,
 }
+
+#: In a merged folder's `config.json`: the AHN weights' own `config.json`, as it was found.
+ORIGIN_KEY = "ahn_checkpoint"
+
+#: Kinds of `sliding_window_type` that never read `sliding_window` in training: `random` draws a
+#: window for each batch, `linear` takes a share of the batch's length.
+_VARYING_WINDOWS = ("random", "linear")
+#: windows of the paper's evaluations: LV-Eval and InfiniteBench, LongBench
+_EVALUATED_WINDOWS = (PAPER_WINDOW, 8_064)
 
 
 def model_family(path_or_id: str | Path, config: Mapping[str, Any]) -> str:
@@ -52,6 +62,9 @@ def model_family(path_or_id: str | Path, config: Mapping[str, Any]) -> str:
 
 def read_ahn_config(config: Mapping[str, Any], where: str | Path) -> AHNConfig | None:
     """The AHN settings of a `config.json`, ours or a released one; None when it has none.
+
+    A released `sliding_window` that is a leftover of training is not believed: the paper's window
+    and sinks stand in for it, and `window_notice` says so.
 
     Raises:
         InputError: an unknown cell, a value that no setting can have, or something that this
@@ -79,13 +92,76 @@ def read_ahn_config(config: Mapping[str, Any], where: str | Path) -> AHNConfig |
             f"{wanted!r}"
         )
     window, sinks = config.get("sliding_window"), config.get("num_attn_sinks")
-    window = PAPER_WINDOW if window is None else window
-    sinks = PAPER_SINKS if sinks is None else sinks
     layers, wrong = _layer_ids(config.get("fa_layer_ids"))
     problems += wrong + AHNConfig.problems("ahn", cell, window, sinks, layers)
+    if window is None or _window_is_a_leftover(config):
+        window = PAPER_WINDOW
+    sinks = PAPER_SINKS if sinks is None else sinks
     if problems:
         raise InputError("\n".join(f"{where}: config.json: {problem}" for problem in problems))
     return AHNConfig(cell=cell, window=window, sinks=sinks, full_attention_layers=layers)
+
+
+def _window_is_a_leftover(config: Mapping[str, Any]) -> bool:
+    """Whether a released configuration's `sliding_window` says nothing about inference.
+
+    Who chooses a window for inference names its sinks, too, as our trainer does.
+    """
+    varied = config.get("sliding_window_type") in _VARYING_WINDOWS
+    return varied and config.get("num_attn_sinks") is None
+
+
+def window_notice(
+    config: Mapping[str, Any],
+    where: str | Path,
+    window: int | None = None,
+    sinks: int | None = None,
+) -> str | None:
+    """What people must be told about the window that a configuration gives; None: nothing.
+
+    Args:
+        config: a `config.json` with AHN settings.
+        where: its folder or hub id.
+        window: the user's, which goes before the configuration's; then there is nothing to tell.
+        sinks: the user's.
+    """
+    if window is not None:
+        return None
+    if config.get("ahn"):
+        return _early_merge_notice(config, where)
+    found = config.get("sliding_window")
+    if config.get("_ahn_implementation") is None or found in (None, PAPER_WINDOW):
+        return None
+    if not _window_is_a_leftover(config):
+        return None
+    return (
+        f"{where}: config.json: sliding_window {found} is a leftover of training "
+        f"(sliding_window_type {config['sliding_window_type']}, no num_attn_sinks) and is not "
+        f"used; used are the paper's window of {PAPER_WINDOW} tokens and "
+        f"{PAPER_SINKS if sinks is None else sinks} sinks; window= and sinks= (--window, --sinks) "
+        "set others"
+    )
+
+
+def _early_merge_notice(config: Mapping[str, Any], where: str | Path) -> str | None:
+    """A merged folder may hold such a leftover: `merge` used to write it down as the window.
+
+    It kept how the memory was trained (`ahn_training`), but not the released `config.json`.
+    """
+    settings, training = config["ahn"], config.get("ahn_training")
+    if ORIGIN_KEY in config or not isinstance(training, dict) or not isinstance(settings, dict):
+        return None
+    kind, window = training.get("sliding_window_type"), settings.get("window")
+    if kind not in _VARYING_WINDOWS or window in (None, *_EVALUATED_WINDOWS):
+        return None
+    if settings.get("sinks") != PAPER_SINKS:
+        return None
+    return (
+        f"{where}: config.json, 'ahn': window {window} with {PAPER_SINKS} sinks is used as it "
+        f"stands there, and may be a leftover of training (sliding_window_type {kind}) that an "
+        f"early 'ahn merge' wrote down; the paper evaluates with {PAPER_WINDOW}: set window= "
+        "(--window), or merge again"
+    )
 
 
 def _layer_ids(given: Any) -> tuple[tuple[int, ...], list[str]]:
@@ -106,14 +182,56 @@ def _layer_ids(given: Any) -> tuple[tuple[int, ...], list[str]]:
 
 def training_keys(config: Mapping[str, Any]) -> dict[str, Any]:
     """What a configuration says about how its memory was trained."""
-    kept = config.get("ahn_training")
+    kept = config.get("ahn_training")  # in folders that were merged before `ORIGIN_KEY`
     source: Mapping[str, Any] = kept if isinstance(kept, dict) else config
     return {key: source[key] for key in source if key in _TRAINING_KEYS}
 
 
+def split_config(
+    config: Mapping[str, Any], settings: AHNConfig, where: str | Path
+) -> dict[str, Any]:
+    """The `config.json` for the AHN weights of a model that holds them and the base's.
+
+    It is the one that was found, key for key: the one that `merge` kept, or the model's own where
+    that has released names. Only settings that were changed since are written anew.
+
+    Args:
+        config: the model's `config.json`.
+        settings: `read_ahn_config` of it.
+        where: its folder or hub id.
+
+    Raises:
+        InputError: the kept configuration is none of AHN weights.
+    """
+    found = config.get(ORIGIN_KEY)
+    if found is None and not config.get("ahn"):
+        return dict(config)
+    if found is None:
+        training = training_keys(config)
+        others = {k: v for k, v in config.items() if k not in training}
+        return released_config(others, settings, **training)
+    before = read_ahn_config(found, f"{where}: {ORIGIN_KEY}") if isinstance(found, dict) else None
+    if before is None:
+        raise InputError(f"{where}: config.json: {ORIGIN_KEY!r} is no configuration of AHN weights")
+    changed: dict[str, Any] = {}
+    if found.get("ahn"):
+        if before != settings:
+            changed["ahn"] = settings.to_dict()
+        return dict(found) | changed
+    if settings.cell != before.cell:
+        changed["_ahn_implementation"] = settings.cell
+    if (settings.window, settings.sinks) != (before.window, before.sinks):
+        # both: a window without sinks would be taken for a leftover
+        changed |= {"sliding_window": settings.window, "num_attn_sinks": settings.sinks}
+    if settings.full_attention_layers != before.full_attention_layers:
+        changed["fa_layer_ids"] = ",".join(map(str, settings.full_attention_layers))
+    return dict(found) | changed
+
+
 def released_config(base: Mapping[str, Any], ahn: AHNConfig, **training: Any) -> dict[str, Any]:
     """A `config.json` with the key names of released checkpoints, for AHN-only folders."""
-    config = {k: v for k, v in base.items() if k not in ("ahn", "ahn_training", "_name_or_path")}
+    dropped = ("ahn", "ahn_training", ORIGIN_KEY, "_name_or_path")
+    config = {k: v for k, v in base.items() if k not in dropped}
     family = _FAMILIES[str(config["model_type"])]
     config.update(
         model_type=family,
@@ -131,26 +249,25 @@ def released_config(base: Mapping[str, Any], ahn: AHNConfig, **training: Any) ->
 
 
 def merged_config(
-    base: Mapping[str, Any], settings: Mapping[str, Any], training: Mapping[str, Any]
+    base: Mapping[str, Any], settings: Mapping[str, Any], origin: Mapping[str, Any]
 ) -> dict[str, Any]:
     """A `config.json` of our own model types, for a folder with base and memory weights.
 
     Args:
         base: the base model's `config.json`.
         settings: the fields of `AHNConfig`.
-        training: `training_keys` of the memory's configuration, kept so that `split` gives them
-            back.
+        origin: the memory's `config.json`, kept whole so that `split` gives it back.
     """
-    config = {k: v for k, v in base.items() if k not in RELEASED_KEYS | {"_name_or_path"}}
+    # A base that names a cell was once an AHN model: what it says of that memory is void.
+    void = RELEASED_KEYS if base.get("_ahn_implementation") is not None else set()
+    config = {k: v for k, v in base.items() if k not in void | {"_name_or_path"}}
     family = _FAMILIES[str(config["model_type"])]
-    config |= {
+    return config | {
         "model_type": f"{family}_ahn",
         "architectures": [_AHN_CLASS[family]],
         "ahn": dict(settings),
+        ORIGIN_KEY: dict(origin),
     }
-    if training:
-        config["ahn_training"] = dict(training)
-    return config
 
 
 def sliding_layers(config: Mapping[str, Any]) -> list[int]:

@@ -76,6 +76,16 @@ def rope_problems(parameters: Mapping[str, Any]) -> list[str]:
     return problems
 
 
+def rope_config_problems(config: Mapping[str, Any]) -> list[str]:
+    """Everything that is wrong with the RoPE of a `config.json`, a line each."""
+    parameters = rope_parameters(config)
+    problems = rope_problems(parameters)
+    given, used = config.get("rope_theta"), parameters.get("rope_theta")
+    if given is not None and given != used:
+        problems.append(f"rope_theta {given!r} contradicts {used!r} in the RoPE parameters")
+    return problems
+
+
 def with_rope(
     config: Mapping[str, Any],
     rope_scaling: Mapping[str, Any] | None,
@@ -98,7 +108,7 @@ def with_rope(
     if yarn_factor is not None:
         rope_scaling = {"rope_type": "yarn", "factor": yarn_factor}
     if rope_scaling is None:
-        if problems := rope_problems(own):
+        if problems := rope_config_problems(config):
             raise InputError("\n".join(f"config.json: {problem}" for problem in problems))
         return dict(config)
     if not isinstance(rope_scaling, Mapping):

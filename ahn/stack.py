@@ -25,11 +25,25 @@ from ahn.cells import CELL_CLASSES, MemoryCell
 from ahn.cells.base import HeadLinear, Scale
 from ahn.config import AHNConfig, LayerLayout
 from ahn.layouts import layout_table
+from ahn.notices import tell_once
+from ahn.released import window_notice
 from ahn.streaming import Observer, StreamingQwen2Attention, StreamingQwen3Attention
 from ahn.token_step import TokenStep
 
 
-class Qwen2AHNConfig(Qwen2Config):
+class _MergedConfig:
+    """Read from a merged folder, it says what `ahn.load_model` would say of its window."""
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As transformers'; all its ways of reading a `config.json` end here."""
+        name = kwargs.get("name_or_path") or config_dict.get("_name_or_path") or "this model"
+        if isinstance(config_dict.get("ahn"), dict):
+            tell_once(window_notice(config_dict, name))
+        return super().from_dict(config_dict, **kwargs)  # type: ignore[misc]
+
+
+class Qwen2AHNConfig(_MergedConfig, Qwen2Config):
     """Qwen2's configuration with `ahn`, the fields of `ahn.config.AHNConfig` as a mapping."""
 
     model_type = "qwen2_ahn"
@@ -39,7 +53,7 @@ class Qwen2AHNConfig(Qwen2Config):
         self.ahn = dict(ahn or {})
 
 
-class Qwen3AHNConfig(Qwen3Config):
+class Qwen3AHNConfig(_MergedConfig, Qwen3Config):
     """Qwen3's configuration with `ahn`, the fields of `ahn.config.AHNConfig` as a mapping."""
 
     model_type = "qwen3_ahn"

@@ -23,7 +23,9 @@ import numpy.typing as npt
 import torch
 from transformers import GenerationConfig
 
-from evaluation.problems import InputError
+from ahn.checkpoint_files import generation_defaults
+from ahn.config import InputError as AHNInputError
+from evaluation.problems import InputError, messages
 
 # Settings of a record of a run, besides whatever else is set.
 _RECORDED = ("do_sample", "num_beams", "temperature", "top_p", "top_k", "min_p")
@@ -58,7 +60,10 @@ def load_generation_config(folder: Path, model_config: Mapping[str, Any]) -> Gen
         keys = ("bos_token_id", "eos_token_id", "pad_token_id")
         return GenerationConfig(**{key: model_config.get(key) for key in keys})
     try:
+        generation_defaults(folder)  # in strict JSON
         return GenerationConfig.from_pretrained(folder)
+    except AHNInputError as error:
+        raise InputError(messages(error)) from None
     except (OSError, ValueError, TypeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{folder / 'generation_config.json'}: {reason}") from error

@@ -11,6 +11,7 @@ from ahn.checkpoints import read_ahn_config
 from ahn.config import BACKENDS, PAPER_SINKS, AHNConfig
 from ahn.cost import ModelShape
 from ahn.ops.selector import Case, asked, check
+from ahn.released import window_notice
 from ahn.rope import with_rope
 from ahn.shapes import CELL_SIZES
 from evaluation.configuration import RunConfiguration
@@ -48,14 +49,28 @@ def _device_and_dtype(configuration: RunConfiguration, problems: list[str]) -> t
 
 
 def _memory_settings(
-    configuration: RunConfiguration, config: Mapping[str, Any] | None, problems: list[str]
+    configuration: RunConfiguration,
+    config: Mapping[str, Any] | None,
+    problems: list[str],
+    notices: list[str],
 ) -> dict[str, AHNConfig]:
-    """Settings of the AHN weights by name: those given, or (named '') those in the model."""
+    """Settings of the AHN weights by name: those given, or (named '') those in the model.
+
+    What must be said about their windows is added to `notices`.
+    """
+
+    def note(found: Mapping[str, Any], where: str) -> None:
+        notice = window_notice(found, where, configuration.window, configuration.sinks)
+        if notice is not None:
+            notices.append(notice)
+
     if not configuration.ahn:
         where = configuration.model or ""
         merged: AHNConfig | None = None
         if config:
             merged = collect(problems, partial(read_ahn_config, config, where))
+            if merged is not None:
+                note(config, where)
         return {} if merged is None else {"": merged}
     found = {}
     for name, given in configuration.ahn.items():
@@ -67,6 +82,7 @@ def _memory_settings(
         settings: AHNConfig | None = collect(problems, partial(read_ahn_config, described, path))
         if settings is not None:
             found[name] = settings
+            note(described, path)
         elif len(problems) == before:
             problems.append(
                 f"--ahn: {path} holds no AHN weights (config.json names no memory cell)"
@@ -104,7 +120,8 @@ def resolve_models(
     """One `ModelSpec` per variant; the same window and sinks for all that have them."""
     device, dtype = _device_and_dtype(configuration, problems)
     before = len(problems)
-    memories = _memory_settings(configuration, config, problems)
+    notices: list[str] = []
+    memories = _memory_settings(configuration, config, problems, notices)
     unreadable = len(problems) > before  # then its window and sinks are not known
     has_memory = bool(memories or configuration.ahn)
     names = configuration.variants or default_variants(
@@ -118,6 +135,9 @@ def resolve_models(
     if unread:
         which = f" {', '.join(unread)}" if any(unread) else ""
         warnings.append(f"--ahn: none of the variants reads these weights{which}")
+
+    if any(v.kind.needs_window for v in chosen):
+        warnings += dict.fromkeys(notices)
 
     window, sinks = configuration.window, configuration.sinks
     if window is not None and window <= 0:

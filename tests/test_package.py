@@ -173,7 +173,7 @@ def test_ci_runs_the_readmes_test_command_and_what_that_leaves_out():
             "run_eval",
             {"longbench", "lveval", "infinitebench", "lm-eval", "report", "score", "cost"},
         ),
-        ("ahn", {"info", "merge", "split", "generate", "train"}),
+        ("ahn", {"info", "merge", "split", "generate", "serve", "train"}),
     ],
 )
 def test_readme_uses_options_that_the_commands_have(program: str, expected: set[str]):

@@ -42,3 +42,20 @@ def edit_tensors(
     tensors = {key: tensor.clone() for key, tensor in load_file(folder / file).items()}
     change(tensors)
     save_file(tensors, folder / file, metadata={"format": "pt"})
+
+
+def released_folder(path: Path, base: Path, cell: str = "GatedDeltaNet", **changes: Any) -> Path:
+    """AHN weights whose `config.json` is what people report of the released checkpoints."""
+    memory_folder(path, base, cell)
+    config = json.loads((path / "config.json").read_text())
+    del config["num_attn_sinks"]
+    config |= {
+        "ahn_position": "random",
+        "sliding_window": 256,
+        "sliding_window_type": "random",
+        "save_ahn_only": True,
+        "transformers_version": "4.51.3",
+        **changes,
+    }
+    (path / "config.json").write_text(json.dumps(config))
+    return path
