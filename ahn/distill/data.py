@@ -8,24 +8,26 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.data import Dataset, IterableDataset, Sampler
+from torch.utils.data import Dataset, IterableDataset, Sampler, get_worker_info
 from transformers import PreTrainedTokenizerBase
 
 from ahn.config import InputError
-from ahn.distill.conversations import Source, find_sources, messages_of, open_hub, read_rows
-from ahn.distill.encoding import IGNORED, Sample, encode, set_template
+from ahn.distill.conversations import Source, find_sources
+from ahn.distill.encoding import IGNORED, set_template
+from ahn.distill.files import exclusive, first_line, why_not_written
 from ahn.distill.gaps import Lengths, PositionGaps
 from ahn.distill.recipe import Recipe
+from ahn.distill.tokenising import COUNTS, Encoded, EncodedRows, tokenising_processes
 
-_FORMAT = 1  # of the files in the cache
+_FORMAT = 2  # of the files in the cache
 _ROWS_A_BATCH = 64
-COUNTS = ("read", "kept", "too_short", "cut", "no_label")
 
 
 def cache_folder() -> Path:
@@ -33,47 +35,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get("AHN_BENCH_CACHE", "~/.cache/ahn-bench")).expanduser()
 
 
-class _Filter:
-    """Encodes rows and leaves out what a recipe leaves out, counting."""
-
-    def __init__(self, recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
-        self._recipe = recipe
-        self._tokenizer = tokenizer
-        self.counts = dict.fromkeys(COUNTS, 0)
-
-    def __call__(self, row: Any, where: str) -> Sample | None:
-        recipe, counts = self._recipe, self.counts
-        counts["read"] += 1
-        try:
-            sample = encode(self._tokenizer, messages_of(row, where))
-        except InputError as error:
-            text = str(error)
-            raise InputError(text if text.startswith(where) else f"{where}: {text}") from None
-        if not sample.input_ids:  # no assistant turn at all
-            counts["no_label"] += 1
-            return None
-        if len(sample.input_ids) <= recipe.filter_len:
-            counts["too_short"] += 1
-            return None
-        if len(sample.input_ids) > recipe.cutoff_len:
-            counts["cut"] += 1
-            sample = Sample(
-                sample.input_ids[: recipe.cutoff_len], sample.labels[: recipe.cutoff_len]
-            )
-        if all(label == IGNORED for label in sample.labels):
-            counts["no_label"] += 1
-            return None
-        counts["kept"] += 1
-        return sample
-
-
-def _key(
-    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, sources: Sequence[Source], hubs: list[Any]
-) -> str:
+def _key(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, sources: Sequence[Source]) -> str:
     """Changes with everything that decides the token ids."""
     parts = [
         _FORMAT,
-        [source.identity(hub) for source, hub in zip(sources, hubs, strict=True)],
+        [source.identity for source in sources],
         tokenizer.backend_tokenizer.to_str(),
         tokenizer.chat_template,
         recipe.filter_len,
@@ -83,40 +49,42 @@ def _key(
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _sources(recipe: Recipe, streaming: bool) -> tuple[list[Source], list[Any]]:
-    sources = find_sources(recipe.dataset)
-    return sources, [open_hub(s, streaming) if s.hub is not None else None for s in sources]
-
-
 class Conversations(Dataset[dict[str, Any]]):
     """The samples that a recipe keeps, in the order of its data.
 
     They are tokenised once and kept in `cache_folder()/tokenized`, under a hash of the data's
     content, the tokenizer, its template and the options that matter; from there they are mapped
-    into memory, not read.
+    into memory, not read. Of many processes that ask for the same data one tokenises; the others
+    wait for it, as long as it takes.
+
+    Args:
+        recipe: says which data, and what of it is kept.
+        tokenizer: with the recipe's template, see `set_template`.
+        sources: the data, where it was looked up before.
 
     Attributes:
         counts: how many samples were read, kept, left out as too short, cut, or without an
-            assistant token.
+            assistant token; see `EncodedRows`.
         lengths: `[N]` tokens of each.
 
     Raises:
-        InputError: data that cannot be used; nothing is left to train on.
+        InputError: data that cannot be used, a cache that cannot be written; nothing is left to
+            train on.
     """
 
-    def __init__(self, recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
-        import pyarrow
-
+    def __init__(
+        self,
+        recipe: Recipe,
+        tokenizer: PreTrainedTokenizerBase,
+        sources: Sequence[Source] | None = None,
+    ) -> None:
         set_template(tokenizer, recipe.template)
-        sources, hubs = _sources(recipe, streaming=False)
-        path = cache_folder() / "tokenized" / f"{_key(recipe, tokenizer, sources, hubs)}.arrow"
+        sources = find_sources(recipe.dataset) if sources is None else sources
+        path = cache_folder() / "tokenized" / f"{_key(recipe, tokenizer, sources)}.arrow"
         self.from_cache = path.is_file()  # written last
         if not self.from_cache:
-            _tokenise(recipe, tokenizer, sources, hubs, path)
-        table = pyarrow.ipc.open_file(pyarrow.memory_map(str(path))).read_all()
-        self._ids = table["input_ids"].combine_chunks()
-        self._labels = table["labels"].combine_chunks()
-        self.counts: dict[str, int] = json.loads(path.with_suffix(".json").read_text())
+            self.from_cache = _tokenise_once(recipe, tokenizer, sources, path)
+        self._ids, self._labels, self.counts = _cached(path)
         self.lengths: npt.NDArray[np.int64] = np.diff(self._ids.offsets.to_numpy())
         if not len(self):
             raise InputError(nothing_left(recipe, self.counts))
@@ -147,12 +115,27 @@ def nothing_left(recipe: Recipe, counts: dict[str, int]) -> str:
     return f"{data}: no sample left to train on: {why} ({counts})"
 
 
+def _tokenise_once(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, sources: Sequence[Source], path: Path
+) -> bool:
+    """Tokenise, unless another process does; then wait for it. Whether it was the other one."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with exclusive(path.with_suffix(".lock")):
+            if path.is_file():
+                return True
+            _tokenise(recipe, tokenizer, sources, path)
+            return False
+    except OSError as error:
+        raise InputError(
+            f"{path.parent}: the tokenised data cannot be written: "
+            f"{why_not_written(error, path.parent)}; free space there, or set AHN_BENCH_CACHE to "
+            "another folder"
+        ) from None
+
+
 def _tokenise(
-    recipe: Recipe,
-    tokenizer: PreTrainedTokenizerBase,
-    sources: Sequence[Source],
-    hubs: Sequence[Any],
-    path: Path,
+    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, sources: Sequence[Source], path: Path
 ) -> None:
     """Write the samples to `path`, whole or not at all."""
     import pyarrow
@@ -160,18 +143,17 @@ def _tokenise(
 
     tokens = pyarrow.list_(pyarrow.int32())
     schema = pyarrow.schema([("input_ids", tokens), ("labels", tokens)])
-    keep = _Filter(recipe, tokenizer)
-    rows: list[Sample] = []
+    encoded = EncodedRows(recipe, tokenizer, sources, tokenising_processes(recipe, sources))
+    rows: list[Encoded] = []
 
     def flush(writer: Any) -> None:
         columns = [
-            pyarrow.array([s.input_ids for s in rows], tokens),
-            pyarrow.array([s.labels for s in rows], tokens),
+            pyarrow.array([row.input_ids for row in rows], tokens),
+            pyarrow.array([row.labels for row in rows], tokens),
         ]
         writer.write_batch(pyarrow.record_batch(columns, schema=schema))
         rows.clear()
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(f".{os.getpid()}.part")
     bar = tqdm(desc="tokenising", unit=" samples", mininterval=1, leave=False)
     try:
@@ -180,61 +162,103 @@ def _tokenise(
             pyarrow.OSFile(str(unfinished), "wb") as file,
             pyarrow.ipc.new_file(file, schema) as writer,
         ):
-            for where, row in _rows(sources, hubs):
-                if recipe.max_samples is not None and keep.counts["kept"] >= recipe.max_samples:
-                    break
-                sample = keep(row, where)
-                bar.update(1)
-                if sample is not None:
-                    rows.append(sample)
-                    if len(rows) == _ROWS_A_BATCH:
-                        flush(writer)
+            for row in encoded:
+                bar.update(encoded.counts["read"] - bar.n)
+                rows.append(row)
+                if len(rows) == _ROWS_A_BATCH:
+                    flush(writer)
             flush(writer)
-        path.with_suffix(".json").write_text(json.dumps(keep.counts), encoding="utf-8")
+        path.with_suffix(".json").write_text(json.dumps(encoded.counts), encoding="utf-8")
         os.replace(unfinished, path)
-    except OSError as error:
-        raise InputError(
-            f"{path.parent}: the tokenised data cannot be written: {error}; free space there, or "
-            "set AHN_BENCH_CACHE to another folder"
-        ) from None
     finally:
         with suppress(OSError):
             unfinished.unlink(missing_ok=True)
 
 
-def _rows(sources: Sequence[Source], hubs: Sequence[Any]) -> Iterator[tuple[str, Any]]:
-    for source, hub in zip(sources, hubs, strict=True):
-        yield from read_rows(source, hub)
+def _cached(path: Path) -> tuple[Any, Any, dict[str, int]]:
+    """Ids, labels and counts of a file in the cache, mapped into memory."""
+    import pyarrow
+
+    try:
+        table = pyarrow.ipc.open_file(pyarrow.memory_map(str(path))).read_all()
+        columns = [table[name].combine_chunks() for name in ("input_ids", "labels")]
+        return *columns, json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{path}: the tokenised data cannot be read: {first_line(error)}; remove this file, "
+            "and they are tokenised anew"
+        ) from None
 
 
 class StreamedConversations(IterableDataset[dict[str, Any]]):
     """The same samples, read, tokenised and forgotten one by one (`streaming: true`).
 
+    Args:
+        recipe: says which data, and what of it is kept.
+        tokenizer: with the recipe's template, see `set_template`.
+        sources: the data, where it was looked up before; opened for streaming.
+        processes: that tokenise. They are this data set's own, not a `DataLoader`'s, so that
+            samples, their order and their counts do not depend on their number. In a worker of
+            a `DataLoader` each worker gets its share of the samples.
+
     Attributes:
-        counts: as of `Conversations`, so far, over all epochs.
+        counts: as of `Conversations`, of the pass over the data that went furthest.
     """
 
-    def __init__(self, recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        tokenizer: PreTrainedTokenizerBase,
+        sources: Sequence[Source] | None = None,
+        processes: int = 0,
+    ) -> None:
         set_template(tokenizer, recipe.template)
         self._recipe = recipe
         self._tokenizer = tokenizer
-        self._sources, self._hubs = _sources(recipe, streaming=True)
+        self._sources = find_sources(recipe.dataset, True) if sources is None else sources
+        self._processes = processes
         self.counts = dict.fromkeys(COUNTS, 0)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        keep = _Filter(self._recipe, self._tokenizer)
-        keep.counts = self.counts
+        """One pass over the data."""
+        worker = get_worker_info()
+        processes = 0 if worker else self._processes  # workers cannot have workers
+        rows = EncodedRows(self._recipe, self._tokenizer, self._sources, processes)
         kept = 0
-        most = self._recipe.max_samples
-        for where, row in _rows(self._sources, self._hubs):
-            if most is not None and kept >= most:
-                break
-            sample = keep(row, where)
-            if sample is not None:
-                yield {"index": kept, "input_ids": sample.input_ids, "labels": sample.labels}
-                kept += 1
+        for kept, row in enumerate(rows, 1):
+            self._count(rows)
+            if worker is None or (kept - 1) % worker.num_workers == worker.id:
+                assert row.input_ids is not None and row.labels is not None
+                yield {
+                    "index": kept - 1,
+                    "input_ids": row.input_ids.tolist(),
+                    "labels": row.labels.tolist(),
+                }
+        self._count(rows)
         if not kept:
             raise InputError(nothing_left(self._recipe, self.counts))
+
+    def _count(self, rows: EncodedRows) -> None:
+        if rows.counts["read"] > self.counts["read"]:
+            self.counts = dict(rows.counts)
+
+
+class Repeated(IterableDataset[dict[str, Any]]):
+    """Passes over streamed data without an end; samples are numbered on from pass to pass.
+
+    A run that goes on skips what it had, over as many passes as that was.
+    """
+
+    def __init__(self, data: StreamedConversations) -> None:
+        self._data = data
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        done = 0
+        for _ in count():
+            before = done
+            for sample in self._data:
+                done = before + sample["index"] + 1
+                yield {**sample, "index": done - 1}
 
 
 class TokenBudgetBatches(Sampler[list[int]]):

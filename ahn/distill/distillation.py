@@ -23,6 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ahn.checkpoints import describe_model, save_memory
 from ahn.config import InputError, LayerLayout
 from ahn.distill.losses import beyond, ce_loss, distill_loss, kl_loss, shifted
+from ahn.distill.provenance import read_record
 from ahn.distill.recipe import Recipe
 from ahn.distill.student import draw_span
 from ahn.distill.trainer import Data, RecipeTrainer
@@ -67,7 +68,7 @@ class Distillation(nn.Module):
     def __init__(self, model: PreTrainedModel, recipe: Recipe) -> None:
         super().__init__()
         self.model = model
-        self._losses = recipe.losses
+        self._weights = recipe.weights
         self._normalized = recipe.use_normalized_l2
         self._kl_positions = recipe.kl_positions
 
@@ -88,7 +89,9 @@ class Distillation(nn.Module):
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
     ) -> dict[str, Any]:
-        """`loss`, a float32 scalar, and whether the batch was `skipped` (then the loss is 0).
+        """`loss`, a float32 scalar; its `terms` by name, without gradient; whether `skipped`.
+
+        A skipped batch has nothing to learn from: its loss is 0, and it has no terms.
 
         Args:
             input_ids: `[B, L]`.
@@ -102,22 +105,25 @@ class Distillation(nn.Module):
             inputs["attention_mask"] = attention_mask
         if position_ids is not None:
             inputs["position_ids"] = position_ids
-        loss = None
+        terms = None
         if span is not None:
-            loss = distillation_loss(
+            terms = distillation_terms(
                 self.model,
                 inputs,
                 labels,
                 span,
-                self._losses,
+                list(self._weights),
                 normalized=self._normalized,
                 kl_positions=self._kl_positions,
             )
-        if loss is None:
+        if terms is None:
             # still a function of all that trains, as every process must have its gradients
             trained = [p for p in self.model.parameters() if p.requires_grad]
-            return {"loss": torch.stack([p.sum() * 0.0 for p in trained]).sum(), "skipped": True}
-        return {"loss": loss, "skipped": False}
+            nothing = torch.stack([p.sum() * 0.0 for p in trained]).sum()
+            return {"loss": nothing, "terms": {}, "skipped": True}
+        loss = weighted(terms, self._weights)
+        terms = {name: term.detach() for name, term in terms.items()}
+        return {"loss": loss, "terms": terms, "skipped": False}
 
 
 @dataclass(frozen=True)
@@ -142,13 +148,17 @@ class DistillTrainer(RecipeTrainer):
     def __init__(self, recipe: Recipe, model: PreTrainedModel, data: Data, **kwargs: Any) -> None:
         super().__init__(recipe, Distillation(model, recipe), data, **kwargs)
         self.skipped = 0  # by this process, in this start of the run
-        self._skipped_before = self._skipped_at_save = 0
-        self._evaluated = [0, 0]  # rows, and rows in batches with nothing to learn from
+        self._skipped_before = 0
+        self._evaluated: dict[str, float] = {}
 
     def skipped_batches(self) -> int:
         """Of all processes, before and after a resumption; every process takes part."""
         mine = torch.tensor(self.skipped, device=self.args.device)
         return self._skipped_before + int(self.accelerator.reduce(mine, "sum"))
+
+    def term_names(self) -> list[str]:
+        """The losses of the recipe, where there is more than one."""
+        return self.recipe.losses if len(self.recipe.losses) > 1 else []
 
     def span(self, sample: int, length: int, epoch: int = 0) -> tuple[int, int] | None:
         """The window of the batch that begins with `sample`.
@@ -174,25 +184,43 @@ class DistillTrainer(RecipeTrainer):
         epoch = int(self.state.epoch or 0) if model.training else 0
         output = model(**inputs, span=self.span(sample, length, epoch))
         if not model.training:
-            self._evaluated[0] += rows
-            self._evaluated[1] += rows * output["skipped"]
-        elif output["skipped"]:
-            self.skipped += 1
-            if self.skipped == 1 or self.skipped % 100 == 0:
-                logger.warning(
-                    "%d batches skipped so far: no labelled token beyond the window", self.skipped
-                )
+            self._count_evaluated(rows, output)
+        else:
+            self.add_terms(output["terms"])
+            if output["skipped"]:
+                self.skipped += 1
+                if self.skipped == 1 or self.skipped % 100 == 0:
+                    logger.warning(
+                        "%d batches skipped so far: no labelled token beyond the window",
+                        self.skipped,
+                    )
         loss = output["loss"]
         return (loss, {"loss": loss}) if return_outputs else loss
 
+    def _count_evaluated(self, rows: int, output: dict[str, Any]) -> None:
+        seen = self._evaluated
+        seen["rows"] += rows
+        seen["skipped"] += rows * output["skipped"]
+        for name, term in output["terms"].items():
+            seen[name] += rows * float(term)
+
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
-        """The mean loss over rows that have one: the zeros of the others are taken out."""
-        self._evaluated = [0, 0]
+        """The mean loss over rows that have one: the zeros of the others are taken out.
+
+        Beside it, where the loss has several terms, the mean of each.
+        """
+        names = self.recipe.losses
+        self._evaluated = dict.fromkeys(("rows", "skipped", *names), 0.0)
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        mine = torch.tensor(self._evaluated, device=self.args.device)
-        rows, skipped = self.accelerator.reduce(mine, "sum").tolist()
+        mine = torch.tensor(list(self._evaluated.values()), dtype=torch.float32)
+        found = self.accelerator.reduce(mine.to(self.args.device), "sum").tolist()
+        rows, skipped, *sums = found
         if 0 < skipped < rows:
             output.metrics[f"{metric_key_prefix}_loss"] *= rows / (rows - skipped)
+        if len(names) > 1 and skipped < rows:
+            for name, total in zip(names, sums, strict=True):
+                output.metrics[f"{metric_key_prefix}_{name}"] = total / (rows - skipped)
+        self.check_evaluation(output.metrics[f"{metric_key_prefix}_loss"])
         return output
 
     def _trained_state(self) -> dict[str, Tensor]:
@@ -216,19 +244,16 @@ class DistillTrainer(RecipeTrainer):
             state = self._trained_state()
         else:  # gathered from many processes by FSDP or DeepSpeed
             state = {name: t for name, t in state_dict.items() if ".ahn.fn." in name}
-        notes = {"format": "pt", "skipped_batches": str(self._skipped_at_save)}
-        save_file(state, folder / "model.safetensors", metadata=notes)
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        self._skipped_at_save = self.skipped_batches()
-        super()._save_checkpoint(model, trial)
+        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
     ) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         weights = Path(resume_from_checkpoint) / "model.safetensors"
-        if weights.is_file():  # sharded checkpoints have none, and count anew
+        if (record := read_record(Path(resume_from_checkpoint))) is not None:
+            self._skipped_before = record.skipped_batches or 0
+        elif weights.is_file():  # of an older version, which had no record
             with safe_open(weights, "pt") as file:
                 self._skipped_before = int((file.metadata() or {}).get("skipped_batches", 0))
 
@@ -270,6 +295,14 @@ class DistillTrainer(RecipeTrainer):
         )
 
 
+def weighted(terms: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
+    """The terms of a loss, each times its weight, added up in their order."""
+    loss = next(iter(terms.values())).new_zeros((), dtype=torch.float32)
+    for name, term in terms.items():
+        loss = loss + weights[name] * term
+    return loss
+
+
 def distillation_loss(
     model: Any,
     inputs: dict[str, Any],
@@ -280,7 +313,24 @@ def distillation_loss(
     normalized: bool = True,
     kl_positions: str = "label",
 ) -> Tensor | None:
-    """One batch's loss, or None when no labelled position lies beyond the window.
+    """The sum of `distillation_terms`; None when there is nothing to learn from."""
+    terms = distillation_terms(
+        model, inputs, labels, span, losses, normalized=normalized, kl_positions=kl_positions
+    )
+    return None if terms is None else weighted(terms, dict.fromkeys(terms, 1.0))
+
+
+def distillation_terms(
+    model: Any,
+    inputs: dict[str, Any],
+    labels: Tensor,
+    span: tuple[int, int],
+    losses: list[str],
+    *,
+    normalized: bool = True,
+    kl_positions: str = "label",
+) -> dict[str, Tensor] | None:
+    """One batch's losses by name, or None when no labelled position lies beyond the window.
 
     Cross-entropy is taken where a position at or beyond `W_total` predicts a labelled token.
 
@@ -289,11 +339,14 @@ def distillation_loss(
         inputs: `input_ids`, `attention_mask`, `position_ids` for the model.
         labels: `[B, L]`, -100 where a token carries no loss.
         span: `(W_total, sinks)` of the student.
-        losses: any of `kl`, `ce`, `distill`, added up.
+        losses: any of `kl`, `ce`, `distill`.
         normalized: see `distill_loss`.
         kl_positions: `label`: KL at positions whose own token is labelled, as in the paper's
             tool; `prediction`: at positions that predict a labelled token, the first token of an
             answer among them.
+
+    Returns:
+        Float32 scalars, in the order kl, ce, distill.
     """
     total, sinks = span
     targets = shifted(labels)
@@ -315,14 +368,14 @@ def distillation_loss(
         teacher = model.model(**inputs, layout=[LayerLayout()] * count, use_cache=False)
     with attention_outputs(model, collect) as student_outputs:
         student = model.model(**inputs, layout=student_layout, use_cache=False)
-    loss = labels.new_zeros((), dtype=torch.float32)
     mine, theirs = student.last_hidden_state, teacher.last_hidden_state
+    terms = {}
     if "kl" in losses:
-        loss = loss + kl_loss(mine[compared], theirs[compared], model.lm_head)
+        terms["kl"] = kl_loss(mine[compared], theirs[compared], model.lm_head)
     if "ce" in losses:
-        loss = loss + ce_loss(mine[predicting], targets[predicting], model.lm_head)
+        terms["ce"] = ce_loss(mine[predicting], targets[predicting], model.lm_head)
     if "distill" in losses:
-        loss = loss + distill_loss(
+        terms["distill"] = distill_loss(
             student_outputs, teacher_outputs, total, normalized, inputs.get("attention_mask")
         )
-    return loss
+    return terms

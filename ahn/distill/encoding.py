@@ -1,8 +1,14 @@
-"""From a conversation to token ids with labels on assistant turns, by the chat template."""
+"""From a conversation to token ids with labels on assistant turns, by the chat template.
+
+A conversation is a list of turns: a *source* (everything since the last answer, up to and with
+the head of the next one) and the *answer* that follows it. Only answers carry labels.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
@@ -19,6 +25,54 @@ class Sample:
 
     input_ids: list[int]
     labels: list[int]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Token ids of what leads to an answer, and of the answer."""
+
+    source: list[int]
+    answer: list[int]
+
+    def __len__(self) -> int:
+        return len(self.source) + len(self.answer)
+
+
+def sample_of(turns: Sequence[Turn]) -> Sample:
+    """All turns as one sample, with labels on the answers."""
+    return Sample(
+        list(chain.from_iterable(turn.source + turn.answer for turn in turns)),
+        list(chain.from_iterable([IGNORED] * len(turn.source) + turn.answer for turn in turns)),
+    )
+
+
+def shortened(turns: Sequence[Turn], cutoff_len: int) -> list[Turn]:
+    """Turns of at most `cutoff_len` tokens in all, by the rule of the paper's tool.
+
+    Turns are taken in order; each may use what the ones before it have left, and turns for which
+    nothing is left are dropped. In a turn that does not fit
+    - the end of the source is cut and the answer kept whole where the answer is shorter than half
+      of the room;
+    - else the end of the answer is cut where the source is shorter than half of the room;
+    - else both are cut, in proportion to their lengths.
+
+    (`infer_seqlen` of LLaMA-Factory, which the paper's tool is made from.)
+    """
+    kept, room = [], cutoff_len
+    for turn in turns:
+        if room <= 0:
+            break
+        source, answer = len(turn.source), len(turn.answer)
+        if answer * 2 < room:
+            most = room
+        elif source * 2 < room:
+            most = room - source
+        else:
+            most = int(room * (answer / (source + answer)))
+        answer = min(answer, most)
+        kept.append(Turn(turn.source[: room - answer], turn.answer[:answer]))
+        room -= len(kept[-1])
+    return kept
 
 
 def set_template(tokenizer: PreTrainedTokenizerBase, template: str) -> None:
@@ -39,7 +93,12 @@ def set_template(tokenizer: PreTrainedTokenizerBase, template: str) -> None:
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> Sample:
-    """Tokenise a conversation with the chat template, up to its last assistant turn.
+    """Tokenise a conversation, up to its last assistant turn; see `encode_turns`."""
+    return sample_of(encode_turns(tokenizer, messages))
+
+
+def encode_turns(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[Turn]:
+    """Tokenise a conversation with the chat template, turn by turn, up to its last answer.
 
     The template is rendered up to each assistant turn; what the turn adds is labelled.  This
     asks nothing of the template but that a longer conversation begins like a shorter one, but for
@@ -53,10 +112,9 @@ def encode(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> Sample:
         raise InputError("the tokenizer has no chat template")
     turns = [turn for turn, message in enumerate(messages) if message["role"] == "assistant"]
     if not turns:
-        return Sample([], [])
+        return []
     whole = _render(tokenizer, messages[: turns[-1] + 1], False)
-    ids: list[int] = []
-    labels: list[int] = []
+    encoded: list[Turn] = []
     done = 0  # characters of `whole` that are tokenised
     for turn in turns:
         prompt = _render(tokenizer, messages[:turn], True)
@@ -64,14 +122,11 @@ def encode(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> Sample:
         answer = _answer(whole, prompt, alone, messages[turn]["content"])
         if answer is None or len(prompt) < done:
             raise InputError("the chat template rewrites earlier turns; cannot label answers")
-        more = tokenizer(whole[done : len(prompt)], add_special_tokens=False)["input_ids"]
-        ids += more
-        labels += [IGNORED] * len(more)
-        more = tokenizer(answer, add_special_tokens=False)["input_ids"]
-        ids += more
-        labels += more
+        source = tokenizer(whole[done : len(prompt)], add_special_tokens=False)["input_ids"]
+        target = tokenizer(answer, add_special_tokens=False)["input_ids"]
+        encoded.append(Turn(list(source), list(target)))
         done = len(prompt) + len(answer)
-    return Sample(ids, labels)
+    return encoded
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, messages: Messages, prompt: bool) -> str:

@@ -27,6 +27,7 @@ class MuonAdamW(torch.optim.Optimizer):
         muon_learning_rate: float,
         weight_decay: float,
         betas: tuple[float, float],
+        eps: float = 1e-8,
     ) -> None:
         matrices: list[nn.Parameter] = []
         others: list[nn.Parameter] = []
@@ -37,7 +38,9 @@ class MuonAdamW(torch.optim.Optimizer):
         self.muon = torch.optim.Muon(
             matrices, lr=muon_learning_rate, weight_decay=weight_decay, momentum=0.95
         )
-        self.adamw = torch.optim.AdamW(others, lr=learning_rate, betas=betas, weight_decay=0.0)
+        self.adamw = torch.optim.AdamW(
+            others, lr=learning_rate, betas=betas, eps=eps, weight_decay=0.0
+        )
         super().__init__([*matrices, *others], {"lr": learning_rate})
         self.param_groups = [*self.muon.param_groups, *self.adamw.param_groups]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import platform
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,20 @@ import torch
 import transformers
 import yaml
 
+from ahn.distill.provenance import RunRecord, strict_json, without_secrets
 from ahn.distill.recipe import Recipe
 
-_HISTORY = ("step", "loss", "eval_loss", "learning_rate", "grad_norm")
+_TERMS = ("kl", "ce", "distill", "key_overlap")
+_HISTORY = ("step", "loss", *_TERMS, "eval_loss", *(f"eval_{term}" for term in _TERMS))
+_HISTORY += ("learning_rate", "grad_norm")
+
+
+def command_line() -> str | None:
+    """The command that runs, as it can be given again; None: a training started from Python."""
+    program, *words = sys.argv
+    if Path(program).name not in ("ahn", "cli.py"):
+        return None
+    return shlex.join(["ahn", *words])
 
 
 def machine() -> dict[str, Any]:
@@ -33,10 +44,9 @@ def write_outputs(
     recipe: Recipe,
     state: transformers.TrainerState,
     *,
+    record: RunRecord,
     samples: dict[str, int],
-    skipped: int | None,
-    seconds: float,
-    processes: int,
+    best_step: int | None,
     trained_parameters: int,
     output: Path,
 ) -> None:
@@ -45,10 +55,9 @@ def write_outputs(
     Args:
         recipe: what was trained.
         state: the Trainer's, with its log history.
+        record: of the run, up to its end.
         samples: how many were read, kept, left out and cut.
-        skipped: batches with nothing to learn from; None where that cannot be.
-        seconds: wall time of the training, in this start of it.
-        processes: that trained together.
+        best_step: whose weights are saved, where that is the best one; None: the last one.
         trained_parameters: numbers that were trained.
         output: an existing folder.
     """
@@ -57,19 +66,22 @@ def write_outputs(
         for row in state.log_history
         if "loss" in row or "eval_loss" in row
     ]
-    log = {
-        "command": "ahn " + " ".join(sys.argv[1:]),
-        "recipe": recipe.model_dump(exclude_defaults=True),
+    log: dict[str, Any] = {
+        "command": command_line(),
+        "recipe": without_secrets(recipe.model_dump(exclude_defaults=True)),
+        "content": record.content,
         "samples": samples,
         "steps": state.global_step,
-        "skipped_batches": skipped,
-        "seconds": round(seconds, 1),
-        "processes": processes,
+        "saved_step": state.global_step if best_step is None else best_step,
+        "skipped_batches": record.skipped_batches,
+        "seconds": record.starts[-1]["seconds"],
+        "processes": record.processes,
         "trained_parameters": trained_parameters,
         "machine": machine(),
+        "starts": record.starts,
         "history": history,
     }
-    (output / "training.json").write_text(json.dumps(log, indent=1) + "\n", encoding="utf-8")
+    (output / "training.json").write_text(strict_json(log), encoding="utf-8")
     _draw(recipe, history, output / "loss.png")
     (output / "README.md").write_text(_card(recipe, log), encoding="utf-8")
 
@@ -81,17 +93,22 @@ def _draw(recipe: Recipe, history: list[dict[str, Any]], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7, 3.5), dpi=100)
-    for key, label in (("loss", "training"), ("eval_loss", "evaluation")):
+    lines = {"loss": "training", "eval_loss": "evaluation"}
+    lines |= {term: f"training, {term}" for term in _TERMS}
+    lines |= {f"eval_{term}": f"evaluation, {term}" for term in _TERMS}
+    drawn = 0
+    for key, label in lines.items():
         rows = [row for row in history if key in row]
+        drawn += bool(rows)
         if rows:
             steps, losses = zip(*((row["step"], row[key]) for row in rows), strict=True)
             axes.plot(steps, losses, label=label, marker="." if len(rows) < 20 else None)
     name = recipe.loss_type if recipe.stage == "distill" else "ce"
     axes.set(xlabel="step", ylabel=f"loss ({name})")
-    if all(row.get("loss", 1) > 0 for row in history):
+    if all(row.get(key, 1) > 0 for row in history for key in lines):
         axes.set_yscale("log")
     axes.grid(alpha=0.3)
-    if any("eval_loss" in row for row in history):
+    if drawn > 1:
         axes.legend()
     figure.tight_layout()
     figure.savefig(path)
@@ -108,11 +125,13 @@ def _card(recipe: Recipe, log: dict[str, Any]) -> str:
     named = base if on_hub else f"`{Path(base).name}`" if base else "a new base model"
     if recipe.stage == "distill":
         title = f"{recipe.ahn_implementation} memory for {named}"
+        start = recipe.ahn_name_or_path
+        start = start and (Path(start).name if Path(start).exists() else start)
         what = (
             f"Artificial Hippocampus Network (arXiv 2510.07318), cell "
             f"`{recipe.ahn_implementation}`, {log['trained_parameters']:,} parameters, distilled "
-            f"from {named} with full attention. Saved for a window of "
-            f"{recipe.sliding_window - recipe.num_attn_sinks:,} tokens and "
+            f"from {named} with full attention{f', starting from `{start}`' if start else ''}. "
+            f"Saved for a window of {recipe.sliding_window - recipe.num_attn_sinks:,} tokens and "
             f"{recipe.num_attn_sinks:,} attention sinks.\n\n"
             "```python\nimport ahn\n\n"
             f'model = ahn.load_model("{base}", ahn="PATH_OF_THIS_FOLDER")\n```\n'
@@ -120,28 +139,16 @@ def _card(recipe: Recipe, log: dict[str, Any]) -> str:
     else:
         title = "Base model"
         what = f"A Qwen2 with {log['trained_parameters']:,} trained parameters.\n"
-    losses = [row["loss"] for row in log["history"] if "loss" in row]
-    a_step = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps
-    figures = {
-        "steps": f"{log['steps']:,}",
-        "samples a step": f"{a_step * log['processes']:,}"
-        if recipe.tokens_per_batch is None
-        else f"about {recipe.tokens_per_batch * log['processes']:,} tokens of them",
-        "first logged loss": f"{losses[0]:.4g}" if losses else "-",
-        "last logged loss": f"{losses[-1]:.4g}" if losses else "-",
-        "wall time (this start)": f"{log['seconds']:,.0f} s",
-        "processes": log["processes"],
-        "device": log["machine"]["gpu"] or f"CPU, {log['machine']['torch_threads']} thread(s)",
-        "batches skipped (nothing beyond the window)": log["skipped_batches"],
-    }
     samples = {
         "read": "read",
-        "kept": "trained on",
+        "kept": "kept",
         "too_short": f"left out: at most {recipe.filter_len} tokens (`filter_len`)",
-        "cut": f"cut at {recipe.cutoff_len:,} tokens (`cutoff_len`)",
+        "cut": f"longer than {recipe.cutoff_len:,} tokens (`cutoff_len`), and shortened",
+        "answers_cut": "of these: an answer lost tokens, too",
         "no_label": "left out: no assistant token",
     }
     data = recipe.dataset if isinstance(recipe.dataset, str) else ", ".join(recipe.dataset)
+    command = f"`{log['command']}`" if log["command"] else "started from Python"
     recipe_yaml = yaml.safe_dump(log["recipe"], sort_keys=False, allow_unicode=True)
     return "\n".join(
         [
@@ -154,8 +161,9 @@ def _card(recipe: Recipe, log: dict[str, Any]) -> str:
             what,
             "## Training",
             "",
-            *_table(figures),
+            *_table(_figures(recipe, log)),
             "",
+            *_starts(log["starts"]),
             f"Data: `{data}`",
             "",
             *_table({samples[key]: f"{log['samples'][key]:,}" for key in samples}),
@@ -169,11 +177,59 @@ def _card(recipe: Recipe, log: dict[str, Any]) -> str:
             "```",
             "",
             f"Made with torch {log['machine']['torch']}, transformers "
-            f"{log['machine']['transformers']}: `{log['command']}`. Everything above stands in "
+            f"{log['machine']['transformers']}: {command}. Everything above stands in "
             "`training.json` too.",
             "",
         ]
     )
+
+
+def _figures(recipe: Recipe, log: dict[str, Any]) -> dict[str, Any]:
+    losses = [row["loss"] for row in log["history"] if "loss" in row]
+    evaluated = [row for row in log["history"] if "eval_loss" in row]
+    batches = recipe.gradient_accumulation_steps * log["processes"]
+    figures = {
+        "steps": f"{log['steps']:,}",
+        "samples a step": f"{recipe.per_device_train_batch_size * batches:,}"
+        if recipe.tokens_per_batch is None
+        else f"about {recipe.tokens_per_batch * batches:,} tokens of them",
+        "first logged loss": f"{losses[0]:.4g}" if losses else "-",
+        "last logged loss": f"{losses[-1]:.4g}" if losses else "-",
+    }
+    if evaluated:
+        saved = [row for row in evaluated if row["step"] == log["saved_step"]]
+        figures["last evaluation loss"] = f"{evaluated[-1]['eval_loss']:.4g}"
+        if log["saved_step"] != log["steps"] and saved:
+            figures["weights saved"] = (
+                f"those of step {log['saved_step']:,}, with the lowest evaluation loss, "
+                f"{saved[-1]['eval_loss']:.4g}"
+            )
+    return figures | {
+        "wall time (this start)": f"{log['seconds']:,.0f} s",
+        "processes": log["processes"],
+        "device": log["machine"]["gpu"] or f"CPU, {log['machine']['torch_threads']} thread(s)",
+        "batches skipped (nothing beyond the window)": log["skipped_batches"],
+    }
+
+
+def _starts(starts: list[dict[str, Any]]) -> list[str]:
+    """The starts of a run that was interrupted, each with what it was given."""
+    if len(starts) < 2:
+        return []
+    rows = [
+        f"| {start['from_step']} to {start['to_step']} | {start['time']} | {start['seconds']} s | "
+        f"{start['processes']} | `{start['options']}` |"
+        for start in starts
+    ]
+    return [
+        "The run was interrupted. Its starts (the seconds of one that was interrupted end at its "
+        "last checkpoint):",
+        "",
+        "| steps | time (UTC) | seconds | processes | length, logging, saving, devices |",
+        "|---|---|---|---|---|",
+        *rows,
+        "",
+    ]
 
 
 def _table(rows: dict[str, Any]) -> list[str]:

@@ -17,16 +17,29 @@ import torch
 from torch import nn
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from ahn.config import InputError
 from ahn.distill.recipe import BaseModelRecipe
 
 #: scale of the W_q that is copied from W_k, and of what stays random
 _KEY_COPY, _NOISE = 1.5, 0.3
+#: options that the model reads and its configuration class does not list
+_READ_IF_THERE = {"head_dim", "rope_scaling", "rope_theta"}
 
 
 def new_base_model(recipe: BaseModelRecipe, seed: int) -> Qwen2ForCausalLM:
-    """A randomly started Qwen2 in float32; the same seed gives the same weights."""
+    """A randomly started Qwen2 in float32; the same seed gives the same weights.
+
+    Raises:
+        InputError: a configuration that Qwen2 does not have.
+    """
+    unknown = sorted(recipe.config.keys() - Qwen2Config().to_dict().keys() - _READ_IF_THERE)
+    if unknown:
+        raise InputError(f"base.config: Qwen2 has no option {unknown[0]!r}")
     torch.manual_seed(seed)
-    model = Qwen2ForCausalLM(Qwen2Config(**recipe.config)).float()
+    try:
+        model = Qwen2ForCausalLM(Qwen2Config(**recipe.config)).float()
+    except Exception as error:  # of transformers' and huggingface_hub's checks, of torch
+        raise InputError(f"base.config: {' '.join(str(error).split())}") from error
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "embed_tokens" in name or "lm_head" in name:

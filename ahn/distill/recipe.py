@@ -14,18 +14,40 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ahn.config import CELLS, InputError
-from ahn.names import model_path
+from ahn.names import ahn_path, model_path
 from common import yaml as strict_yaml
 from common.errors import InputError as UnreadableError
 from common.files import kind_of, shown
 
 LossName = Literal["kl", "ce", "distill"]
+#: W_total where a recipe names none (told when a run starts)
+DEFAULT_WINDOW = 32
+
+
+#: Options that say nothing about a base model
+_OF_DISTILLATION = (
+    "ahn_name_or_path",
+    "loss_type",
+    "loss_weights",
+    "kl_positions",
+    "ahn_implementation",
+    "ahn_position",
+    "sliding_window_type",
+    "sliding_window",
+    "sliding_window_choices",
+    "num_attn_sinks_choices",
+    "num_attn_sinks",
+    "fa_layer_ids",
+    "use_normalized_l2",
+    "save_ahn_only",
+    "decay_init_max",
+)
 
 
 class BaseModelRecipe(BaseModel):
     """Shape and start of a base model that is trained from scratch (`stage: pretrain`)."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     config: dict[str, Any] = Field(description="arguments of transformers' Qwen2Config")
     tokenizer: str = Field(description="folder of the tokenizer that is saved with the model")
@@ -40,13 +62,18 @@ class BaseModelRecipe(BaseModel):
 class Recipe(BaseModel):
     """One training run."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     stage: Literal["distill", "pretrain"] = Field(
         "distill", description="distill: memories of a frozen base; pretrain: a base model"
     )
     model_name_or_path: str | None = Field(
         None, description="base model: folder, hub id, or pocket"
+    )
+    ahn_name_or_path: str | None = Field(
+        None,
+        description="memory to go on training, released or one's own: folder, hub id, pocket or "
+        "pocket/dn ...; none: a fresh one",
     )
     base: BaseModelRecipe | None = Field(None, description="a new base model (stage pretrain)")
     output_dir: str = Field(description="folder of weights, log, curve, card and checkpoints")
@@ -65,12 +92,24 @@ class Recipe(BaseModel):
         False, description="tokenise while training, for data that does not fit a disk"
     )
     filter_len: int = Field(0, ge=0, description="samples of at most so many tokens are left out")
-    cutoff_len: int = Field(24_576, gt=1, description="longer samples are cut at the end")
+    cutoff_len: int = Field(
+        24_576,
+        gt=1,
+        description="longer samples are shortened, as in the paper's tool: the end of a turn's "
+        "source goes, its answer stays",
+    )
     max_samples: int | None = Field(
         None, gt=0, description="keep so many samples, the first ones; none: all"
     )
+    preprocessing_num_workers: int | None = Field(
+        None, ge=0, description="processes that tokenise; none: one a core where it pays"
+    )
 
     loss_type: str = Field("kl", description="kl, ce, distill, joined with +")
+    loss_weights: dict[LossName, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict,
+        description="what each term of loss_type counts (--loss_weights.ce 0.1); 1 where not given",
+    )
     kl_positions: Literal["label", "prediction"] = Field(
         "label",
         description="KL where a position's own token is labelled (the paper's tool), or where "
@@ -84,7 +123,12 @@ class Recipe(BaseModel):
         "fixed",
         description="fixed: sliding_window; random: drawn per batch; linear: max(L/4, 512)",
     )
-    sliding_window: int = Field(32, gt=0, description="W_total: lossless positions, sinks included")
+    sliding_window: int = Field(
+        DEFAULT_WINDOW,
+        gt=0,
+        description="W_total: lossless positions, sinks included; those that are saved, and, for "
+        "sliding_window_type fixed, those that are trained with",
+    )
     sliding_window_choices: list[Annotated[int, Field(gt=0)]] = Field(
         default_factory=lambda: [32, 64, 128, 256, 512, 1024, 2048, 4096, 8192],
         min_length=1,
@@ -96,7 +140,7 @@ class Recipe(BaseModel):
         description="sinks for ahn_position random; only S <= W_total/2 is drawn",
     )
     num_attn_sinks: int = Field(
-        0, ge=0, description="sinks for ahn_position prefix, and those that are saved"
+        0, ge=0, description="sinks that are saved with the memory, for inference"
     )
     fa_layer_ids: list[int] = Field(
         default_factory=list, description="layers that keep full attention and get no memory"
@@ -155,9 +199,14 @@ class Recipe(BaseModel):
     logging_steps: int = Field(20, gt=0, description="steps between lines of the log")
     save_steps: int = Field(500, gt=0, description="steps between checkpoints")
     save_total_limit: int = Field(1, gt=0, description="checkpoints that are kept, the last ones")
-    eval_steps: int = Field(500, gt=0, description="steps between losses of eval_dataset")
+    eval_steps: int = Field(
+        500, gt=0, description="steps between losses of eval_dataset; the last step has one, too"
+    )
     early_stopping_patience: int | None = Field(
-        None, gt=0, description="stop after so many evaluations without a better loss"
+        None,
+        gt=0,
+        description="stop after so many evaluations without a better loss; the best weights are "
+        "saved",
     )
     report_to: str | list[str] = Field(
         "none", description="none, tensorboard, wandb ... of transformers' Trainer"
@@ -181,6 +230,11 @@ class Recipe(BaseModel):
     @classmethod
     def _embedded(cls, value: str | None) -> str | None:
         return None if value is None else str(model_path(value))
+
+    @field_validator("ahn_name_or_path")
+    @classmethod
+    def _embedded_memory(cls, value: str | None) -> str | None:
+        return None if value is None else str(ahn_path(value))
 
     @field_validator("ahn_implementation")
     @classmethod
@@ -219,16 +273,45 @@ class Recipe(BaseModel):
             raise ValueError("position_gap needs tokens_per_batch (batches in file order)")
         if self.num_attn_sinks >= self.sliding_window:
             raise ValueError("sliding_window counts the sinks: it must exceed num_attn_sinks")
+        if self.ahn_name_or_path is not None and self._differs("decay_init_max"):
+            raise ValueError("decay_init_max is for fresh memories: ahn_name_or_path has its own")
+        stray = sorted(self.loss_weights.keys() - set(self.losses))
+        if stray:
+            raise ValueError(f"loss_weights: {stray[0]} is not in loss_type {self.loss_type}")
         if self.stage == "distill" and self.key_spread:
             raise ValueError("key_spread is for stage pretrain: distillation trains no keys")
         if self.stage == "distill" and self.optimizer == "muon":
             raise ValueError("optimizer muon is for stage pretrain")
+        if self.stage == "pretrain":
+            given = [name for name in _OF_DISTILLATION if self._differs(name)]
+            if given:
+                raise ValueError(f"{given[0]} is for stage distill; a base model has no memory")
         return self
+
+    def _differs(self, name: str) -> bool:
+        """Whether an option is not at its default."""
+        field = type(self).model_fields[name]
+        return bool(getattr(self, name) != field.get_default(call_default_factory=True))
 
     @property
     def losses(self) -> list[str]:
         """The names in `loss_type`."""
         return self.loss_type.split("+")
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """What each term of the loss counts, in the order of `loss_type`."""
+        given: dict[Any, float] = dict(self.loss_weights)
+        return {name: given.get(name, 1.0) for name in self.losses}
+
+    @property
+    def eval_recipe(self) -> Recipe | None:
+        """As this recipe, for the data that evaluations look at."""
+        if self.eval_dataset is None:
+            return None
+        return self.model_copy(
+            update={"dataset": self.eval_dataset, "max_samples": None, "streaming": False}
+        )
 
 
 def load_recipe(path: str | Path | None, overrides: dict[str, Any] | None = None) -> Recipe:

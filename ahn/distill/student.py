@@ -1,4 +1,4 @@
-"""What is trained: a frozen base with fresh memories, and the windows that it is shown."""
+"""What is trained: a frozen base with memories, and the windows that it is shown."""
 
 from __future__ import annotations
 
@@ -6,27 +6,55 @@ import random
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from transformers import PreTrainedModel
 
-from ahn.checkpoints import build_model, describe_model, local_folder
+from ahn.building import check_finite
+from ahn.checkpoints import build_model, check_model, describe_model, local_folder, weight_files
 from ahn.config import AHNConfig, InputError
 from ahn.distill.recipe import Recipe
+from ahn.released import read_ahn_config
+
+_FAMILIES = ("qwen2", "qwen3")
 
 
-def student_settings(recipe: Recipe) -> tuple[dict[str, Any], AHNConfig]:
-    """The base model's configuration, and the memories that are added; no weights are read.
+def base_config(recipe: Recipe) -> dict[str, Any]:
+    """The base model's `config.json`; no weights are read.
 
     Raises:
-        InputError: no such model, one that is no Qwen2 or Qwen3, or one without the layers asked.
+        InputError: no such model, one that is no Qwen2 or Qwen3, a memory, or a model that has
+            memories already.
     """
     source = recipe.model_name_or_path
     assert source is not None
     config = describe_model(source)
+    if config.get("_ahn_implementation"):
+        raise InputError(
+            f"model_name_or_path: {source}: is a memory ({config['_ahn_implementation']}), not a "
+            "base model; give the model that it belongs to, and this as ahn_name_or_path to go on "
+            "training it"
+        )
     family = config.get("model_type")
-    if family not in ("qwen2", "qwen3"):
+    if config.get("ahn") or str(family).endswith("_ahn"):
+        raise InputError(
+            f"model_name_or_path: {source}: has memories merged into it; give its base model, and "
+            "as ahn_name_or_path, to go on training them, what 'ahn split' takes out"
+        )
+    if family not in _FAMILIES:
         raise InputError(
             f"model_name_or_path: {source}: model_type {family!r}; a Qwen2 or Qwen3 base is needed"
         )
+    return config
+
+
+def student_settings(recipe: Recipe) -> tuple[dict[str, Any], AHNConfig]:
+    """The base model's configuration, and the memories that are added; no weights are loaded.
+
+    Raises:
+        InputError: no such model (see `base_config`), or one without the layers asked; a memory to
+            start from that does not fit it.
+    """
+    config = base_config(recipe)
     layers = int(config.get("num_hidden_layers", 0))
     outside = [layer for layer in recipe.fa_layer_ids if not 0 <= layer < layers]
     if outside or len(set(recipe.fa_layer_ids)) >= layers:
@@ -34,16 +62,47 @@ def student_settings(recipe: Recipe) -> tuple[dict[str, Any], AHNConfig]:
             f"fa_layer_ids: {recipe.fa_layer_ids} for a model with layers 0 to {layers - 1}, of "
             "which one at least needs a memory"
         )
-    return config, AHNConfig(
+    settings = AHNConfig(
         cell=recipe.ahn_implementation,
         window=recipe.sliding_window - recipe.num_attn_sinks,
         sinks=recipe.num_attn_sinks,
         full_attention_layers=tuple(sorted(set(recipe.fa_layer_ids))),
     )
+    if recipe.ahn_name_or_path is not None:
+        _check_start(recipe, settings)
+    return config, settings
+
+
+def _check_start(recipe: Recipe, settings: AHNConfig) -> None:
+    """The memory that a recipe starts from is of the cell and the layers that it trains."""
+    source = recipe.ahn_name_or_path
+    assert source is not None and recipe.model_name_or_path is not None
+    held = read_ahn_config(describe_model(source), source)
+    problems = []
+    if held is None:
+        problems.append(
+            f"{source}: config.json names no cell (_ahn_implementation); not an AHN checkpoint"
+        )
+    else:
+        if held.cell != settings.cell:
+            problems.append(
+                f"{source}: holds {held.cell}, the recipe trains {settings.cell}; say "
+                f"ahn_implementation: {held.cell}"
+            )
+        layers = tuple(sorted(set(held.full_attention_layers)))
+        if layers != settings.full_attention_layers:
+            problems.append(
+                f"{source}: layers {list(layers)} keep full attention, in the recipe "
+                f"{list(settings.full_attention_layers)}; say fa_layer_ids: {list(layers)}"
+            )
+    if not problems:
+        problems = check_model(recipe.model_name_or_path, "ahn", source)
+    if problems:
+        raise InputError("\n".join(f"ahn_name_or_path: {problem}" for problem in problems))
 
 
 def student_model(recipe: Recipe) -> PreTrainedModel:
-    """The base model with fresh memories, all but these frozen.
+    """The base model with memories, fresh or those of `ahn_name_or_path`, all else frozen.
 
     Raises:
         InputError: the base model cannot be loaded, or is none (see `student_settings`).
@@ -55,11 +114,29 @@ def student_model(recipe: Recipe) -> PreTrainedModel:
     dtype = torch.bfloat16 if recipe.bf16 else torch.float32
     model = build_model(folder, family, config, settings, dtype)
     make_trainable(model, recipe, config.get("initializer_range", 0.02))
+    if recipe.ahn_name_or_path is not None:
+        _load_memory(model, recipe.ahn_name_or_path)
+    check_finite(model, recipe.model_name_or_path)
     return model
 
 
+def _load_memory(model: Any, source: str) -> None:
+    """Put the weights of `source` into the memories of `model`, in float32."""
+    memories = {name: p for name, p in model.named_parameters() if ".ahn.fn." in name}
+    for path in weight_files(source):
+        with safe_open(path, "pt") as file:
+            for name in memories.keys() & set(file.keys()):
+                tensor = file.get_tensor(name)
+                if not bool(torch.isfinite(tensor).all()):
+                    raise InputError(f"ahn_name_or_path: {path}: {name}: not finite numbers")
+                with torch.no_grad():
+                    memories.pop(name).copy_(tensor)
+    if memories:
+        raise InputError(f"ahn_name_or_path: {source}: {min(memories)} is missing")
+
+
 def make_trainable(model: Any, recipe: Recipe, std: float = 0.02) -> None:
-    """Freeze all but the memories of `model`, which start anew in float32.
+    """Freeze all but the memories of `model`, which start anew, in float32.
 
     Args:
         model: a model of `ahn.modeling` with memories.
@@ -74,40 +151,47 @@ def make_trainable(model: Any, recipe: Recipe, std: float = 0.02) -> None:
             layer.ahn.fn.reset_parameters(std, recipe.decay_init_max)
             layer.ahn.float()  # master weights; autocast computes in bfloat16 where it may
     if recipe.gradient_checkpointing:
-        # transformers renames it
-        old = "gradient_checkpointing_enable"
-        enable = getattr(model, "activation_checkpointing_enable", None) or getattr(model, old)
-        enable({"use_reentrant": False})
+        checkpoint_layers(model)
 
 
-def smallest_window(recipe: Recipe) -> int:
-    """W_total below which a recipe's batches have nothing to distil, in tokens."""
+def checkpoint_layers(model: Any) -> None:
+    """Keep only what enters the layers of `model`; they are run again going backward."""
+    old = "gradient_checkpointing_enable"  # transformers renames it
+    enable = getattr(model, "activation_checkpointing_enable", None) or getattr(model, old)
+    enable({"use_reentrant": False})
+
+
+def fitting_windows(recipe: Recipe, length: int) -> list[int]:
+    """Every W_total that a batch of `length` tokens can be trained with; none: it is skipped.
+
+    `fixed`: the recipe's; `linear`: `max(L/4, 512)`; `random`: its choices with
+    `L/8 < W_total < L`. A batch that fits its window has nothing to distil.
+    """
     if recipe.sliding_window_type == "fixed":
-        return recipe.sliding_window
-    if recipe.sliding_window_type == "linear":
-        return 512
-    return min(recipe.sliding_window_choices)
+        windows = [recipe.sliding_window]
+    elif recipe.sliding_window_type == "linear":
+        windows = [max(length // 4, 512)]
+    else:
+        windows = [w for w in recipe.sliding_window_choices if length / 8 < w]
+    return [window for window in windows if window < length]
+
+
+def fitting_sinks(recipe: Recipe, total: int) -> list[int]:
+    """Every number of sinks that a window of `total` tokens can be trained with.
+
+    `prefix`: none; `random`: the recipe's choices with `S <= W_total/2`; no sinks where none of
+    them fits.
+    """
+    if recipe.ahn_position == "prefix":
+        return [0]
+    return [sinks for sinks in recipe.num_attn_sinks_choices if sinks <= total / 2] or [0]
 
 
 def draw_span(recipe: Recipe, length: int, rng: random.Random) -> tuple[int, int] | None:
-    """`(W_total, sinks)` for a batch of `length` tokens; None when no window fits it.
-
-    `fixed`: the recipe's; `linear`: `max(L/4, 512)`; `random`: one of the recipe's choices with
-    `L/8 < W_total < L`. Sinks: the recipe's for `prefix`; for `random` one of its choices with
-    `S <= W_total/2`. A batch that fits its window has nothing to distil.
-    """
-    if recipe.sliding_window_type == "fixed":
-        total = recipe.sliding_window
-    elif recipe.sliding_window_type == "linear":
-        total = max(length // 4, 512)
-    else:
-        fitting = [w for w in recipe.sliding_window_choices if length / 8 < w < length]
-        if not fitting:
-            return None
-        total = rng.choice(fitting)
-    if total >= length:
+    """`(W_total, sinks)` for a batch of `length` tokens; None when no window fits it."""
+    windows = fitting_windows(recipe, length)
+    if not windows:
         return None
-    sinks = recipe.num_attn_sinks
-    if recipe.ahn_position == "random":
-        sinks = rng.choice([s for s in recipe.num_attn_sinks_choices if s <= total / 2] or [0])
-    return (total, sinks) if sinks < total else None
+    total = rng.choice(windows) if recipe.sliding_window_type == "random" else windows[0]
+    sinks = fitting_sinks(recipe, total)
+    return total, rng.choice(sinks) if recipe.ahn_position == "random" else sinks[0]
