@@ -91,7 +91,8 @@ class Checked:
 
     def summary(self, repair: bool) -> str:
         """One line: what was looked at, what was found, and what to do."""
-        looked = f"{self.records:,} whole records in {self.files} files"
+        files = f"{self.files} file{'s' if self.files != 1 else ''}"
+        looked = f"{self.records:,} whole records in {files}"
         if not self.problems:
             return f"{looked}; nothing is wrong"
         counted = f"{len(self.problems):,} problem{'s' if len(self.problems) > 1 else ''}"

@@ -21,7 +21,7 @@ from evaluation.progress import RunProgress
 from evaluation.progress_bar import ProgressBar
 from evaluation.report import write_report
 from evaluation.runner import TooManyErrors
-from evaluation.store import RunStore, check_folder
+from evaluation.store import RunStore, check_folder, written_files
 from evaluation.tables import plan_tables, result_tables
 from evaluation.terminal import console
 from reports.records import OLDEST_CONTINUED, SCHEMA_VERSION, RunInfo
@@ -53,6 +53,8 @@ def run(
             folder = Path(configuration.output)
             if not configuration.overwrite:
                 check_folder(folder, parts_without_weights(plan))
+            elif (folder / "run.json").exists():
+                written_files(folder)  # says what cannot be deleted
             if configuration.report:
                 check_page_target(folder / "report.html")
         console().print(plan_tables(plan))

@@ -109,6 +109,39 @@ def test_every_bad_row_is_named_with_file_and_line(run_eval, base, tmp_path):
     assert f"{file}:4" in lines[1] and "answers" in lines[1]
 
 
+LATER = {
+    # what a row may hold that is only written after the answer: (benchmark, task, fields)
+    "id": ("longbench", "hotpotqa", r'"_id": "row\ud800"'),
+    "id of InfiniteBench": ("infinitebench", "math_find", r'"id": "1\udc00"'),
+    "gold number": ("infinitebench", "math_find", '"answer": NaN'),
+    "classes": ("lveval", "hotpotwikiqa_mixup_16k", '"all_classes": [1, 2]'),
+    "classes that are no list": ("infinitebench", "math_find", '"all_classes": "x"'),
+    "key words": ("longbench", "hotpotqa", r'"answer_keywords": "lamp\ud800"'),
+    "key words that are no text": ("longbench", "hotpotqa", '"answer_keywords": [NaN]'),
+}
+
+
+@pytest.mark.parametrize("what", list(LATER))
+def test_what_no_record_can_hold_is_refused_before_a_model_is_loaded(
+    run_eval, base, tmp_path, what
+):
+    benchmark, task, field = LATER[what]
+    row = {
+        "context": "Paragraph 1 tells of 7. " * 40, "input": "The largest of the list", "length": 9,
+    }  # fmt: skip
+    row |= {"answer": 7} if benchmark == "infinitebench" else {"answers": ["7"]}
+    row = {key: value for key, value in row.items() if f'"{key}"' not in field}
+    path = tmp_path / "rows" / f"{task}.jsonl"
+    path.parent.mkdir()
+    path.write_text(json.dumps(row)[:-1] + f", {field}}}\n")
+    arguments = ["--data", path.parent, "--tasks", task, "--max-length", 200]
+    for flag in ([], ["--dry-run"]):
+        common = [word for word in base[1:] if word not in ("--tasks", "hotpotqa")]
+        (line,) = problems(run_eval(benchmark, *common, *arguments, *flag))
+        assert f"{path}:1: " in line
+    assert not (tmp_path / "run").exists()
+
+
 def test_prompts_beyond_the_models_positions_are_refused(run_eval, base, tmp_path):
     row = question(0, 1) | {"context": "word " * 600}
     file = write_rows(tmp_path / "rows" / "hotpotqa.jsonl", [row])

@@ -113,6 +113,26 @@ def test_score_prints_longbench_es_figures_by_length_as_their_script(run_eval, t
     assert result.stdout.strip() == "hotpotqa (official, 6 predictions): 50.0"
 
 
+def test_tasks_that_this_version_does_not_know_are_reported_with_a_notice(run_eval, tmp_path):
+    from tests.reports.conftest import write_run
+
+    run = write_run(
+        tmp_path / "run", {"full": {"hotpotqa": [1.0, 0.0], "later_task": [0.25, 0.25]}},
+        record={"benchmark": "longbench", "protocol": "official"},
+    )  # fmt: skip
+    other = write_run(tmp_path / "other", {"full": {"qa": [1.0]}}, record={"benchmark": "later"})
+    page = tmp_path / "page.html"
+    result = run_eval("report", run, other, "-o", page)
+    assert result.exit_code == 0, result.stderr
+    text = page.read_text("utf-8")
+    notice = text[text.index('id="notices"') : text.index("</section>")]
+    assert "does not know longbench/later_task, later/qa" in notice
+    assert "longbench/hotpotqa" not in notice
+    assert text.count("later_task") > 1, "its scores are shown"
+    known = run_eval("export", run, "--format", "longbench", "-o", tmp_path / "out")
+    assert known.exit_code == 2 and "unknown task 'later_task'" in known.stderr
+
+
 def test_score_by_another_metric_says_so(run_eval, tmp_path):
     file = tmp_path / "lcc.jsonl"
     line = {"pred": "x total a_sum a_sum + x", "answers": ["value return value - x )"]}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 
 from evaluation.identity import digest_of
 from evaluation.problems import InputError
-from evaluation.store import RunStore
+from evaluation.store import RunStore, check_folder
 from reports.records import ExampleRecord, RunInfo
 from reports.run_folders import read_run
 from tests.evaluation.conftest import start_process
@@ -143,6 +145,75 @@ def test_a_file_of_nothing_but_a_torn_line_becomes_empty(tmp_path):
         assert store.done("full", "hotpotqa") == set()
         store.append(record("row0"))
     assert len(read_run(folder).records) == 1
+
+
+def test_two_torn_last_lines_are_dropped_and_kept_beside(tmp_path):
+    folder = filled(tmp_path / "run", "row0", "row1")
+    whole = file_of(folder).read_bytes()
+    file_of(folder).write_bytes(whole + b'{"benchmark": "longb\n{"bench')
+    with RunStore(folder, info(), IDS) as store:
+        assert store.done("full", "hotpotqa") == {"row0", "row1"}
+        assert [w.split(" torn last line dropped")[0] for w in store.warnings] == [
+            f"{file_of(folder)}:3:", f"{file_of(folder)}:4:"
+        ]  # fmt: skip
+        assert file_of(folder).read_bytes() == whole
+        store.append(record("row2"))
+    rejected = file_of(folder).with_name("hotpotqa.jsonl.rejected")
+    assert rejected.read_bytes() == b'{"benchmark": "longb\n{"bench\n'
+    assert len(read_run(folder).records) == 3
+    with RunStore(folder, info(), IDS) as store:
+        assert store.warnings == []
+
+
+def test_a_file_of_other_content_is_refused_and_not_emptied(tmp_path):
+    folder = filled(tmp_path / "run", "row0", "row1")
+    file_of(folder).write_bytes(b"three lines\nof something\nelse\n")
+    with pytest.raises(InputError, match=r"hotpotqa.jsonl:1: not JSON"):
+        RunStore(folder, info(), IDS).__enter__()
+    assert file_of(folder).read_bytes() == b"three lines\nof something\nelse\n"
+
+
+def test_nothing_is_mended_in_a_folder_that_is_refused(tmp_path):
+    folder = filled(tmp_path / "run", "row0")
+    torn = file_of(folder).read_bytes() + b'{"ben'
+    file_of(folder).write_bytes(torn)
+    (folder / "full" / "stranger.jsonl").write_text(record("row1").to_line() + "\n")
+    with pytest.raises(InputError, match="not of this run"):
+        RunStore(folder, info(), IDS).__enter__()
+    assert file_of(folder).read_bytes() == torn
+
+
+def test_other_files_of_json_lines_in_the_folder_are_no_concern(tmp_path):
+    folder = tmp_path / "run"
+    (folder / "data").mkdir(parents=True)
+    (folder / "data" / "rows.jsonl").write_text('{"context": "c"}\n')
+    check_folder(folder, {})
+    for example in ("row0", "row1"):
+        with RunStore(folder, info(), IDS) as store:
+            store.append(record(example))
+    assert (folder / "data" / "rows.jsonl").read_text() == '{"context": "c"}\n'
+    assert len(read_run(folder).records) == 2
+
+
+def test_a_full_disk_is_told_and_the_run_can_go_on(tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    write = os.write
+
+    def full(descriptor: int, content: Any) -> int:
+        if len(content) > 100:
+            return write(descriptor, content[:100])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with RunStore(folder, info(), IDS) as store:
+        store.append(record("row0"))
+        with monkeypatch.context() as patch:
+            patch.setattr("evaluation.store.os.write", full)
+            with pytest.raises(InputError, match="No space left on device"):
+                store.append(record("row1"))
+    with RunStore(folder, info(), IDS) as store:
+        assert store.done("full", "hotpotqa") == {"row0"}
+        store.append(record("row1"))
+    assert len(read_run(folder).records) == 2
 
 
 def test_a_bad_line_that_is_not_the_last_is_an_error(tmp_path):
