@@ -211,9 +211,9 @@ def test_spans_follow_the_recipe(pocket: Path, tmp_path: Path) -> None:
     assert all(span and span[1] <= span[0] / 2 for span in spans)
     assert draw_span(drawn, 32, rng) is None
     fixed = recipe(pocket, tmp_path, sliding_window_type="fixed", ahn_position="prefix")
-    assert draw_span(fixed, 300, rng) == (64, 4)
+    assert draw_span(fixed, 300, rng) == (64, 0)  # prefix: no sinks
     linear = recipe(pocket, tmp_path, sliding_window_type="linear", ahn_position="prefix")
-    assert draw_span(linear, 8000, rng) == (2000, 4) and draw_span(linear, 513, rng) == (512, 4)
+    assert draw_span(linear, 8000, rng) == (2000, 0) and draw_span(linear, 513, rng) == (512, 0)
 
 
 def test_labels_stand_on_assistant_turns_only(pocket: Path) -> None:

@@ -16,9 +16,11 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from transformers import AutoTokenizer
 
 import ahn
 from ahn.distill.distillation import Distillation, distillation_loss
+from ahn.distill.encoding import encode
 from ahn.distill.recipe import Recipe
 from ahn.distill.run import train
 from ahn.distill.student import student_model
@@ -241,18 +243,25 @@ def test_an_optimiser_of_transformers_can_be_asked_for(data: Path, tmp_path: Pat
 def test_rows_without_any_label_are_skipped_not_nan(
     data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Answers inside the window: every batch is skipped, counted, and the weights stay."""
+    """Answers inside the window: every batch is skipped, counted, and the weights stay.
+
+    The second answer is lost: too little room is left for it beside a long source.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(ahn.POCKET_PATH)
     rows = [json.loads(line) for line in data.read_text().splitlines()]
     for row in rows:
         question, answer = row["messages"]
         short = {"role": "user", "content": "00"}
         row["messages"] = [short, answer, question, {"role": "assistant", "content": "."}]
+    first = {len(encode(tokenizer, row["messages"][:2]).input_ids) for row in rows}
+    assert len(first) == 1
     early = tmp_path / "early.jsonl"
     early.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    options = pocket_options(early, tmp_path / "out", cutoff_len=60, sliding_window_choices=[48])
+    lengths = {"cutoff_len": min(first) + 2, "sliding_window_choices": [min(first) + 1]}
+    options = pocket_options(early, tmp_path / "out", **lengths)
     folder = train(Recipe(**options))
     log = json.loads((folder / "training.json").read_text())
-    assert log["skipped_batches"] == 2
+    assert log["skipped_batches"] == 2 and log["samples"]["answers_cut"] == 12
     assert "nothing was learnt: none of 2 batches" in caplog.text
     fresh = student_model(Recipe(**options)).state_dict()
     for name, tensor in load_file(folder / "model.safetensors").items():
