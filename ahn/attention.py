@@ -70,6 +70,11 @@ class SlotWrite:
         rows = None if self.rows is None else self.rows.to(device)
         return SlotWrite(rows, self.tokens.to(device), self.slots.to(device))
 
+    def clone(self) -> SlotWrite:
+        """The same with tensors of its own."""
+        rows = None if self.rows is None else self.rows.clone()
+        return SlotWrite(rows, self.tokens.clone(), self.slots.clone())
+
 
 class Chunk:
     """Positions of one forward pass: how far each row is, and which tokens are padding.

@@ -153,13 +153,15 @@ def check_finite(model: Any, path: str | Path) -> None:
     """
     import torch
 
-    if offloaded := [name for name, p in model.named_parameters() if p.is_meta]:
+    from ahn.weights import stored_weights
+
+    if offloaded := [name for name, p in stored_weights(model) if p.is_meta]:
         raise InputError(
             f"{path}: does not fit where device_map puts it: {listed(offloaded)} would be "
             "offloaded, which is not supported (a memory's weights must lie where it computes); "
             "take a smaller dtype, or device='cpu'"
         )
-    bad = [name for name, p in model.named_parameters() if not bool(torch.isfinite(p).all())]
+    bad = [name for name, p in stored_weights(model) if not bool(torch.isfinite(p).all())]
     if bad:
         raise InputError(
             f"{path}: weights that are not finite numbers in {model.dtype}: {listed(bad)}"

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
-from ahn.attention import Chunk, LayerPlan
+from ahn.attention import Chunk, LayerPlan, SlotWrite
 from ahn.cache_files import identify, load_cache, mismatches, save_cache
 from ahn.cells.base import Gates
 from ahn.config import InputError, LayerLayout
@@ -47,6 +47,31 @@ class LayerCache:
         self.write: Tensor | None = None
         self.log_decay: Tensor | None = None
         self.state: Tensor | None = None
+        self._left = self._shapes()
+
+    def _shapes(self) -> tuple[torch.Size | None, ...]:
+        slots = (self.keys, self.values, self.write, self.log_decay)
+        return tuple([None if x is None else x.shape for x in slots])
+
+    def settle(self) -> None:
+        """Remember what the slots look like, now that they hold what they should."""
+        self._left = self._shapes()
+
+    def problem(self) -> str | None:
+        """What somebody else has done to the slots since `settle`; None: nothing."""
+        if self._shapes() == self._left:
+            return None
+        for name, now, left in zip(self.names, self._shapes(), self._left, strict=False):
+            if now != left:
+                found = "nothing" if now is None else list(now)
+                return f"{name}: {found} instead of {'nothing' if left is None else list(left)}"
+        return None
+
+    @property
+    def recorded(self) -> bool:
+        """Whether autograd follows what is held: then it must follow what overwrites it, too."""
+        held = (self.keys, self.values, self.write, self.log_decay, self.state)
+        return any([x is not None and x.requires_grad for x in held])
 
     @property
     def nbytes(self) -> int:
@@ -86,12 +111,20 @@ class LayerCache:
 
     def store(self, new: dict[str, Tensor], plan: LayerPlan) -> None:
         """Keep what the layout keeps of a chunk's keys, values and gates (see `named`)."""
-        target = plan.slot_write
+        target, slots = plan.slot_write, self._slots(plan.chunk)
+        if self.recorded and not torch.is_grad_enabled():
+            # unrecorded, gradients of what stands in a slot now would reach what stood there before
+            with torch.inference_mode(False), torch.enable_grad():
+                constants = {name: x.detach().clone() for name, x in new.items()}
+                self._write(constants, target.clone(), slots)
+        else:
+            self._write(new, target, slots)
+        self.settle()
+
+    def _write(self, new: dict[str, Tensor], target: SlotWrite, slots: int) -> None:
         for name, tensor in new.items():
-            buffer = getattr(self, name)
-            fresh = self._with_room(buffer, tensor, plan.chunk)
-            if fresh is buffer and torch.is_grad_enabled() and tensor.requires_grad:
-                fresh = fresh.clone()  # autograd may still need the old contents
+            fresh = self._with_room(getattr(self, name), tensor, slots)
+            # in place also where gradients flow: `joined` copies what attention sees
             if target.rows is None:
                 fresh.index_copy_(2, target.slots, tensor.index_select(2, target.tokens))
             else:
@@ -100,15 +133,23 @@ class LayerCache:
 
     def make_room(self, chunk: Chunk) -> None:
         """Allocate slots for a chunk's tokens in a cache that holds some already."""
+        slots = self._slots(chunk)
+        if self.keys is not None and self.keys.shape[2] >= slots:
+            return
         for name, buffer in self.tensors().items():
             if name != "state":
-                setattr(self, name, self._with_room(buffer, buffer, chunk))
+                setattr(self, name, self._with_room(buffer, buffer, slots))
+        self.settle()
 
-    def _with_room(self, buffer: Tensor | None, like: Tensor, chunk: Chunk) -> Tensor:
-        """The buffer, or a larger one with its contents where the chunk needs more slots."""
+    def _slots(self, chunk: Chunk) -> int:
+        """Slots that the layer needs after a chunk."""
         after = chunk.after
         longest = after if isinstance(after, int) else int(after.max())
-        slots = allocated_slots(longest, self.layout.sinks, self.layout.window)
+        return allocated_slots(longest, self.layout.sinks, self.layout.window)
+
+    @staticmethod
+    def _with_room(buffer: Tensor | None, like: Tensor, slots: int) -> Tensor:
+        """The buffer, or a larger one with its contents where it has too few slots."""
         held = 0 if buffer is None else buffer.shape[2]
         if buffer is not None and held >= slots:
             return buffer
@@ -121,6 +162,7 @@ class LayerCache:
         """Keep (or repeat) batch rows."""
         for name, tensor in self.tensors().items():
             setattr(self, name, tensor.index_select(0, rows.to(tensor.device)))
+        self.settle()
 
 
 def named(keys: Tensor, values: Tensor, gates: Gates | None) -> dict[str, Tensor]:
@@ -151,6 +193,8 @@ class AHNCache(Cache):
         #: on the CPU
         self.seen: int | Tensor = 0
         self._columns = 0
+        #: whether a pass has begun to store its tokens and has not ended
+        self._torn = False
         self._model = None if model is None else weakref.ref(model)
         #: what a cache from disk belongs to, until a model has been held against it
         self._claims: tuple[Path, Mapping[str, Any]] | None = None
@@ -171,7 +215,12 @@ class AHNCache(Cache):
         return self._columns
 
     def chunk(self, tokens: int, attention_mask: Tensor | None, device: torch.device) -> Chunk:
-        """The index arithmetic for the next `tokens` columns."""
+        """The index arithmetic for the next `tokens` columns.
+
+        Raises:
+            InputError: the cache does not hold what it should, see `check`.
+        """
+        self.check()
         if not torch.is_inference_mode_enabled():
             for layer in self.layers:
                 layer.thaw()
@@ -185,6 +234,8 @@ class AHNCache(Cache):
             fixed: keep shapes as they are from token to token (see `TokenStep`).
         """
         in_place = chunk.tokens == 1 and chunk.valid is None and not torch.is_grad_enabled()
+        in_place = in_place and not any([layer.recorded for layer in self.layers])
+        self._torn = chunk.tokens > 0
         if not in_place or not self.is_initialized:
             return [*chunk.plans([layer.layout for layer in self.layers])]
         steps: dict[LayerLayout, TokenStep] = {}
@@ -201,16 +252,82 @@ class AHNCache(Cache):
         """All layers have stored the chunk."""
         self.seen = chunk.after
         self._columns += chunk.tokens
+        self._torn = False
+
+    def check(self) -> None:
+        """Refuse to go on from slots that are no longer where the index arithmetic looks for them.
+
+        Raises:
+            InputError: somebody else has cut or replaced keys, values or gates, or a pass was
+                interrupted while it stored its tokens.
+        """
+        if self._torn:
+            raise InputError(
+                "a pass through the model ended before all layers had stored its tokens (an error, "
+                "or an interrupt): this cache holds a part of them; copy() it before what may fail"
+            )
+        for number, layer in enumerate(self.layers):
+            if (problem := layer.problem()) is not None:
+                raise InputError(
+                    "somebody else has changed the slots of this cache: layer "
+                    f"{number}, {problem}. Each token is looked for in the slot where it was put, "
+                    "so slots can be neither cut nor pruned; a smaller window is set when the "
+                    "model is loaded"
+                )
 
     def copy(self) -> AHNCache:
-        """A cache that goes its own way from here; costs one copy of the tensors."""
+        """A cache that goes its own way from here; costs one copy of the tensors.
+
+        Raises:
+            InputError: the cache does not hold what it should, see `check`.
+        """
+        self.check()
         fork = AHNCache([layer.layout for layer in self.layers])
         fork._model, fork._claims = self._model, self._claims
         fork.restore(self.seen if isinstance(self.seen, int) else self.seen.clone(), self._columns)
         for mine, theirs in zip(self.layers, fork.layers, strict=True):
             for name, tensor in mine.tensors().items():
                 setattr(theirs, name, tensor.clone())
+            theirs.settle()
         return fork
+
+    def __copy__(self) -> AHNCache:
+        """`copy()`: two caches that wrote into the same tensors would both be wrong."""
+        return self.copy()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> AHNCache:
+        """`copy()`; the model stays the one it is."""
+        memo[id(self)] = fork = self.copy()
+        return fork
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickling: tensors without their history, and what tells the model.
+
+        Raises:
+            InputError: the cache does not hold what it should, or its model is gone.
+        """
+        self.check()
+        claims = self._claims
+        if claims is None and self.is_initialized:
+            claims = (Path("a pickled cache"), self._owner("pickled"))
+        return {
+            "layouts": [layer.layout for layer in self.layers],
+            "tensors": [
+                {name: tensor.detach() for name, tensor in layer.tensors().items()}
+                for layer in self.layers
+            ],
+            "seen": self.seen,
+            "columns": self._columns,
+            "claims": claims,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["layouts"])  # type: ignore[misc]
+        for layer, tensors in zip(self.layers, state["tensors"], strict=True):
+            for name, tensor in tensors.items():
+                setattr(layer, name, tensor)
+        self._claims = state["claims"]
+        self.restore(state["seen"], state["columns"])
 
     def restore(self, seen: int | Tensor, columns: int) -> None:
         """Say how much went into tensors that were put here from elsewhere.
@@ -220,6 +337,8 @@ class AHNCache(Cache):
             columns: of the input, padding counted.
         """
         self.seen, self._columns = seen, columns
+        for layer in self.layers:
+            layer.settle()
 
     def to(self, device: torch.device | str) -> AHNCache:
         """Move all tensors to another device, as `Module.to` does; returns the cache itself."""
@@ -230,17 +349,38 @@ class AHNCache(Cache):
     def belong_to(self, model: Any) -> None:
         """Hold the cache against the model that is about to use it; cheap after the first time.
 
+        Args:
+            model: a causal language model, or the stack of layers in one.
+
         Raises:
-            InputError: it came from disk and was made by another model.
+            InputError: it was made by another model, or by one that is gone and cannot be asked.
         """
+        owner = None if self._model is None else self._model()
+        if owner is model or (owner is not None and owner.base_model is model):
+            return
         if self._claims is not None:
             path, saved = self._claims
-            if problems := mismatches(saved, model):
-                listed = "".join(f"\n  {problem}" for problem in problems)
-                raise InputError(f"{path}: the cache was made by another model:{listed}")
+            _refuse(f"{path}: ", mismatches(saved, model))
             self._claims = None
-        if self._model is None or self._model() is None:
-            self._model = weakref.ref(model)
+        elif self.is_initialized and owner is None and self._model is not None:
+            raise InputError(
+                "the model that made this cache is gone, and nothing tells whether this one is its "
+                "equal: keep it, or save the cache before (cache.save, pickle)"
+            )
+        elif self.is_initialized and owner is not None:
+            mine, theirs = owner.base_model, model.base_model
+            _refuse("", [] if mine is theirs else mismatches(identify(mine), theirs))
+        self._model = weakref.ref(model)
+
+    def _owner(self, verb: str) -> dict[str, Any]:
+        """What tells the model: `identify` of it."""
+        model = None if self._model is None else self._model()
+        if model is None:
+            raise InputError(
+                f"a cache is {verb} with what tells its model, and this one belongs to none (any "
+                f"more); make it with model.new_cache() and keep the model until it is {verb}"
+            )
+        return identify(model)
 
     def save(self, path: str | Path) -> None:
         """Write the cache to a safetensors file, to be asked later (see `load`).
@@ -248,15 +388,13 @@ class AHNCache(Cache):
         Raises:
             InputError: no model has used the cache, or the file cannot be written.
         """
-        if self._claims is not None:  # from disk, not used yet
-            return save_cache(self, path, self._claims[1])
-        model = None if self._model is None else self._model()
-        if model is None:
-            raise InputError(
-                f"{path}: a cache is saved with what tells its model, and this one belongs to none "
-                "(any more); make it with model.new_cache() and keep the model until it is saved"
-            )
-        return save_cache(self, path, identify(model))
+        self.check()
+        try:
+            # from disk, not used yet: it belongs to whom it belonged
+            owner = self._owner("saved") if self._claims is None else self._claims[1]
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+        save_cache(self, path, owner)
 
     @classmethod
     def load(cls, path: str | Path, model: Any = None) -> AHNCache:
@@ -286,6 +424,7 @@ class AHNCache(Cache):
         return cache
 
     def _select(self, rows: Tensor) -> None:
+        self.check()
         for layer in self.layers:
             layer.select(rows)
         if not isinstance(self.seen, int):
@@ -310,7 +449,7 @@ class AHNCache(Cache):
     def reset(self) -> None:
         """Empty the cache."""
         self.layers = [LayerCache(layer.layout) for layer in self.layers]
-        self.seen, self._columns = 0, 0
+        self.seen, self._columns, self._torn = 0, 0, False
 
     def crop(self, tokens_to_remove: int) -> None:
         """Refused: what was compressed cannot be taken out again.
@@ -343,3 +482,9 @@ class AHNCache(Cache):
         """Rows, None while empty."""
         keys = self.layers[0].keys if self.layers else None
         return None if keys is None else keys.shape[0]
+
+
+def _refuse(where: str, problems: Sequence[str]) -> None:
+    if problems:
+        listed = "".join(f"\n  {problem}" for problem in problems)
+        raise InputError(f"{where}the cache was made by another model:{listed}")

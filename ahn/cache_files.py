@@ -25,6 +25,7 @@ from torch import Tensor
 from ahn.config import InputError, LayerLayout
 from ahn.cost import allocated_slots
 from ahn.shapes import CELL_SIZES
+from ahn.weights import stored_weights
 
 if TYPE_CHECKING:
     from ahn.cache import AHNCache
@@ -50,7 +51,9 @@ def identify(model: Any) -> dict[str, Any]:
     """What a cache of this model belongs to: shape, rotary embedding, dtype, and weights."""
     config = model.config
     heads = config.num_attention_heads
-    return {
+    # the names of its weights are others than those of the language model around it
+    part = {"part": "stack"} if model.base_model is model else {}
+    return part | {
         "model_type": config.model_type,
         "num_hidden_layers": config.num_hidden_layers,
         "hidden_size": config.hidden_size,
@@ -60,19 +63,20 @@ def identify(model: Any) -> dict[str, Any]:
         "vocab_size": config.vocab_size,
         "rope": json.loads(json.dumps(getattr(config, "rope_parameters", None), default=str)),
         "dtype": str(model.dtype).removeprefix("torch."),
-        "weights": fingerprint(model),
+        # what lies on the meta device has no values to compare
+        "weights": None if any(p.is_meta for p in model.parameters()) else fingerprint(model),
     }
 
 
 @torch.no_grad()
 def fingerprint(model: Any, samples: int = 64) -> str:
-    """SHA-256 of up to `samples` values of every parameter, their names and shapes.
+    """SHA-256 of up to `samples` values of every stored tensor, their names and shapes.
 
     Tells one model from another and before from after training; it is no protection against
     weights made to collide.
     """
     digest = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters()):
+    for name, parameter in sorted(stored_weights(model)):
         flat = parameter.detach().flatten()
         step = max(1, flat.numel() // samples)
         values = flat[::step][:samples].float().cpu().contiguous()
@@ -218,12 +222,18 @@ def _problems(
 
 def mismatches(saved: Mapping[str, Any], model: Any) -> list[str]:
     """Why a cache that belongs to `saved` is not one of this model; empty when it is."""
+    if saved.get("part") == "stack":
+        model = model.base_model
+    elif model.base_model is model:
+        return [
+            "a causal language model, which must be the first to use it again (load(path, model))"
+        ]
     own = identify(model)
     found = [
         f"{key} was {saved.get(key)!r}, the model's is {own[key]!r}"
         for key in _SHAPE
         if saved.get(key) != own[key]
     ]
-    if not found and saved.get("weights") != own["weights"]:
+    if not found and own["weights"] is not None and saved.get("weights") != own["weights"]:
         found.append("the weights are others: another checkpoint, or trained further since")
     return found

@@ -23,12 +23,12 @@ def save_memory(model: Any, folder: Path, base_config: Mapping[str, Any], **trai
     """
     from safetensors.torch import save_file
 
+    from ahn.weights import stored_weights
+
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        name: p.detach().cpu().contiguous()
-        for name, p in model.named_parameters()
-        if MEMORY_KEY.match(name)
-    }
+    # what was gathered from many processes is no module, and holds everything under its name
+    named = stored_weights(model) if hasattr(model, "modules") else model.named_parameters()
+    tensors = {name: p.detach().cpu().contiguous() for name, p in named if MEMORY_KEY.match(name)}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     config = released_config(base_config, AHNConfig(**model.config.ahn), **training)
     write_config(folder, config)

@@ -7,8 +7,9 @@ asked for.  Importing this registers `qwen2_ahn` and `qwen3_ahn` with transforme
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, ClassVar
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,11 +25,21 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from ahn.cache import AHNCache
 from ahn.config import LayerLayout
+from ahn.inputs import (
+    LOSS_OPTIONS,
+    check_shapes,
+    document_boundaries,
+    given_input,
+    refuse_unknown,
+    wanted_states,
+)
 from ahn.layouts import layout_table
+from ahn.packing import Documents, find_documents, refuse_cache
 from ahn.readout import LayerReadout, memory_readout
 from ahn.registration import register_names
 from ahn.stack import (
     InitialisesCells,
+    OwnAttention,
     Qwen2AHNConfig,
     Qwen2AHNDecoderLayer,
     Qwen2AHNModel,
@@ -36,7 +47,10 @@ from ahn.stack import (
     Qwen3AHNDecoderLayer,
     Qwen3AHNModel,
     ahn_config,
+    checkpointing_later,
 )
+from ahn.streaming import Observer
+from ahn.weights import stored_buffers
 
 __all__ = [
     "PREFILL_CHUNK_SIZE",
@@ -51,17 +65,18 @@ __all__ = [
     "ahn_config",
 ]
 
-#: what transformers' Trainer and data collators say about a loss
-_LOSS_OPTIONS = ("num_items_in_batch", "shift_labels", "ignore_index")
+#: what `generate` needs itself, and hands on all the same
+_OF_GENERATE = ("tokenizer", "assistant_tokenizer")
 
 #: Tokens that go through the model at once when a prompt is streamed.
 PREFILL_CHUNK_SIZE = 1024
 
 
-class _StreamingCausalLM(InitialisesCells):
+class _StreamingCausalLM(OwnAttention, InitialisesCells):
     """Logits for the positions that are asked for; long prompts go through in chunks."""
 
     _model: ClassVar[Callable[..., nn.Module]]
+    model: Any  # of that class
     _no_split_modules: Any  # by accelerate's device maps and FSDP: the layer's class
     #: `generate` refuses assistants: what they guessed wrong cannot be taken back from a memory
     _is_stateful = True
@@ -69,7 +84,8 @@ class _StreamingCausalLM(InitialisesCells):
     prefill_chunk_size: int = PREFILL_CHUNK_SIZE
 
     def __init__(self, config: Any) -> None:
-        super().__init__(config)  # type: ignore[call-arg]
+        with checkpointing_later(config):
+            super().__init__(config)  # type: ignore[call-arg]
         self.model = type(self)._model(config)
         self._no_split_modules = type(self)._no_split_modules  # not those of the stock stack
         self.post_init()  # type: ignore[attr-defined]
@@ -77,7 +93,8 @@ class _StreamingCausalLM(InitialisesCells):
     @property
     def layout(self) -> list[LayerLayout]:
         """What each layer sees of the past: window, sinks and cell."""
-        return self.model.layout  # type: ignore[return-value]
+        layout: list[LayerLayout] = self.model.layout
+        return layout
 
     def layout_table(self) -> str:
         """The layout in words, a line for each run of layers that are alike."""
@@ -86,6 +103,14 @@ class _StreamingCausalLM(InitialisesCells):
     def new_cache(self) -> AHNCache:
         """An empty cache for this model."""
         return AHNCache(self.layout, self)
+
+    def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
+        """As transformers', and GatedDeltaNet's `D`, which published counts include."""
+        count = super().num_parameters(only_trainable, exclude_embeddings)  # type: ignore[misc]
+        if not only_trainable:
+            here: Any = self
+            count += sum(buffer.numel() for _, buffer in stored_buffers(here))
+        return int(count)
 
     def memory_readout(self, input_ids: Tensor, **options: Any) -> list[LayerReadout]:
         """What each layer's memory holds after reading; see `ahn.readout.memory_readout`."""
@@ -101,90 +126,190 @@ class _StreamingCausalLM(InitialisesCells):
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
+        layout: Sequence[LayerLayout] | None = None,
+        observer: Observer | None = None,
+        output_hidden_states: bool | int | Sequence[int] | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+        cu_seq_lens_q: Tensor | None = None,
+        cu_seq_lens_k: Tensor | None = None,
+        max_length_q: int | None = None,
+        max_length_k: int | None = None,
         **kwargs: Any,
-    ) -> CausalLMOutputWithPast:
+    ) -> CausalLMOutputWithPast | tuple[Any, ...]:
         """Logits `[B, T or logits_to_keep, V]`; the loss when `labels [B, T]` are given.
 
         Without gradients the prompt is streamed: `prefill_chunk_size` tokens at a time go through
-        all layers, and only the hidden states whose logits are wanted are kept.  With gradients
-        the whole input is one chunk.  Arguments are those of transformers' `Qwen2ForCausalLM`,
-        and `layout` (see `Qwen2AHNModel.forward`).
+        all layers, and only the hidden states that are wanted are kept.  With gradients the whole
+        input is one chunk.  Arguments are those of transformers' `Qwen2ForCausalLM` and, where
+        they are not named here, of its loss (`num_items_in_batch`, `shift_labels`,
+        `ignore_index`); and `layout` and `observer`.  `Qwen2AHNModel.forward` says what they mean
+        and what is refused.
+
+        Several documents in a row are read apart, and no first token of a document is predicted
+        by the one before it.
         """
-        if use_cache is None:
-            use_cache = not self.training and self.config.use_cache  # type: ignore[attr-defined]
-        # transformers' layers drop the past when they are to be computed twice
-        twice = self.training and self.is_gradient_checkpointing  # type: ignore[attr-defined]
-        if twice and past_key_values is not None:
-            raise ValueError(
-                "gradient checkpointing computes each layer twice and cannot fill a cache: pass no "
-                "past_key_values, or model.eval() first"
-            )
-        use_cache = use_cache and not twice
-        inputs = input_ids if input_ids is not None else inputs_embeds
-        if inputs is None or (input_ids is not None and inputs_embeds is not None):
-            raise ValueError("give exactly one of input_ids and inputs_embeds")
-        tokens = inputs.shape[1]
+        layouts = list(layout) if layout is not None else self.layout
+        given, mask, documents, wanted = self._examine(
+            (input_ids, inputs_embeds),
+            attention_mask,
+            position_ids,
+            past_key_values,
+            use_cache,
+            labels,
+            layouts,
+            output_hidden_states,
+            (cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k),
+            kwargs,
+        )
+        rows, tokens = given.shape[:2]
+        cache: Any = past_key_values
+        use_cache = self.model.makes_cache(use_cache) if cache is None else use_cache is not False
+        use_cache = use_cache and not documents
         size = self.prefill_chunk_size
-        if size < 1:
-            raise ValueError(f"prefill_chunk_size must be at least 1 token, not {size}")
-        whole = twice or torch.is_grad_enabled() or tokens <= size
-        whole = whole or kwargs.get("output_hidden_states")
-        cache = past_key_values
-        if cache is None and (use_cache or not whole):
-            cache = AHNCache(kwargs.get("layout") or self.layout, self)
-        if isinstance(cache, AHNCache):
-            _bind(cache, self)
-        starts = [0] if whole else list(range(0, max(tokens, 1), size))
-        wanted, order = self._wanted(tokens, logits_to_keep, labels)
-        kept: list[Tensor] = []
-        for start in starts:
-            end = tokens if whole else min(start + size, tokens)
+        whole = self.model.computes_twice or torch.is_grad_enabled() or tokens <= size
+        if cache is None and not documents and (use_cache or not whole):
+            cache = AHNCache(layouts, self)
+        # a loss needs them all
+        columns, order = self._columns(tokens, 0 if labels is not None else logits_to_keep)
+        kept = _Kept(rows, columns)
+        states = {number: _Kept(rows, range(tokens)) for number in wanted}
+        passes = self._passes(rows, tokens, size, whole, cache, documents, layouts)
+        for some, start, end, past, inside in passes:
             output = self.model(
-                input_ids=None if input_ids is None else input_ids[:, start:end],
-                inputs_embeds=None if inputs_embeds is None else inputs_embeds[:, start:end],
-                attention_mask=_mask_until(attention_mask, tokens - end),
-                position_ids=None if position_ids is None else position_ids[:, start:end],
-                past_key_values=cache,
-                **kwargs,
+                input_ids=None if input_ids is None else input_ids[some, start:end],
+                inputs_embeds=None if inputs_embeds is None else inputs_embeds[some, start:end],
+                attention_mask=mask if whole or mask is None else mask[some, start:end],
+                position_ids=_part(position_ids, some, start, end),
+                past_key_values=past,
+                use_cache=past is not None,
+                layout=layouts,
+                observer=observer,
+                output_hidden_states=wanted or False,
+                output_attentions=output_attentions,
+                return_dict=True,
+                documents=inside,
             )
-            hidden = output.last_hidden_state
-            if isinstance(wanted, int):
-                if end > wanted or not tokens:
-                    kept.append(hidden[:, max(0, wanted - start) :])
-            else:
-                inside = wanted[(wanted >= start) & (wanted < end)] - start
-                kept.append(hidden[:, inside.to(hidden.device)])
-        states = torch.cat(kept, 1)
-        if order is not None:
-            states = states[:, order.to(states.device)]
-        logits = self.lm_head(states)  # type: ignore[attr-defined]
+            kept.add(output.last_hidden_state, some, start, end, whole)
+            for number, state in states.items():
+                state.add(output.hidden_states[number], some, start, end, whole)
+        hidden = kept.held if order is None else kept.held[:, order.to(kept.held.device)]
+        logits = self.lm_head(hidden)  # type: ignore[attr-defined]
         loss = None
         if labels is not None:
+            options = {name: kwargs[name] for name in LOSS_OPTIONS if kwargs.get(name) is not None}
+            if documents and "shift_labels" not in options:
+                ignored = options.get("ignore_index", -100)
+                labels = labels.masked_fill(documents.firsts().to(labels.device), ignored)
             loss = self.loss_function(  # type: ignore[attr-defined]
                 logits=logits,
                 labels=labels,
                 vocab_size=self.config.vocab_size,  # type: ignore[attr-defined]
-                **{key: value for key, value in kwargs.items() if key in _LOSS_OPTIONS},
+                **options,
             )
-        return CausalLMOutputWithPast(
+            logits = _last(logits, logits_to_keep)
+        count = len(self.model.layers) + 1
+        result = CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=cache if use_cache or past_key_values is not None else None,
-            hidden_states=output.hidden_states,
+            past_key_values=cache if use_cache else None,
+            hidden_states=tuple(states[n].held if n in states else None for n in range(count))
+            if states
+            else None,
         )
+        if return_dict is None:
+            return_dict = self.config.return_dict  # type: ignore[attr-defined]
+        return result if return_dict else result.to_tuple()
+
+    @torch.compiler.disable
+    def _examine(
+        self,
+        inputs: tuple[Tensor | None, Tensor | None],
+        attention_mask: Tensor | None,
+        position_ids: Tensor | None,
+        cache: Any,
+        use_cache: bool | None,
+        labels: Tensor | None,
+        layouts: list[LayerLayout],
+        output_hidden_states: bool | int | Sequence[int] | None,
+        lengths: tuple[Any, Any, Any, Any],
+        unknown: dict[str, Any],
+    ) -> tuple[Tensor, Tensor | None, Documents | Literal[False] | None, tuple[int, ...]]:
+        """Hold all that was passed against each other, once for a prompt.
+
+        Returns:
+            The input; the mask of its tokens; the documents of a packed batch, False where there
+            is one a row, None where that was not asked (one token: the stack does it); numbers of
+            the hidden states to return.
+        """
+        refuse_unknown(self, unknown, LOSS_OPTIONS)
+        given = given_input(*inputs)
+        rows, tokens = given.shape[:2]
+        if self.prefill_chunk_size < 1:
+            raise ValueError(
+                f"prefill_chunk_size must be at least 1 token, not {self.prefill_chunk_size}"
+            )
+        if labels is not None and labels.shape != (rows, tokens):
+            raise ValueError(f"labels must be [{rows}, {tokens}], not {tuple(labels.shape)}")
+        if isinstance(cache, AHNCache):
+            cache.belong_to(self)
+        past, seen = self.model.past(cache, layouts, rows)
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states  # type: ignore[attr-defined]
+        wanted = wanted_states(output_hidden_states, len(self.model.layers) + 1)
+        edges = document_boundaries(rows, tokens, *lengths)
+        if tokens <= 1:
+            return given, attention_mask, None, wanted
+        mask = check_shapes(rows, tokens, attention_mask, position_ids, past, seen)
+        documents = find_documents(rows, tokens, position_ids, mask, seen, edges)
+        if documents is not None:
+            refuse_cache(cache, use_cache)
+        return given, mask, documents or False, wanted
+
+    def _passes(
+        self,
+        rows: int,
+        tokens: int,
+        size: int,
+        whole: bool,
+        cache: AHNCache | None,
+        documents: Documents | Literal[False] | None,
+        layouts: list[LayerLayout],
+    ) -> Iterator[tuple[slice, int, int, AHNCache | None, Documents | Literal[False] | None]]:
+        """What goes through the stack at a time.
+
+        Yields:
+            Rows, first column, column after the last, their past, and the documents in it.
+        """
+        everyone = slice(None)
+        if whole:
+            yield everyone, 0, tokens, cache, documents
+        elif not documents:
+            for start in range(0, tokens, size):
+                yield everyone, start, min(start + size, tokens), cache, False
+        else:
+            for row in range(rows):
+                for first, end in documents.pieces(row, size):
+                    some = slice(row, row + 1)
+                    if end - first <= size:
+                        yield some, first, end, None, documents.within(row, first, end)
+                        continue
+                    own = AHNCache(layouts, self)  # a document that is streamed
+                    for start in range(first, end, size):
+                        yield some, start, min(start + size, end), own, False
 
     @staticmethod
-    def _wanted(
-        tokens: int, keep: int | Tensor, labels: Tensor | None
-    ) -> tuple[int | Tensor, Tensor | None]:
-        """First position whose logits are wanted; or positions, ascending, and their order."""
+    def _columns(tokens: int, keep: int | Tensor) -> tuple[Sequence[int], Tensor | None]:
+        """Columns whose logits are wanted, ascending, and where each stands in what is asked."""
         if not isinstance(keep, Tensor):
-            return 0 if labels is not None or keep == 0 else max(0, tokens - keep), None
+            if keep < 0:
+                raise ValueError(f"logits_to_keep must be 0 (all) or more, not {keep}")
+            return range(0 if keep == 0 else max(0, tokens - keep), tokens), None
         keep = keep.nonzero().flatten() if keep.dtype == torch.bool else keep
         if len(keep) and not -tokens <= int(keep.min()) <= int(keep.max()) < tokens:
             raise ValueError(f"logits_to_keep {keep.tolist()}: the input has {tokens} tokens")
         ascending, order = torch.where(keep < 0, keep + tokens, keep).sort()
-        return ascending, order.argsort()
+        return ascending.tolist(), order.argsort()
 
     def _prepare_cache_for_generation(
         self,
@@ -209,6 +334,11 @@ class _StreamingCausalLM(InitialisesCells):
                 "past_key_values must be an AHNCache (model.new_cache()), not "
                 f"{type(cache).__name__}"
             )
+        if generation_config.use_cache is False:
+            raise ValueError(
+                "use_cache=False reads the whole sequence at every step, also what past_key_values "
+                "holds already: pass one or the other"
+            )
         answers = max(generation_config.num_beams or 1, generation_config.num_return_sequences or 1)
         if answers > 1 and cache.batch_size == batch_size:
             cache.batch_repeat_interleave(answers)  # as the input's rows were
@@ -228,6 +358,8 @@ class _StreamingCausalLM(InitialisesCells):
         Raises:
             ValueError: the cache already holds everything that is passed.
         """
+        for name in _OF_GENERATE:
+            kwargs.pop(name, None)
         if next_sequence_length is not None and next_sequence_length < 1 and past_key_values:
             seen = past_key_values.get_seq_length()
             raise ValueError(
@@ -246,14 +378,54 @@ class _StreamingCausalLM(InitialisesCells):
         )
 
 
-@torch.compiler.disable
-def _bind(cache: AHNCache, model: Any) -> None:
-    cache.belong_to(model)
+class _Kept:
+    """Hidden states of the wanted columns, put together from what goes through at a time.
+
+    Args:
+        rows: B.
+        columns: ascending.
+
+    Attributes:
+        held: `[B, n, D]`.
+    """
+
+    held: Tensor
+
+    def __init__(self, rows: int, columns: Sequence[int]) -> None:
+        self._rows, self._columns = rows, columns
+        self._empty = True
+
+    def add(self, hidden: Tensor, rows: slice, start: int, end: int, whole: bool) -> None:
+        """Take the wanted ones of `hidden [b, end - start, D]`; `whole`: nothing else comes."""
+        if whole:
+            self.held = self._pick(hidden, self._columns, 0)
+            return
+        if self._empty:  # zeros: padding between documents goes through nothing
+            self.held = hidden.new_zeros(self._rows, len(self._columns), hidden.shape[-1])
+            self._empty = False
+        low, high = (bisect_left(self._columns, column) for column in (start, end))
+        if high > low:
+            self.held[rows, low:high] = self._pick(hidden, self._columns[low:high], start)
+
+    @staticmethod
+    def _pick(hidden: Tensor, columns: Sequence[int], start: int) -> Tensor:
+        if isinstance(columns, range):
+            return hidden[:, columns.start - start : columns.stop - start]
+        return hidden[:, torch.tensor(columns, dtype=torch.long, device=hidden.device) - start]
 
 
-def _mask_until(mask: Tensor | None, rest: int) -> Tensor | None:
-    """The mask as it stands `rest` columns before its end."""
-    return mask if mask is None or rest == 0 else mask[:, :-rest]
+def _part(x: Tensor | None, rows: slice, start: int, end: int) -> Tensor | None:
+    """Some rows and columns of `[1 or B, T]`."""
+    if x is None:
+        return None
+    return x[rows if x.shape[0] > 1 else slice(None), start:end]
+
+
+def _last(logits: Tensor, keep: int | Tensor) -> Tensor:
+    """What `logits_to_keep` asks for, of all `[B, T, V]`."""
+    if isinstance(keep, Tensor):
+        return logits[:, keep.to(logits.device)]
+    return logits[:, -keep:] if keep else logits
 
 
 class Qwen2AHNForCausalLM(_StreamingCausalLM, Qwen2ForCausalLM):

@@ -8,8 +8,9 @@ only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,11 +25,24 @@ from ahn.cache import AHNCache
 from ahn.cells import CELL_CLASSES, MemoryCell
 from ahn.cells.base import HeadLinear, Scale
 from ahn.config import AHNConfig, LayerLayout
+from ahn.inputs import (
+    LOSS_OPTIONS,
+    check_shapes,
+    document_boundaries,
+    given_input,
+    refuse_attention,
+    refuse_switches,
+    refuse_unknown,
+    wanted_states,
+)
 from ahn.layouts import layout_table
 from ahn.notices import tell_once
+from ahn.packing import Documents, PackedPlan, find_documents, packed_plans, refuse_cache
 from ahn.released import window_notice
 from ahn.streaming import Observer, StreamingQwen2Attention, StreamingQwen3Attention
 from ahn.token_step import TokenStep
+
+Plan = LayerPlan | TokenStep | PackedPlan
 
 
 class _MergedConfig:
@@ -134,7 +148,34 @@ class InitialisesCells:
             super()._init_weights(module)  # type: ignore[misc]
 
 
-class _StreamingModel(InitialisesCells):
+class OwnAttention:
+    """transformers' attention kernels cannot be switched between: layers have one of their own."""
+
+    _supports_flash_attn = False
+    _supports_flex_attn = False
+    _supports_attention_backend = False
+
+    def _check_and_adjust_attn_implementation(
+        self, attn_implementation: str | None, *args: Any, **kwargs: Any
+    ) -> str:
+        """Asked for when a model is built, loaded or told to change."""
+        refuse_attention(attn_implementation)
+        adjusted: str = super()._check_and_adjust_attn_implementation(  # type: ignore[misc]
+            attn_implementation, *args, **kwargs
+        )
+        return adjusted
+
+
+@contextmanager
+def checkpointing_later(config: Any) -> Iterator[None]:
+    """Keeps `config.gradient_checkpointing` from being spent on layers that are replaced."""
+    wanted = config.__dict__.pop("gradient_checkpointing", False)
+    yield
+    if wanted:
+        config.gradient_checkpointing = wanted
+
+
+class _StreamingModel(OwnAttention, InitialisesCells):
     """The stack of layers over one chunk."""
 
     _layer: ClassVar[Callable[..., nn.Module]]
@@ -142,7 +183,8 @@ class _StreamingModel(InitialisesCells):
     compiled_step: Callable[..., Any] | None = None
 
     def __init__(self, config: Any) -> None:
-        super().__init__(config)  # type: ignore[call-arg]
+        with checkpointing_later(config):
+            super().__init__(config)  # type: ignore[call-arg]
         self.layers = nn.ModuleList(
             [type(self)._layer(config, index) for index in range(config.num_hidden_layers)]
         )
@@ -164,115 +206,203 @@ class _StreamingModel(InitialisesCells):
         use_cache: bool | None = None,
         layout: Sequence[LayerLayout] | None = None,
         observer: Observer | None = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: bool | int | Sequence[int] | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
+        cu_seq_lens_q: Tensor | None = None,
+        cu_seq_lens_k: Tensor | None = None,
+        max_length_q: int | None = None,
+        max_length_k: int | None = None,
+        documents: Documents | Literal[False] | None = None,
         **kwargs: Any,
-    ) -> BaseModelOutputWithPast:
+    ) -> BaseModelOutputWithPast | tuple[Any, ...]:
         """One chunk through all layers.
+
+        Several documents may stand one behind another in a row (a packed batch). Each then has
+        sinks, a window and a memory of its own, as if it were alone; there is no cache. They are
+        told by `position_ids` that begin anew, or by `cu_seq_lens_q` and `cu_seq_lens_k`.
 
         Args:
             input_ids: `[B, T]`; or give `inputs_embeds [B, T, D]`.
-            attention_mask: `[B, >= T]`, 1 for tokens and 0 for padding.
-            position_ids: `[B, T]` for RoPE; default: each token's own position in its row.
+            attention_mask: `[B, T]`, 1 for tokens and 0 for padding; or of all that the cache
+                has seen, too. Padding may stand left and right of a row's tokens, not between.
+            position_ids: `[B, T]` for RoPE; default: each token's own position in its document.
+                They increase within a document; jumps ahead are gaps in it.
             past_key_values: an `AHNCache`, updated in place.
             inputs_embeds: instead of `input_ids`.
-            use_cache: make and return a cache when none was given.
+            use_cache: make and return a cache when none was given; default: as the configuration
+                says, but not in training. False with a cache: use and update it, return none.
             layout: what each layer sees in this pass; default: the configuration's. A layout
                 other than the cache's cannot be used with a cache.
             observer: is shown what each layer's memory does (see `ahn.streaming.Observer`).
-            output_hidden_states: return the input of every layer and the last output.
+            output_hidden_states: return the input of every layer and the last output, as
+                transformers does; or the number of one of them or several, negative ones count
+                from the end: the others are None. Default: as the configuration says.
             output_attentions: refused.
-            return_dict: ignored; the output is always a dataclass.
-            kwargs: what transformers passes around.
+            return_dict: False: return a tuple. Default: as the configuration says.
+            cu_seq_lens_q: `[n + 1]`: 0, then where each document ends in the batch `[B * T]`.
+            cu_seq_lens_k: the same.
+            max_length_q: at least the length of the longest document.
+            max_length_k: the same.
+            documents: of a packed batch, where a caller knows them; False: there is one a row.
+            kwargs: nothing else is understood.
 
         Raises:
+            TypeError: an argument that nobody knows.
             ValueError: neither or both inputs, a cache of another kind, layout or number of rows,
-                a mask that does not fit, or attention weights asked for (no layer ever forms
-                them).
+                a mask or positions that do not fit, an argument of other models, or a switch that
+                does nothing here: attention weights are never formed, for one.
         """
-        del return_dict, kwargs
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("give exactly one of input_ids and inputs_embeds")
-        if output_attentions:
-            raise ValueError("attention weights are never formed; output_attentions is refused")
-        if past_key_values is not None and not isinstance(past_key_values, AHNCache):
-            raise ValueError(
-                f"past_key_values must be an AHNCache (model.new_cache()), not "
-                f"{type(past_key_values).__name__}"
-            )
-        inputs = input_ids if input_ids is not None else inputs_embeds
-        assert inputs is not None
+        inputs, wanted, boundaries = self._checked(
+            input_ids,
+            inputs_embeds,
+            output_attentions,
+            output_hidden_states,
+            (cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k),
+            kwargs,
+        )
         layouts = list(layout) if layout is not None else self.layout
-        cache, chunk, plans = self._prepare(
+        cache, chunk, plans, documents = self._prepare(
             inputs,
             attention_mask,
+            position_ids,
             past_key_values,
-            bool(use_cache),
+            use_cache,
             layouts,
+            boundaries if documents is None else documents,
+            observer,
             fixed=self.compiled_step is not None or torch.compiler.is_compiling(),
         )
         if position_ids is None:
-            position_ids = chunk.position_ids()
+            position_ids = (documents or chunk).position_ids().to(inputs.device)
         if chunk.tokens == 1:
             # other strides or sizes, as callers happen to give them, would be compiled anew
             input_ids = None if input_ids is None else input_ids.contiguous()
             position_ids = position_ids.expand(inputs.shape[0], -1).contiguous()
         arguments = (
-            input_ids, inputs_embeds, position_ids, cache, plans, layouts,
-            bool(output_hidden_states), observer,
+            input_ids, inputs_embeds, position_ids, cache, plans, layouts, wanted, observer,
         )  # fmt: skip
         if not all(isinstance(plan, TokenStep) for plan in plans):
             hidden, states = self._run_chunk(*arguments)
-        elif self.compiled_step is not None and observer is None and not output_hidden_states:
+        elif self.compiled_step is not None and observer is None and not wanted:
             hidden, states = self.compiled_step(*arguments)
         else:
             hidden, states = self._run(*arguments)
         if cache is not None:
             cache.advance(chunk)
-        return BaseModelOutputWithPast(
-            last_hidden_state=hidden, past_key_values=cache, hidden_states=states
+        output = BaseModelOutputWithPast(
+            last_hidden_state=hidden,
+            past_key_values=None if use_cache is False else cache,
+            hidden_states=states,
         )
+        if return_dict is None:
+            return_dict = self.config.return_dict  # type: ignore[attr-defined]
+        return output if return_dict else output.to_tuple()
+
+    @torch.compiler.disable
+    def _checked(
+        self,
+        input_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
+        output_attentions: bool | None,
+        output_hidden_states: bool | int | Sequence[int] | None,
+        lengths: tuple[Any, Any, Any, Any],
+        unknown: dict[str, Any],
+    ) -> tuple[Tensor, tuple[int, ...], list[int] | None]:
+        """The input, numbers of the hidden states to return, and where documents end.
+
+        What nobody understands is refused, and so is what does nothing here.
+        """
+        config: Any = self.config  # type: ignore[attr-defined]
+        refuse_unknown(self, unknown, LOSS_OPTIONS)  # a loss is the head's business
+        if output_attentions:
+            raise ValueError("attention weights are never formed; output_attentions is refused")
+        refuse_switches(config, self.training)  # type: ignore[attr-defined]
+        inputs = given_input(input_ids, inputs_embeds)
+        if output_hidden_states is None:
+            output_hidden_states = config.output_hidden_states
+        wanted = wanted_states(output_hidden_states, len(self.layers) + 1)
+        rows, tokens = inputs.shape[:2]
+        return inputs, wanted, document_boundaries(rows, tokens, *lengths)
 
     @torch.compiler.disable
     def _prepare(
         self,
         inputs: Tensor,
         attention_mask: Tensor | None,
-        cache: AHNCache | None,
-        use_cache: bool,
+        position_ids: Tensor | None,
+        cache: Any,
+        use_cache: bool | None,
         layouts: list[LayerLayout],
+        documents: Documents | list[int] | Literal[False] | None,
+        observer: Observer | None,
         fixed: bool,
-    ) -> tuple[AHNCache | None, Chunk, list[LayerPlan | TokenStep]]:
+    ) -> tuple[AHNCache | None, Chunk, list[Plan], Documents | None]:
         """All that depends on how many tokens have passed; the layers see only its tensors."""
-        if cache is None and use_cache:
-            cache = AHNCache(layouts)
-        elif cache is not None and [layer.layout for layer in cache.layers] != layouts:
+        rows, tokens = inputs.shape[:2]
+        past, seen = self.past(cache, layouts, rows)
+        mask = check_shapes(rows, tokens, attention_mask, position_ids, past, seen)
+        if documents is None or isinstance(documents, list):
+            found = find_documents(rows, tokens, position_ids, mask, seen, documents)
+        else:
+            found = documents or None
+        if found is not None:
+            if observer is not None:
+                raise ValueError("an observer is shown one document a row, not several")
+            refuse_cache(cache, use_cache)
+            chunk = Chunk(tokens, 0, mask, inputs.device)
+            return None, chunk, [*packed_plans(found, layouts, inputs.device)], found
+        if cache is None and self.makes_cache(use_cache):
+            cache = AHNCache(layouts, self)
+        if cache is None:
+            chunk = Chunk(tokens, 0, mask, inputs.device)
+            return None, chunk, [*chunk.plans(layouts)], None
+        chunk = cache.chunk(tokens, mask, inputs.device)
+        return cache, chunk, [*cache.plans(chunk, fixed)], None
+
+    def past(self, cache: Any, layouts: list[LayerLayout], rows: int) -> tuple[int, int | Tensor]:
+        """Columns and tokens that a cache holds, if it is one for this pass."""
+        if cache is None:
+            return 0, 0
+        if not isinstance(cache, AHNCache):
+            raise ValueError(
+                "past_key_values must be an AHNCache (model.new_cache()), not "
+                f"{type(cache).__name__}"
+            )
+        if self.computes_twice:
+            raise ValueError(
+                "gradient checkpointing computes each layer twice and cannot fill a cache: pass no "
+                "past_key_values, or model.eval() first"
+            )
+        if [layer.layout for layer in cache.layers] != layouts:
             raise ValueError(
                 "the cache was made for another layout (window, sinks or variant)\n"
                 f"{layout_table([layer.layout for layer in cache.layers])}\n"
                 f"than the model's\n{layout_table(layouts)}"
             )
-        rows, tokens, device = *inputs.shape[:2], inputs.device
-        if attention_mask is not None and attention_mask.dim() == 2:
-            if attention_mask.shape[0] not in (1, rows):
-                raise ValueError(
-                    f"attention_mask has {attention_mask.shape[0]} rows, the input has {rows}"
-                )
-            attention_mask = attention_mask.expand(rows, -1)
-        if cache is not None and cache.batch_size not in (None, rows):
+        cache.belong_to(self)
+        if cache.batch_size not in (None, rows):
             raise ValueError(
                 f"the cache holds {cache.batch_size} rows, the input has {rows}; "
                 "cache.batch_repeat_interleave(n) asks each row n times"
             )
-        if cache is None:
-            chunk = Chunk(tokens, 0, attention_mask, device)
-            return None, chunk, [*chunk.plans(layouts)]
-        chunk = cache.chunk(tokens, attention_mask, device)
-        return cache, chunk, cache.plans(chunk, fixed)
+        return cache.get_seq_length(), cache.seen
+
+    @property
+    def computes_twice(self) -> bool:
+        """Whether layers are run again going backward, and so cannot fill a cache."""
+        training: bool = self.training  # type: ignore[attr-defined]
+        return training and any(layer.gradient_checkpointing for layer in self.layers)
+
+    def makes_cache(self, use_cache: bool | None) -> bool:
+        """Whether a pass without a cache makes one; by default not in training."""
+        if use_cache is None:
+            config: Any = self.config  # type: ignore[attr-defined]
+            use_cache = bool(config.use_cache) and not self.training  # type: ignore[attr-defined]
+        return use_cache and not self.computes_twice
 
     @torch.compiler.disable
-    def _run_chunk(self, *arguments: Any) -> tuple[Tensor, tuple[Tensor, ...] | None]:
+    def _run_chunk(self, *arguments: Any) -> tuple[Tensor, tuple[Tensor | None, ...] | None]:
         """Chunks of several tokens are matrix products of ever new sizes: never compiled."""
         return self._run(*arguments)
 
@@ -282,17 +412,17 @@ class _StreamingModel(InitialisesCells):
         inputs_embeds: Tensor | None,
         position_ids: Tensor,
         cache: AHNCache | None,
-        plans: Sequence[LayerPlan | TokenStep],
+        plans: Sequence[Plan],
         layouts: Sequence[LayerLayout],
-        output_hidden_states: bool,
+        wanted: tuple[int, ...],
         observer: Observer | None,
-    ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
+    ) -> tuple[Tensor, tuple[Tensor | None, ...] | None]:
         """Embedding, all layers and the last norm."""
         hidden = inputs_embeds
         if hidden is None:
             hidden = self.embed_tokens(input_ids)  # type: ignore[attr-defined]
         embeddings = self.rotary_emb(hidden, position_ids)  # type: ignore[attr-defined]
-        states = [hidden]
+        states = [hidden if 0 in wanted else None]
         for layer, seen, plan in zip(self.layers, layouts, plans, strict=True):
             hidden = layer(
                 hidden,
@@ -302,10 +432,10 @@ class _StreamingModel(InitialisesCells):
                 layout=seen,
                 observer=observer,
             )
-            if output_hidden_states:
-                states.append(hidden)
+            states.append(hidden if len(states) in wanted else None)
         hidden = self.norm(hidden)  # type: ignore[attr-defined]
-        return hidden, (*states[:-1], hidden) if output_hidden_states else None
+        states[-1] = hidden if states[-1] is not None else None
+        return hidden, tuple(states) if wanted else None
 
 
 class Qwen2AHNModel(_StreamingModel, Qwen2Model):

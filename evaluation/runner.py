@@ -118,7 +118,7 @@ def run_variant(plan: Plan, variant: str, store: RunStore, listener: Listener) -
         variant,
         {
             "cell": spec.cell,
-            "parameters": sum(p.numel() for p in model.parameters()),
+            "parameters": model.num_parameters(),
             "layout": [_layer_as_dict(layer) for layer in model.layout],
         },
         recurrence_forms(model),

@@ -16,7 +16,8 @@ from ahn.cells.delta_net import DeltaNet
 class GatedDeltaNet(DeltaNet):
     """DeltaNet with `S <- exp(g) S` before each write, `g = -exp(A_log) softplus(a + dt_bias)`.
 
-    `D` is in every released checkpoint and enters nothing.
+    `D` is in every released checkpoint and enters nothing. It is a buffer: loaded and saved under
+    its name, and never trained. A parameter that gets no gradient makes DDP wait for one.
     """
 
     decays = True
@@ -26,7 +27,7 @@ class GatedDeltaNet(DeltaNet):
         self.a_proj = nn.Linear(hidden_size, num_attention_heads, bias=False)
         self.A_log = nn.Parameter(torch.zeros(num_attention_heads))
         self.dt_bias = nn.Parameter(torch.zeros(num_attention_heads))
-        self.D = nn.Parameter(torch.ones(num_attention_heads))
+        self.register_buffer("D", torch.ones(num_attention_heads))
 
     def gates(self, hidden: Tensor) -> Gates:
         """Write strength, and log decay in float32."""

@@ -20,6 +20,7 @@ from ahn.modeling import (
     Qwen3AHNForCausalLM,
 )
 from ahn.shapes import CELL_SIZES, memory_shapes
+from ahn.weights import stored_weights
 
 SIZES: dict[str, Any] = {
     "num_hidden_layers": 3,
@@ -231,7 +232,7 @@ def test_every_cell_has_its_sizes_listed(cell):
     shape = ModelShape.from_config(SIZES | {"model_type": "qwen2"})
     real = CELL_CLASSES[cell](64, 4, 16)
     listed = memory_shapes(shape, cell)
-    assert listed == {name: tuple(p.shape) for name, p in real.named_parameters()}
+    assert listed == {name: tuple(p.shape) for name, p in stored_weights(real)}
     assert CELL_SIZES[cell].decays == real.decays
 
 
@@ -239,6 +240,6 @@ def test_every_cell_has_its_sizes_listed(cell):
 def test_parameters_are_those_of_the_real_model(family):
     for cell in CELLS:
         model, shape, _ = ours(family, cell=cell, full_attention_layers=(2,))
-        memory = sum(p.numel() for name, p in model.named_parameters() if ".ahn." in name)
+        memory = sum(p.numel() for name, p in stored_weights(model) if ".ahn." in name)
         assert memory == added_parameters(shape, cell, full_attention_layers=[2])
-        assert sum(p.numel() for p in model.parameters()) == shape.parameters + memory
+        assert model.num_parameters() == shape.parameters + memory

@@ -14,6 +14,7 @@ import ahn
 from ahn.cli import app
 from ahn.info import checkpoint_info, zoo_info, zoo_table
 from ahn.info_table import millions
+from ahn.weights import stored_weights
 from tests.ahn.checkpoint_makers import base_folder, memory_folder
 from tests.ahn.conftest import SINKS, WINDOW, variant_model
 
@@ -46,7 +47,7 @@ def test_parts_and_bytes_are_those_of_the_loaded_model(tmp_path: Path, family: s
     ahn.merge_checkpoint(base, memory, tmp_path / "merged", window=9, max_shard_size="30KB")
     info = checkpoint_info(tmp_path / "merged")
     model = ahn.load_model(tmp_path / "merged")
-    parameters = dict(model.named_parameters())
+    parameters = dict(stored_weights(model))
     assert info.parameters_total == sum(p.numel() for p in parameters.values())
     for part, mark in (("memory", ".ahn."), ("mlp", ".mlp."), ("embedding", "embed_tokens")):
         held = sum(p.numel() for name, p in parameters.items() if mark in name)
@@ -69,7 +70,7 @@ def test_kinds_of_folders(tmp_path: Path) -> None:
     assert checkpoint_info(base).kind == "base" and checkpoint_info(base).cell is None
     alone = checkpoint_info(memory)
     assert (alone.kind, alone.window, set(alone.parameters)) == ("ahn", WINDOW, {"memory"})
-    added = sum(p.numel() for n, p in variant_model("ahn").named_parameters() if ".ahn." in n)
+    added = sum(p.numel() for n, p in stored_weights(variant_model("ahn")) if ".ahn." in n)
     assert alone.parameters_total == added
 
 
