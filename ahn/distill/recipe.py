@@ -24,6 +24,8 @@ LossName = Literal["kl", "ce", "distill"]
 DEFAULT_WINDOW = 32
 
 
+#: a step with a greater learning rate overflows float32
+_RATE_LIMIT = 1e36
 #: Options that say nothing about a base model
 _OF_DISTILLATION = (
     "ahn_name_or_path",
@@ -160,8 +162,8 @@ class Recipe(BaseModel):
     optimizer: Literal["adamw", "muon"] = Field(
         "adamw", description="muon: Muon for matrices, AdamW for embeddings, norms and biases"
     )
-    learning_rate: float = Field(1e-4, gt=0, description="highest, of AdamW")
-    muon_learning_rate: float = Field(0.02, gt=0, description="highest, of Muon")
+    learning_rate: float = Field(1e-4, gt=0, le=_RATE_LIMIT, description="highest, of AdamW")
+    muon_learning_rate: float = Field(0.02, gt=0, le=_RATE_LIMIT, description="highest, of Muon")
     lr_scheduler_type: str = Field(
         "cosine", description="cosine, linear, constant_with_warmup ... of transformers"
     )

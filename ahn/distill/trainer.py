@@ -117,16 +117,16 @@ class RecipeTrainer(Trainer):
         # fp16 steps with infinite gradients are left out, by design, until the scale is right
         scaled = getattr(self.accelerator, "scaler", None) is not None
         if norm is not None and not scaled:
-            whole = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-            if not math.isfinite(float(whole)):
-                named = [
-                    name
-                    for name, p in model.named_parameters()
-                    if p.grad is not None and not _finite(p.grad)
-                ]
+            whole = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+            if not math.isfinite(whole):
+                graded = {
+                    name: p.grad for name, p in model.named_parameters() if p.grad is not None
+                }
+                named = [name for name, gradient in graded.items() if not _finite(gradient)]
+                if len(named) == len(graded):  # clipping by such a norm has spread it
+                    named = []
                 self._stop(
-                    f"the gradient's norm is {float(whole)}, not a finite number"
-                    f"{_in_brackets(named)}"
+                    f"the gradient's norm is {whole}, not a finite number{_in_brackets(named)}"
                 )
         return norm
 
