@@ -241,9 +241,10 @@ def serve(
 
     Example: `ahn serve merged --port 8000 --device cuda`
     """
+    from ahn.names import model_path
     from ahn.serving import serve as run
 
-    run(model, options or [])
+    run(model_path(model), options or [])
 
 
 def _print_written(written: Any) -> None:
