@@ -7,7 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.files import kind_of, shown
 from evaluation.problems import InputError, input_error_types, messages
+from tasks.definitions import LM_EVAL_PREFIX as PREFIX
 
 VERSION = "0.4.13"
 INSTALL = f"pip install 'ahn-bench[lm-eval]' (lm-eval {VERSION})"
@@ -21,9 +23,36 @@ def _as_input_error(error: ValueError) -> ValueError:
         told = messages(error)
         return InputError([*told, _ROWS] if any("--data" in line for line in told) else told)
     if str(error).startswith("Tasks not found: "):  # lm_eval.config.evaluate_config
-        listing = "`run_eval lm-eval ls tasks` lists all, ours begin with ahnbench_ or lveval"
-        return InputError(f"--tasks: {str(error)[0].lower()}{str(error)[1:]} ({listing})")
+        return InputError(_unknown_tasks(str(error).partition(": ")[2].split(", ")))
     return error
+
+
+def _unknown_tasks(names: Sequence[str]) -> list[str]:
+    """A message for each name that nobody has, with ours that is nearest to it."""
+    from tasks.registry import nearest_names
+
+    known = our_names()
+    problems = []
+    for name in names:
+        close = f"; did you mean {PREFIX + name!r}?" if PREFIX + name in known else ""
+        close = close or nearest_names(name, known)
+        problems.append(f"--tasks: task not found: {name}{close}")
+    ours = f"`run_eval lm-eval ls tasks` lists all; ours begin with {PREFIX}"
+    return [*problems[:-1], f"{problems[-1]} ({ours})"]
+
+
+def our_names() -> list[str]:
+    """All names in lm-eval of the tasks and groups of this package."""
+    from tasks import pocket
+    from tasks.registry import benchmark_names, find_task, group_names, task_names
+
+    names = [PREFIX + name.replace("@", "_") for name in ("pocket", *pocket.task_names())]
+    for benchmark in benchmark_names():
+        tasks = [find_task(benchmark, name) for name in task_names(benchmark)]
+        implied = {task.dataset for task in tasks}
+        names += [task.lm_eval_name for task in tasks if task.lm_eval_name]
+        names += [PREFIX + group for group in group_names(benchmark) if group not in implied]
+    return names
 
 
 def task_folder() -> Path:
@@ -47,7 +76,7 @@ def run(arguments: Sequence[str]) -> int:
     except ImportError:
         raise InputError(f"lm-eval is not installed; {INSTALL}") from None
 
-    import evaluation.lm_eval_plugin  # noqa: F401 - registers the model
+    from evaluation.lm_eval_plugin import NO_ANSWER_CACHE  # and registers the model
 
     before = sys.argv
     sys.argv = ["run_eval lm-eval", *arguments]
@@ -55,11 +84,15 @@ def run(arguments: Sequence[str]) -> int:
         setup_logging()
         harness = HarnessCLI()
         parsed = harness.parse_args()
+        if getattr(parsed, "use_cache", None) and getattr(parsed, "model", None) == "ahn":
+            raise InputError(NO_ANSWER_CACHE)  # before there is a file for it
         if hasattr(parsed, "include_path"):
             given = parsed.include_path.split(os.pathsep) if parsed.include_path else []
-            missing = [path for path in given if not Path(path).is_dir()]
+            missing = [path for path in given if kind_of(path) != "a folder"]
             if missing:
-                raise InputError([f"--include_path: {path} is not a folder" for path in missing])
+                raise InputError(
+                    [f"--include_path: {shown(path)} is not a folder" for path in missing]
+                )
             parsed.include_path = [str(task_folder()), *given]
         harness.execute(parsed)
     except ValueError as error:

@@ -3,8 +3,14 @@
 Importing this module registers it. `run_eval lm-eval ...` does so, adds this project's task
 files, and hands everything else to lm-eval:
 
-    run_eval lm-eval --model ahn --tasks lveval_128k \
+    run_eval lm-eval --model ahn --tasks ahnbench_lveval_128k \
         --model_args pretrained=MODEL,ahn=WEIGHTS,variant=ahn,window=32640,sinks=128
+
+lm-eval's own command looks for models inside its package only; it learns of this one from
+`tasks/ahn.yaml`, named among the tasks:
+
+    TASKS=$(python -c 'import tasks; print(*tasks.__path__)')
+    lm_eval --model ahn --include_path $TASKS --tasks $TASKS/ahn.yaml,ahnbench_lveval_128k ...
 
 - Tasks of others are asked as lm-eval's `hf` model asks them: its tokenisation, chat template,
   left truncation, stop strings and batches. Log-likelihoods are computed in float32 and
@@ -12,10 +18,13 @@ files, and hands everything else to lm-eval:
 - Tasks of this project are asked by their benchmark's own procedure, exactly as `run_eval`
   does: prompt, truncation, chat template, generation settings and seed come from the task's
   protocol, whatever `--apply_chat_template` says. So both give the same score.
+- `--use_cache` is refused: its keys know neither the variant nor the window nor the protocol, so
+  that one would be answered from another's.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,9 +50,17 @@ from evaluation.plan import CONTEXT_SLACK, context_length, sampling_seed
 from evaluation.problems import InputError
 from evaluation.prompting import PreparedPrompt, prepare, shared_tokens, smallest_max_length
 from evaluation.variants import ahn_path, choose_variants, model_path
-from tasks.lm_eval import TaskDocument, document_of
+from tasks.lm_eval import PROTOCOL_MODELS, TaskDocument, document_of
+from tasks.lm_eval_task import BY_PROTOCOL
 from tasks.schema import TaskProtocol
 
+_log = logging.getLogger(__name__)
+_SAMPLING = ("temperature", "top_p", "top_k", "min_p")
+NO_ANSWER_CACHE = (
+    "--use_cache: not with the model 'ahn': lm-eval's cache of answers knows neither variant nor "
+    "window nor protocol, and would answer one from another's; leave it out (run_eval longbench "
+    "... goes on where it was interrupted)"
+)
 # Options of lm-eval's `hf` model that would silently mean nothing here.
 _REFUSED = {
     "trust_remote_code": "code from a checkpoint is never run",
@@ -64,6 +81,7 @@ class _Asked:
     prompt: PreparedPrompt
     settings: Any
     seed: int
+    stop: tuple[str, ...]
 
 
 @register_model("ahn")
@@ -164,6 +182,13 @@ class AHNLM(HFLM):
         self._seed = seed
         self._checkpoint_generation = load_generation_config(Path(folder), config)
         model.generation_config = load_generation_config(Path(folder), config)
+        PROTOCOL_MODELS.add(self)
+
+    def set_cache_hook(self, cache_hook: Any) -> None:
+        """Raises `InputError`: lm-eval wraps a model whose answers it caches."""
+        if cache_hook.dbdict is not None:
+            raise InputError(NO_ANSWER_CACHE)
+        super().set_cache_hook(cache_hook)
 
     @property
     def max_length(self) -> int:
@@ -230,6 +255,7 @@ class AHNLM(HFLM):
             if document is not None
         ]
         if ours:
+            self._tell_of_changed_prompts(requests, documents)
             # Its calls come with all settings: the model's own are kept for tasks of others.
             kept = self.model.generation_config
             generator = Generator(self.model, self.tokenizer)
@@ -241,7 +267,21 @@ class AHNLM(HFLM):
                         self._answer(group, generator, answers, bar)
             finally:
                 self.model.generation_config = kept
+            for asked in ours:
+                setattr(requests[asked.index], BY_PROTOCOL, True)
         return [answers[index] for index in range(len(requests))]
+
+    def _tell_of_changed_prompts(
+        self, requests: list[Instance], documents: Sequence[TaskDocument | None]
+    ) -> None:
+        """Warn where the harness put something around a prompt, which is not used."""
+        for request, document in zip(requests, documents, strict=True):
+            if document is not None and request.args[0] != request.doc["prompt"]:
+                _log.warning(
+                    "tasks of AHN-Bench are asked as their protocol says: what "
+                    "--apply_chat_template and --system_instruction would add is left out"
+                )
+                return
 
     def _prepare(self, index: int, document: TaskDocument, given: dict[str, Any]) -> _Asked:
         """The prompt and the settings that `run_eval` would use; what the user gave goes first."""
@@ -259,24 +299,32 @@ class AHNLM(HFLM):
                 f"{document.example.where}: the prompt has {prompt.tokens} tokens, the model "
                 f"{self._context} positions; give max_length in --model_args"
             )
-        default = document.task.protocol("official").max_new_tokens
-        tokens = int(given.pop("max_gen_toks", default))
         settings = generation_settings(
             self._checkpoint_generation,
             document.protocol,
             rules.generation,
-            rules.max_new_tokens if tokens == default else tokens,
+            _new_tokens(given.pop("max_gen_toks", rules.max_new_tokens)),
             self.tokenizer,
             self._model_type,
             document.task.benchmark,
         )
-        if given.pop("do_sample", False):
+        stop = _texts(given.pop("until", rules.stop))
+        samples = given.pop("do_sample", False)
+        if samples not in (True, False):
+            raise InputError(f"--gen_kwargs do_sample: should be True or False, not {samples!r}")
+        if samples:
             settings.do_sample = True
-            for key in ("temperature", "top_p", "top_k", "min_p"):
-                setattr(settings, key, given.get(key, getattr(settings, key)))
+            for key in _SAMPLING:
+                setattr(settings, key, given.pop(key, getattr(settings, key)))
+        if given:
+            needs = " (needs do_sample=True)" if set(given) <= set(_SAMPLING) else ""
+            raise InputError(
+                f"--gen_kwargs {', '.join(given)}: not for tasks of this package, whose settings "
+                f"are their protocol's{needs}"
+            )
         seed = rules.seed if self._seed is None else self._seed
         name, example = document.task.name, document.example.example_id
-        return _Asked(index, document, prompt, settings, sampling_seed(seed, name, example))
+        return _Asked(index, document, prompt, settings, sampling_seed(seed, name, example), stop)
 
     def _prompt_length(self, document: TaskDocument, rules: TaskProtocol) -> int:
         """Longest prompt in tokens, before the chat template."""
@@ -301,7 +349,7 @@ class AHNLM(HFLM):
                 shared_tokens=shared,
                 keep_shared=number < len(group) - 1,
                 seed=asked.seed if sampled else None,
-                stop=asked.document.task.protocol(asked.document.protocol).stop,
+                stop=asked.stop,
             ).text
             bar.update(1)
 
@@ -337,10 +385,24 @@ def _check_options(
         elif name not in _REFUSED:
             problems.append(f"--model_args {name}: unknown option of the model 'ahn'")
     for name, number in (("window", window), ("sinks", sinks), ("max_length", max_length)):
-        if number is not None and not isinstance(number, int):
+        fits = isinstance(number, int) and not isinstance(number, bool) and number <= 10**9
+        if number is not None and not fits:
             problems.append(f"--model_args {name}: {number!r} is not a number of tokens")
     if problems:
         raise InputError(problems)
+
+
+def _new_tokens(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 10**9:
+        raise InputError(f"--gen_kwargs max_gen_toks: should be a number of tokens, not {value!r}")
+    return value
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    texts = [value] if isinstance(value, str) else list(value or ())
+    if not all(isinstance(text, str) and text for text in texts):
+        raise InputError(f"--gen_kwargs until: should be texts, not {value!r}")
+    return tuple(texts)
 
 
 def _by_document(asked: Sequence[_Asked]) -> list[list[_Asked]]:

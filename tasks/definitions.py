@@ -169,6 +169,8 @@ class TaskDefinition(_Strict):
     doc_to_text: Literal["prompt"]
     doc_to_target: Literal["target"]
     process_results: Literal["tasks.lm_eval.score"]
+    class_: Literal["tasks.lm_eval_task.BenchmarkTask"] = Field(alias="class")
+    num_fewshot: Literal[0]
     metric_list: list[MetricEntry] = Field(min_length=1, max_length=1)
 
     @property
@@ -229,8 +231,9 @@ class TaskDefinition(_Strict):
             found.append(f"dataset_kwargs.level: is {asked.level!r}, known: {benchmark.levels}")
         if not (name == asked.name or name.startswith(f"{asked.name}_")):
             found.append(f"dataset_kwargs.name: is {asked.name!r}, the file's name says otherwise")
-        if not self.task.endswith(f"_{name}") and not self.task.endswith(f"_{asked.name}"):
-            found.append(f"task: is {self.task!r}, the file's name says otherwise")
+        wanted = lm_eval_name(benchmark.benchmark, asked.name, asked.level)
+        if self.task != wanted:
+            found.append(f"task: is {self.task!r}, not {wanted!r}, as all tasks are named")
         unknown = sorted(set(constants.protocols) - set(benchmark.protocols))
         if unknown or "official" not in constants.protocols:
             found.append(
@@ -266,6 +269,19 @@ def _first(*values: Any) -> Any:
     return next((value for value in values if value is not None), None)
 
 
+LM_EVAL_PREFIX = "ahnbench_"
+
+
+def lm_eval_name(benchmark: str, dataset: str, level: str | None = None) -> str:
+    """The name in lm-evaluation-harness of a data set, or one of its levels.
+
+    One rule for all: `ahnbench_<benchmark>_<data set>[_<level>]`, and for groups
+    `ahnbench_<benchmark>[_<group>]`; lm-evaluation-harness has tasks and groups `longbench...` of
+    its own.
+    """
+    return LM_EVAL_PREFIX + "_".join(part for part in (benchmark, dataset, level) if part)
+
+
 class GroupDefinition(_Strict):
     """A group's file. Our name of it is `group`, less `ahnbench_` at its beginning."""
 
@@ -278,7 +294,16 @@ class GroupDefinition(_Strict):
     @property
     def name(self) -> str:
         """What the group is called in commands."""
-        return self.group.removeprefix("ahnbench_")
+        return self.group.removeprefix(LM_EVAL_PREFIX)
+
+    def problems(self, name: str, benchmark: str) -> list[str]:
+        """What does not fit the file's name or the benchmark."""
+        found = []
+        if self.group != LM_EVAL_PREFIX + name:
+            found.append(f"group: is {self.group!r}, not {LM_EVAL_PREFIX + name!r}, as its file")
+        if name != benchmark and not name.startswith(f"{benchmark}_"):
+            found.append(f"group: the file's name must be {benchmark} or {benchmark}_<group>")
+        return found
 
 
 @dataclass(frozen=True)
@@ -339,7 +364,10 @@ def read_benchmark(folder: Path) -> Benchmark:
         try:
             content = _read_yaml(path)
             if isinstance(content, dict) and "group" in content:
-                groups[path] = _validated(path, GroupDefinition)
+                group: GroupDefinition = _validated(path, GroupDefinition)
+                wrong = group.problems(path.stem, definition.benchmark)
+                problems += [f"{path}: {problem}" for problem in wrong]
+                groups[path] = group
                 continue
             task: TaskDefinition = _validated(path, TaskDefinition)
         except InputError as error:

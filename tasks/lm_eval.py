@@ -3,26 +3,33 @@
 `tasks/_lm_eval.yaml` names `rows` and `score` for every task: the documents are the rendered
 prompts of our rows, the score is our metric. What the harness has no words for (which part of a
 long prompt is cut, for which tasks the chat template is left out) a model can do as `run_eval`
-does, since `document_of` gives it the task, the example and the protocol of a document.
+does, since `document_of` gives it the task, the example and the protocol of a document; of any
+other model `tasks.lm_eval_task` says so.
 
-`lm_eval --metadata '{"protocol": "ahn", "data": "FOLDER", "limit": 10}'` chooses; the number of
-new tokens that the harness itself passes on is always that of `official`.
+`lm_eval --metadata '{"protocol": "ahn", "data": "FOLDER", "limit": 10}'` chooses.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
+from weakref import WeakSet
 
 from tasks import pocket
 from tasks.infinitebench.synthetic import parse_length
 from tasks.registry import find_task, is_pocket, protocol_name
 from tasks.schema import Example, InputError, Task
-from tasks.sources import load_examples
+from tasks.sources import check_limit, load_examples
+
+PROTOCOL_MODELS: WeakSet[Any] = WeakSet()
+"""Models of this process that ask our documents by their protocol, whatever the harness does."""
+
+_CHOICES = ("protocol", "data", "limit", "length", "seed")
 
 
 @dataclass(frozen=True)
@@ -51,21 +58,25 @@ def rows(
         benchmark, name, level: which task; from `dataset_kwargs` of its file.
         protocol: `official`, `ahn` or another that the task has.
         data: a folder, `"synthetic"`, or None, the hub; as of `tasks.sources.load_examples`.
-        limit: rows. lm_eval's own `--limit` is applied afterwards, to what is read here.
+        limit: rows, at most `tasks.sources.MOST_ROWS`. lm_eval's own `--limit` is applied
+            afterwards, to what is read here.
         length: tokens, of pocket and synthetic rows: a number, or a text such as `128k`.
         seed: of generated rows; None: the protocol's.
         other: the constants of the file and the arguments of the model, which lm_eval passes on
-            together; not used.
+            together; not used. A name so near to one of the above that it must be meant is an
+            error.
 
     Returns:
         `{"test": datasets.Dataset}` with the columns `prompt`, `target` (the first answer),
         `benchmark`, `name`, `protocol`, and `example` (the `Example` as JSON).
 
     Raises:
-        InputError: unknown task or protocol, or rows that cannot be had or used.
+        InputError: unknown task or protocol, a choice of the wrong kind, or rows that cannot be
+            had or used.
     """
     from datasets import Dataset
 
+    _check_choices(protocol, data, limit, seed, other)
     name = name if level is None else f"{name}_{level}"
     if is_pocket(name) and length is not None:
         tokens = parse_length(length)
@@ -81,11 +92,37 @@ def rows(
             "benchmark": task.benchmark,
             "name": task.name,
             "protocol": protocol,
-            "example": json.dumps(dataclasses.asdict(example)),
+            "example": json.dumps(dataclasses.asdict(example), default=str),
         }
         for example in source.examples
     ]
     return {"test": Dataset.from_list(documents)}
+
+
+def _check_choices(
+    protocol: Any, data: Any, limit: Any, seed: Any, other: Mapping[str, Any]
+) -> None:
+    """InputError with a message for each choice of `--metadata` that cannot be meant."""
+    problems = []
+    for name, value in (("protocol", protocol), ("data", data)):
+        if not isinstance(value, str) and not (name == "data" and value is None):
+            problems.append(f"--metadata: {name} should be text, not {value!r}")
+    if limit is not None:
+        try:
+            check_limit(limit)
+        except InputError as error:
+            problems += [f"--metadata: {problem}" for problem in error.problems]
+    whole = isinstance(seed, int) and not isinstance(seed, bool)
+    if seed is not None and not (whole and 0 <= seed < 2**32):
+        problems.append(f"--metadata: seed should be a number from 0 to 2**32 - 1, not {seed!r}")
+    for name, value in other.items():
+        if name == "protocols" and isinstance(value, Mapping):  # the constants of the file
+            continue
+        close = difflib.get_close_matches(name, _CHOICES, n=1, cutoff=0.8)
+        if close:
+            problems.append(f"--metadata: unknown key {name!r}; did you mean {close[0]!r}?")
+    if problems:
+        raise InputError(*problems)
 
 
 @lru_cache(maxsize=4)

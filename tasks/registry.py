@@ -11,7 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from tasks.definitions import Benchmark, BenchmarkDefinition, read_benchmark
+from common.files import shown
+from tasks.definitions import (
+    LM_EVAL_PREFIX,
+    Benchmark,
+    BenchmarkDefinition,
+    read_benchmark,
+)
 from tasks.schema import InputError, Task
 
 POCKET = "pocket"
@@ -30,9 +36,10 @@ def benchmark_names() -> tuple[str, ...]:
 
 def _read(benchmark: str) -> Benchmark:
     if benchmark not in benchmark_names():
+        known = benchmark_names()
         raise InputError(
-            f"unknown benchmark {benchmark!r}{nearest_names(benchmark, benchmark_names())} "
-            f"(known: {', '.join(benchmark_names())})"
+            f"unknown benchmark {shown(repr(benchmark))}{nearest_names(benchmark, known)} "
+            f"(known: {', '.join(known)})"
         )
     return read_benchmark(_HERE / benchmark)
 
@@ -131,7 +138,7 @@ def _spellings(benchmark: str, name: str) -> list[str]:
     plain = name.strip().removeprefix(f"{benchmark}/")
     if not is_pocket(plain):
         plain = plain.replace("@", "_")
-    short = plain.removeprefix("ahnbench_").removeprefix(f"{benchmark}_")
+    short = plain.removeprefix(LM_EVAL_PREFIX).removeprefix(f"{benchmark}_")
     return [plain, short]
 
 
@@ -183,13 +190,16 @@ def _members(
     name: str, groups: Mapping[str, Sequence[str]], related: Iterable[str], benchmark: str
 ) -> list[tuple[str, str]]:
     """The tasks, each with its benchmark, that a group or any other name stands for."""
-    if name == POCKET:
+    plain = name.removeprefix(LM_EVAL_PREFIX)
+    if plain == POCKET:
         return [(benchmark, member) for member in _pocket_names()]
-    if name in groups:
-        return [(benchmark, member) for member in groups[name]]
+    if plain in groups:
+        return [(benchmark, member) for member in groups[plain]]
     for other in related:
-        if name in _groups(other):
-            return [(other, member) for member in _groups(other)[name]]
+        if plain in _groups(other):
+            return [(other, member) for member in _groups(other)[plain]]
+        if plain.startswith(f"{other}_") and plain != name:
+            return [(other, name)]
     return [(benchmark, name)]
 
 
@@ -219,4 +229,4 @@ def _unknown(benchmark: str, name: str) -> str:
         return f"{name!r} is a group of {benchmark}, not a task: name one of {of}"
     known = [*task_names(benchmark), *group_names(benchmark)]
     hint = nearest_names(name, known) or f" (known: {', '.join(known)})"
-    return f"unknown task {name!r} of {benchmark}{hint}"
+    return f"unknown task {shown(repr(name))} of {benchmark}{hint}"

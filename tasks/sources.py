@@ -69,7 +69,8 @@ def load_examples(
 
         if data not in (None, POCKET):
             raise InputError(
-                f"{task.name}: rows of pocket tasks are generated here; leave --data {data} out"
+                f"{task.name}: rows of pocket tasks are generated here; "
+                f"leave --data {shown(data)} out"
             )
         examples = pocket.load_examples(task, limit, seed)
         return RowSource(examples, [_generated(f"{task.name}?seed={seed}")])

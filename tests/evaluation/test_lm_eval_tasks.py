@@ -23,8 +23,12 @@ pytest.importorskip("lm_eval", reason="needs the extra 'lm-eval'")
 from lm_eval.evaluator import simple_evaluate
 from lm_eval.tasks import TaskManager
 
+from evaluation.lm_eval_command import our_names
 from evaluation.lm_eval_command import run as run_harness
 from evaluation.lm_eval_plugin import AHNLM
+from tasks import lm_eval_task
+from tasks.registry import benchmark_names, find_task, task_names
+from tasks.sources import load_examples
 
 FOLDER = Path(tasks.__file__).parent
 
@@ -203,6 +207,223 @@ def test_the_command_runs_lm_eval_whole(tmp_path: Path) -> None:
     assert len(samples.read_text("utf-8").splitlines()) == 4
 
 
+# -- caches -------------------------------------------------------------------------------------
+
+
+def prompts_of(model: Any, folder: Path, **metadata: Any) -> list[str]:
+    """What is asked of `model` for hotpotqa, with lm-eval's cache of prompts."""
+    manager = TaskManager(include_path=str(FOLDER), include_defaults=False, metadata=metadata)
+    results = simple_evaluate(
+        model,
+        tasks=["ahnbench_longbench_hotpotqa"],
+        task_manager=manager,
+        bootstrap_iters=0,
+        cache_requests=True,
+    )
+    assert results is not None
+    samples = results["samples"]["ahnbench_longbench_hotpotqa"]
+    assert [sample["doc"]["protocol"] for sample in samples] == [metadata["protocol"]] * len(
+        samples
+    )
+    return [sample["arguments"][0][0] for sample in samples]
+
+
+@pytest.fixture
+def request_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of the test's own for lm-eval's cache of prompts."""
+    from lm_eval.caching import cache
+
+    monkeypatch.setattr(cache, "PATH", str(tmp_path / "requests"))
+    return tmp_path / "requests"
+
+
+def test_prompts_are_not_reused_across_protocols_and_data(
+    request_cache: Path, tmp_path: Path, data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from lm_eval.api.registry import get_model
+
+    dummy = get_model("dummy")()
+    other = [row | {"context": "Other text."} for row in _rows(data)]
+    write_rows(tmp_path / "other" / "hotpotqa.jsonl", other)
+    asked = {
+        (protocol, folder): prompts_of(dummy, folder, protocol=protocol, data=str(folder))
+        for protocol in ("official", "ahn")
+        for folder in (data, tmp_path / "other")
+    }
+    for (protocol, folder), prompts in asked.items():
+        task = find_task("longbench", "hotpotqa")
+        examples = load_examples(task, str(folder), None, 0).examples
+        assert prompts == [task.render(example, protocol) for example in examples]
+    assert not list(request_cache.glob("*hotpotqa*"))
+    assert "--cache_requests: not for tasks of AHN-Bench" in caplog.text
+
+
+def test_the_cache_of_answers_is_refused_with_our_model(tmp_path: Path, data: Path) -> None:
+    model = AHNLM(pretrained="pocket", device="cpu")
+    manager = TaskManager(
+        include_path=str(FOLDER), include_defaults=False, metadata={"data": str(data)}
+    )
+    with pytest.raises(InputError, match="--use_cache: not with the model 'ahn'"):
+        simple_evaluate(
+            model,
+            tasks=["ahnbench_longbench_hotpotqa"],
+            task_manager=manager,
+            use_cache=str(tmp_path / "cache"),
+        )
+
+
+def test_the_command_refuses_the_cache_of_answers_before_there_is_one(tmp_path: Path) -> None:
+    asked = ["--model", "ahn", "--model_args", "pretrained=pocket", "--tasks"]
+    with pytest.raises(InputError, match="--use_cache: not with the model 'ahn'"):
+        run_harness([*asked, "ahnbench_pocket_qa_1", "--use_cache", str(tmp_path / "cache")])
+    assert not list(tmp_path.iterdir())
+
+
+# -- other models -------------------------------------------------------------------------------
+
+
+def test_another_model_is_told_what_it_cannot_carry_out(
+    data: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lm_eval.api.registry import get_model
+
+    monkeypatch.setattr(lm_eval_task, "PROTOCOL_MODELS", set())
+    lm_eval_task._warn_once.cache_clear()
+    manager = TaskManager(
+        include_path=str(FOLDER), include_defaults=False,
+        metadata={"data": str(data), "protocol": "official"},
+    )  # fmt: skip
+    manager.load(["ahnbench_longbench_samsum"])
+    (told,) = [r.getMessage() for r in caplog.records if r.name == "tasks.lm_eval_task"]
+    assert "ahnbench_longbench_samsum: the protocol 'official' is followed as a whole by" in told
+    for part in ("loses its middle", "chat template is left out", "an answer ends at a newline"):
+        assert part in told
+    results = simple_evaluate(
+        get_model("dummy")(), tasks=["ahnbench_longbench_samsum"], task_manager=manager,
+        bootstrap_iters=0,
+    )  # fmt: skip
+    assert results is not None
+    config = results["configs"]["ahnbench_longbench_samsum"]
+    assert config["metadata"]["protocol_followed"] is False
+    assert len([r for r in caplog.records if r.name == "tasks.lm_eval_task"]) == 1
+
+
+def test_another_model_beside_ours_is_told_when_its_answers_are_there(
+    data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from lm_eval.api.registry import get_model
+
+    ours = AHNLM(pretrained="pocket", device="cpu")
+    lm_eval_task._warn_once.cache_clear()
+    manager = TaskManager(include_path=str(FOLDER), include_defaults=False, metadata={"limit": 2})
+    for model, followed in ((ours, True), (get_model("dummy")(), False)):
+        caplog.clear()
+        results = simple_evaluate(
+            model, tasks=["ahnbench_pocket_qa_1"], task_manager=manager, bootstrap_iters=0
+        )
+        assert results is not None
+        config = results["configs"]["ahnbench_pocket_qa_1"]
+        assert config["metadata"]["protocol_followed"] is followed
+        told = [r for r in caplog.records if r.name == "tasks.lm_eval_task"]
+        assert len(told) == (0 if followed else 1)
+
+
+def test_what_the_harness_would_put_around_a_prompt_is_told(
+    tiny: Path, data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = AHNLM(pretrained=str(tiny), variant="full", device="cpu", max_length=1500)
+    manager = TaskManager(
+        include_path=str(FOLDER), include_defaults=False, metadata={"data": str(data)}
+    )
+
+    def answers(**options: Any) -> list[str]:
+        found = simple_evaluate(
+            model, tasks=["ahnbench_longbench_samsum"], task_manager=manager, bootstrap_iters=0,
+            **options,
+        )  # fmt: skip
+        assert found is not None
+        return [s["resps"][0][0] for s in found["samples"]["ahnbench_longbench_samsum"]]
+
+    plain = answers()
+    assert "is left out" not in caplog.text
+    assert answers(apply_chat_template=True, system_instruction="Be brief.") == plain
+    assert (
+        "what --apply_chat_template and --system_instruction would add is left out" in caplog.text
+    )
+    assert answers(num_fewshot=2) == plain
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"max_gen_toks": 0}, "max_gen_toks: should be a number of tokens, not 0"),
+        ({"max_gen_toks": True}, "max_gen_toks: should be a number of tokens, not True"),
+        ({"max_gen_toks": "4"}, "max_gen_toks: should be a number of tokens, not '4'"),
+        ({"num_beams": 4}, "num_beams: not for tasks of this package"),
+        ({"temperature": 0.5}, r"temperature: .* \(needs do_sample=True\)"),
+        ({"do_sample": "no"}, "do_sample: should be True or False, not 'no'"),
+        ({"until": [3]}, "until: should be texts"),
+    ],
+)
+def test_generation_options_that_are_not_understood_are_refused(
+    tiny: Path, data: Path, options: dict[str, Any], told: str
+) -> None:
+    model = AHNLM(pretrained=str(tiny), variant="full", device="cpu", max_length=1500)
+    manager = TaskManager(
+        include_path=str(FOLDER), include_defaults=False, metadata={"data": str(data)}
+    )
+    with pytest.raises(InputError, match=f"--gen_kwargs {told}"):
+        simple_evaluate(
+            model, tasks=["ahnbench_longbench_hotpotqa"], task_manager=manager, limit=1,
+            gen_kwargs=options, bootstrap_iters=0,
+        )  # fmt: skip
+
+
+# -- lm-eval's own command ----------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_lm_evals_own_command_finds_the_model(tmp_path: Path) -> None:
+    """`lm_eval` as it is installed, told of the model by its file among the tasks."""
+    command = [
+        sys.executable, "-m", "lm_eval", "--model", "ahn",
+        "--model_args", "pretrained=pocket,ahn=pocket,window=128,sinks=4",
+        "--include_path", str(FOLDER), "--metadata", '{"limit": 2}', "--device", "cpu",
+        "--tasks", f"{FOLDER}/ahn.yaml,ahnbench_pocket_qa_1,ahnbench_pocket_qa_4",
+        "--output_path", str(tmp_path),
+    ]  # fmt: skip
+    root = str(FOLDER.parent)
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, check=False,
+        env=os.environ | {"PYTHONPATH": root, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    (results,) = tmp_path.rglob("results_*.json")
+    stored = json.loads(results.read_text("utf-8"))
+    scored = {name for name, found in stored["results"].items() if "score,none" in found}
+    assert scored == {"ahnbench_pocket_qa_1", "ahnbench_pocket_qa_4"} == set(stored["configs"])
+    for config in stored["configs"].values():
+        assert config["metadata"]["protocol_followed"] is True
+    assert "followed as a whole" not in done.stderr
+
+
+def test_all_names_follow_one_rule_and_are_lm_evals() -> None:
+    manager = TaskManager(include_path=str(FOLDER), include_defaults=False)
+    names = our_names()
+    assert len(names) == len(set(names)) == 46 + 55 + 21 + len(manager.all_groups) - 1
+    assert {*names, "ahnbench_model"} == set(manager.all_tasks)
+    benchmarks = [*benchmark_names(), "pocket"]
+    for name in names:
+        assert any(
+            name == f"ahnbench_{benchmark}" or name.startswith(f"ahnbench_{benchmark}_")
+            for benchmark in benchmarks
+        )
+    for benchmark in benchmark_names():
+        for task in (find_task(benchmark, name) for name in task_names(benchmark)):
+            parts = [benchmark, task.dataset, *([task.level] if task.level else [])]
+            assert task.lm_eval_name == "ahnbench_" + "_".join(parts)
+
+
 def test_bad_input_is_one_message_and_exit_code_2(run_eval: Callable[..., Any]) -> None:
     asked = ["--model", "ahn", "--tasks", "ahnbench_pocket_qa_1", "--include_path", "/nowhere"]
     result = run_eval("lm-eval", *asked)
@@ -232,10 +453,18 @@ def test_rows_that_are_not_there_are_said_in_lm_evals_words(
 
 
 @pytest.mark.usefixtures("ours_alone")
-def test_a_task_that_nobody_has_is_named() -> None:
-    asked = ["--model", "ahn", "--model_args", "pretrained=pocket", "--tasks", "ahnbench_nothing"]
-    with pytest.raises(InputError, match="--tasks: tasks not found: .*ahnbench_nothing"):
+def test_tasks_that_nobody_has_are_named_with_what_may_be_meant() -> None:
+    names = ["zzz", "lveval_128k", "longbench_paper", "ahnbench_longbench_hotpotqua"]
+    asked = ["--model", "ahn", "--model_args", "pretrained=pocket", "--tasks", ",".join(names)]
+    with pytest.raises(InputError) as error:
         run_harness(asked)
+    told = error.value.problems
+    assert told[0] == "--tasks: task not found: zzz"
+    assert told[1:3] == [
+        "--tasks: task not found: lveval_128k; did you mean 'ahnbench_lveval_128k'?",
+        "--tasks: task not found: longbench_paper; did you mean 'ahnbench_longbench_paper'?",
+    ]
+    assert "did you mean 'ahnbench_longbench_hotpotqa'" in told[3] and "ls tasks" in told[3]
 
 
 def test_help_is_lm_evals(capfd: pytest.CaptureFixture[str]) -> None:

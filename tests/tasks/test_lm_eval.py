@@ -1,5 +1,6 @@
 """The task files in lm-evaluation-harness itself: found, valid, asked and scored as by us."""
 
+import dataclasses
 import functools
 import json
 import logging
@@ -12,7 +13,7 @@ import tasks
 from tasks import lm_eval as ours
 from tasks import pocket
 from tasks.registry import benchmark_names, expand, find_task, group_names, task_names
-from tasks.schema import InputError
+from tasks.schema import InputError, scored_example
 from tasks.sources import load_examples
 
 pytest.importorskip("lm_eval", reason="needs lm-evaluation-harness (pip install .[lm-eval])")
@@ -95,30 +96,39 @@ def test_lm_eval_validate_accepts_every_name(manager, capsys, monkeypatch):
 
 
 def test_every_file_is_a_configuration_that_lm_eval_can_build(manager, monkeypatch, caplog):
-    """As `ConfigurableTask` builds it, on one made-up document in place of the rows."""
+    """As `TaskManager` builds it, on one made-up document in place of the rows."""
     from datasets import Dataset
-    from lm_eval.api.task import ConfigurableTask
     from lm_eval.tasks._yaml_loader import load_yaml
+
+    from tasks.lm_eval_task import BenchmarkTask
 
     asked = []
 
-    def rows(**kwargs):
-        asked.append((kwargs["benchmark"], kwargs["name"], kwargs.get("level")))
-        document = dict.fromkeys(("benchmark", "name", "protocol", "example"), "")
+    def rows(benchmark, name, level=None, **_):
+        asked.append((benchmark, name, level))
+        document = {
+            "benchmark": benchmark,
+            "name": name if level is None else f"{name}_{level}",
+            "protocol": "official",
+            "example": json.dumps(dataclasses.asdict(scored_example(["c"]))),
+        }
         return {"test": Dataset.from_list([{"prompt": " a {{b}}\n", "target": "c", **document}])}
 
     monkeypatch.setattr(ours, "rows", rows)
     with caplog.at_level(logging.WARNING):
         for task in ALL_TASKS:
             path = manager.task_index[task.lm_eval_name].yaml_path
-            built = ConfigurableTask(config=load_yaml(path))
+            config = load_yaml(path)
+            assert config["class"] is BenchmarkTask
+            built = BenchmarkTask(config=config)
             assert asked[-1] == (task.benchmark, task.dataset, task.level)
             assert built.doc_to_text(built.eval_docs[0]) == " a {{b}}\n"  # not a template
             assert built.config.generation_kwargs["until"] == []
+            assert built.config.num_fewshot == 0
             official = task.protocol("official").max_new_tokens
             assert built.config.generation_kwargs["max_gen_toks"] == official
-    told = {record.getMessage().split(": ", 1)[-1].split("\n")[0] for record in caplog.records}
-    assert all("Custom kwargs can be passed" in message for message in told), told
+    told = {record.getMessage().split(": ", 1)[-1].split(". ")[0] for record in caplog.records}
+    assert told == {"the protocol 'official' is followed as a whole by --model ahn only"}
 
 
 ROWS = [

@@ -12,7 +12,7 @@ import yaml
 
 import tasks
 from tasks.definitions import read_benchmark
-from tasks.registry import expand, find_task, protocol_name, task_names
+from tasks.registry import expand, find_task, group_names, protocol_name, task_names
 from tasks.schema import InputError
 from tasks.sources import load_examples
 
@@ -107,6 +107,30 @@ def test_names_may_be_joined_repeated_and_grouped():
     assert names("longbench_paper,trec,musique")[-1] == "trec"
 
 
+@pytest.mark.parametrize(
+    ("benchmark", "name"),
+    [
+        ("longbench", "ahnbench_longbench_hotpotqa"),
+        ("longbench", "ahnbench_longbench_e_hotpotqa"),
+        ("longbench_e", "ahnbench_longbench_e_hotpotqa"),
+        ("longbench", "ahnbench_longbench"),
+        ("longbench", "ahnbench_longbench_paper"),
+        ("longbench", "ahnbench_longbench_e"),
+        ("lveval", "ahnbench_lveval_cmrc_mixup_16k"),
+        ("lveval", "ahnbench_lveval_128k"),
+        ("infinitebench", "ahnbench_infinitebench_paper"),
+    ],
+)
+def test_the_names_in_lm_eval_are_understood_here_too(benchmark, name):
+    found = expand(benchmark, [name], None)
+    plain = name.removeprefix("ahnbench_")
+    owner = "longbench_e" if plain.startswith("longbench_e") else benchmark
+    if plain in group_names(owner):
+        assert found == expand(owner, [plain], None)
+    else:
+        assert [task.lm_eval_name for task in found] == [name]
+
+
 def test_all_unknown_names_are_told_at_once():
     with pytest.raises(InputError) as caught:
         names("hotpot,trec", "lccc")
@@ -187,13 +211,13 @@ def folder(tmp_path):
     for name in ("_benchmark", "trec"):
         shutil.copy(LONGBENCH / f"{name}.yaml", place)
     group = {
-        "group": "ahnbench_few",
+        "group": "ahnbench_longbench_few",
         "task": ["ahnbench_longbench_trec"],
         "aggregate_metric_list": [{"metric": "score", "aggregation": "mean"}],
         "metadata": {"version": 1.0},
     }
     (place / "groups").mkdir()
-    (place / "groups" / "few.yaml").write_text(yaml.safe_dump(group), encoding="utf-8")
+    (place / "groups" / "longbench_few.yaml").write_text(yaml.safe_dump(group), encoding="utf-8")
     return place
 
 
@@ -214,7 +238,7 @@ def test_a_new_task_is_one_more_file(folder):
     edit = {"task": "ahnbench_longbench_trek", "dataset_kwargs": new}
     change(folder / "trek.yaml", lambda task: task.update(edit))
     read = read_benchmark(folder)
-    assert list(read.tasks) == ["trec", "trek"] and read.groups == {"few": ("trec",)}
+    assert list(read.tasks) == ["trec", "trek"] and read.groups == {"longbench_few": ("trec",)}
     assert read.tasks["trek"].lm_eval_name == "ahnbench_longbench_trek"
 
 
@@ -248,7 +272,10 @@ def test_a_file_may_build_on_another(folder):
             lambda t: t["metadata"]["protocols"]["ahn"].update(prompt="{question}"),
             r"metadata\.protocols\.ahn\.prompt: uses \['question'\]",
         ),
-        (lambda t: t.update(task="other"), "task: .*file's name says otherwise"),
+        (
+            lambda t: t.update(task="longbench_trec"),
+            "task: is 'longbench_trec', not 'ahnbench_longbench_trec', as all tasks are named",
+        ),
         (lambda t: t["dataset_kwargs"].update(name="other"), "name: .*file's name says otherwise"),
         (lambda t: t["dataset_kwargs"].update(benchmark="other"), "is not 'longbench'"),
         (lambda t: t["dataset_kwargs"].update(level="16k"), r"level: is '16k', known: \[\]"),
@@ -266,12 +293,16 @@ def test_a_mistake_in_a_task_file_is_told_with_file_and_key(folder, edit, messag
     ("edit", "message"),
     [
         (lambda g: g["task"].append("trek"), r"few\.yaml: task: no task or group 'trek'"),
-        (lambda g: g["task"].append("ahnbench_few"), "no task or group 'ahnbench_few'"),
+        (
+            lambda g: g["task"].append("ahnbench_longbench_few"),
+            "no task or group 'ahnbench_longbench_few'",
+        ),
+        (lambda g: g.update(group="longbench_few"), "not 'ahnbench_longbench_few', as its file"),
         (lambda g: g.update(tasks=[]), r"few\.yaml: tasks: Extra inputs"),
     ],
 )
 def test_a_mistake_in_a_groups_file_is_told(folder, edit, message):
-    change(folder / "groups" / "few.yaml", edit)
+    change(folder / "groups" / "longbench_few.yaml", edit)
     refused(folder, message)
 
 
