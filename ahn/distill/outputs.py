@@ -12,8 +12,12 @@ import torch
 import transformers
 import yaml
 
+from ahn.config import InputError
+from ahn.distill.options import CHECKPOINTS
 from ahn.distill.recipe import Recipe
 
+#: What a training leaves in its folder under a name that others use, too.
+_NAMES = ("README.md", "config.json", "loss.png", "model.safetensors", "tokenizer.json")
 _HISTORY = ("step", "loss", "eval_loss", "learning_rate", "grad_norm")
 
 
@@ -27,6 +31,22 @@ def machine() -> dict[str, Any]:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
+
+
+def check_output(output: Path) -> None:
+    """Refuse a folder in which files that no training wrote would be replaced.
+
+    Raises:
+        InputError: which files.
+    """
+    if (output / "training.json").exists() or (output / CHECKPOINTS).is_dir():
+        return
+    foreign = [name for name in _NAMES if (output / name).exists()]
+    if foreign:
+        raise InputError(
+            f"output_dir: {output} holds {', '.join(foreign)}, which no training wrote and which "
+            "the finished one would replace; name another folder"
+        )
 
 
 def write_outputs(

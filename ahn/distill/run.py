@@ -25,7 +25,7 @@ from ahn.distill.data import Collator, Conversations, StreamedConversations, Tok
 from ahn.distill.distillation import DistillTrainer
 from ahn.distill.gaps import PositionGaps
 from ahn.distill.options import first_line, training_arguments
-from ahn.distill.outputs import write_outputs
+from ahn.distill.outputs import check_output, write_outputs
 from ahn.distill.recipe import Recipe
 from ahn.distill.student import smallest_window, student_model, student_settings
 from ahn.distill.trainer import Data, PretrainTrainer, RecipeTrainer, last_checkpoint
@@ -64,6 +64,7 @@ def train(recipe: Recipe, resume: bool = True) -> Path:
         torch.set_num_threads(recipe.threads)
     output = Path(recipe.output_dir)
     _can_be_written(output)
+    check_output(output)
     arguments = training_arguments(recipe)
     if recipe.stage == "distill":
         student_settings(recipe)  # before data are tokenised, which may take long
