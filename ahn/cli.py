@@ -327,14 +327,16 @@ def train(
         typer.echo(f"weights: {folder}\nlog: {log}, {curve}")
 
 
-def _terminate(*_: Any) -> None:
-    raise SystemExit(143)  # unwinds: nothing half-written stays
+def _terminate(number: int, *_: Any) -> None:
+    raise SystemExit(128 + number)  # unwinds: nothing half-written stays
 
 
 def main() -> None:
     """Entry point: input errors go to stderr with exit code 2, Ctrl-C ends with 130."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup leaves it
+        signal.signal(signal.SIGHUP, _terminate)
     try:
         app(standalone_mode=True)
     except InputError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,6 +39,8 @@ def _tables(run: Run) -> list[tuple[str, list[tuple[str, str]]]]:
         "Record schema": f"version {info.schema_version}",
     }
     tables: list[tuple[str, Mapping[str, Any]]] = [("The run", about)]
+    if len(info.starts) > 1:  # the tables below are the latest one's
+        tables.append(("Starts", _starts(run)))
     tables += [(f"Variant {name}", model) for name, model in info.models.items()]
     tables += [
         (f"Effective generation settings, {names}", settings)
@@ -50,6 +53,16 @@ def _tables(run: Run) -> list[tuple[str, list[tuple[str, str]]]]:
     tables.append(("Data files", _data_files(info.data_files)))
     tables.append(("What the identity is made of", info.identity_parts))
     return [(title, _rows(table)) for title, table in tables if table]
+
+
+def _starts(run: Run) -> dict[str, Any]:
+    """One row for each start: when, with what, and how many of the records are its."""
+    counts = Counter(record.start or 0 for record in run.records)
+    return {
+        f"Start {number}": f"{start.time}{' (and later ones)' if start.reconstructed else ''}; "
+        f"{counts[number]:,} records; {shlex.join(start.command)}"
+        for number, start in enumerate(run.info.starts)
+    }
 
 
 def _merged(settings: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:

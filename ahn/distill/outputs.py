@@ -12,12 +12,16 @@ import torch
 import transformers
 import yaml
 
+from ahn.config import InputError
+from ahn.distill.options import CHECKPOINTS
 from ahn.distill.provenance import RunRecord, strict_json, without_secrets
 from ahn.distill.recipe import Recipe
 
 _TERMS = ("kl", "ce", "distill", "key_overlap")
 _HISTORY = ("step", "loss", *_TERMS, "eval_loss", *(f"eval_{term}" for term in _TERMS))
 _HISTORY += ("learning_rate", "grad_norm")
+#: What a training leaves in its folder under a name that others use, too.
+_NAMES = ("README.md", "config.json", "loss.png", "model.safetensors", "tokenizer.json")
 
 
 def command_line() -> str | None:
@@ -38,6 +42,22 @@ def machine() -> dict[str, Any]:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
+
+
+def check_output(output: Path) -> None:
+    """Refuse a folder in which files that no training wrote would be replaced.
+
+    Raises:
+        InputError: which files.
+    """
+    if (output / "training.json").exists() or (output / CHECKPOINTS).is_dir():
+        return
+    foreign = [name for name in _NAMES if (output / name).exists()]
+    if foreign:
+        raise InputError(
+            f"output_dir: {output} holds {', '.join(foreign)}, which no training wrote and which "
+            "the finished one would replace; name another folder"
+        )
 
 
 def write_outputs(

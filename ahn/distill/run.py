@@ -30,7 +30,7 @@ from ahn.distill.files import honour_umask, no_empty_folders, why_not_written
 from ahn.distill.gaps import PositionGaps
 from ahn.distill.hub import check_hub, upload, wants_upload
 from ahn.distill.options import CHECKPOINTS, training_arguments
-from ahn.distill.outputs import command_line, machine, write_outputs
+from ahn.distill.outputs import check_output, command_line, machine, write_outputs
 from ahn.distill.provenance import RunRecord
 from ahn.distill.recipe import Recipe
 from ahn.distill.student import (
@@ -66,6 +66,7 @@ def train(recipe: Recipe, resume: bool = True) -> Path:
         torch.set_num_threads(recipe.threads)
     output = Path(recipe.output_dir)
     _can_be_written(output)
+    check_output(output)
     with no_empty_folders(output / CHECKPOINTS):
         return _Run(recipe, output, resume).run()
 

@@ -213,6 +213,19 @@ def test_what_is_wrong_is_told_before_data_are_tokenised(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("name", ["README.md", "config.json", "model.safetensors"])
+def test_files_that_no_training_wrote_are_not_replaced(
+    data: Path, tmp_path: Path, name: str
+) -> None:
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / name).write_text("mine")
+    with pytest.raises(ahn.InputError, match=f"holds {name}, which no training wrote"):
+        train(Recipe(**pocket_options(data, output)))
+    assert [path.name for path in output.iterdir()] == [name]
+    assert (output / name).read_text() == "mine"
+
+
 def test_an_evaluation_inside_the_window_is_refused(data: Path, tmp_path: Path) -> None:
     short = tmp_path / "short.jsonl"
     short.write_text(

@@ -180,6 +180,15 @@ class TestNothingIsLost:
         with pytest.raises(ahn.InputError, match="holds no model"):
             merge_checkpoint(base, memory, tmp_path / "home", force=True)
         assert (tmp_path / "home" / "thesis.tex").is_file()
+        for name in ("thesis.tex", "run.json", "training.json", "full/qa.jsonl"):
+            out = tmp_path / "merged" / name.partition("/")[0]
+            merge_checkpoint(base, memory, out)
+            (out / name).parent.mkdir(exist_ok=True)
+            (out / name).write_text("x")
+            before = sorted(out.rglob("*"))
+            with pytest.raises(ahn.InputError, match="belongs to no model"):
+                merge_checkpoint(base, memory, out, force=True)
+            assert sorted(out.rglob("*")) == before
         (tmp_path / "file").write_text("x")
         with pytest.raises(ahn.InputError, match="is a file"):
             merge_checkpoint(base, memory, tmp_path / "file", force=True)

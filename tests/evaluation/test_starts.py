@@ -121,6 +121,7 @@ def test_a_start_that_differs_is_continued_with_a_warning(
     page = tmp_path / "page.html"
     assert run_eval("report", run, "-o", page).exit_code == 0
     text = page.read_text("utf-8")
+    assert "Start 0" in text and "; 2 records; " in text
     assert "99.0 (start 1)" in text and "recurrence of ahn chunked/recurrent (start 0)" in text
 
 
