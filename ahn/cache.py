@@ -215,12 +215,7 @@ class AHNCache(Cache):
         return self._columns
 
     def chunk(self, tokens: int, attention_mask: Tensor | None, device: torch.device) -> Chunk:
-        """The index arithmetic for the next `tokens` columns.
-
-        Raises:
-            InputError: the cache does not hold what it should, see `check`.
-        """
-        self.check()
+        """The index arithmetic for the next `tokens` columns."""
         if not torch.is_inference_mode_enabled():
             for layer in self.layers:
                 layer.thaw()
@@ -309,7 +304,7 @@ class AHNCache(Cache):
         self.check()
         claims = self._claims
         if claims is None and self.is_initialized:
-            claims = (Path("a pickled cache"), self._owner("pickled"))
+            claims = (Path("a pickled cache"), identify(self._owner("pickled").base_model))
         return {
             "layouts": [layer.layout for layer in self.layers],
             "tensors": [
@@ -372,15 +367,19 @@ class AHNCache(Cache):
             _refuse("", [] if mine is theirs else mismatches(identify(mine), theirs))
         self._model = weakref.ref(model)
 
-    def _owner(self, verb: str) -> dict[str, Any]:
-        """What tells the model: `identify` of it."""
+    def _owner(self, verb: str) -> Any:
+        """The model that the cache is of.
+
+        Raises:
+            InputError: there is none, or it is gone.
+        """
         model = None if self._model is None else self._model()
         if model is None:
             raise InputError(
                 f"a cache is {verb} with what tells its model, and this one belongs to none (any "
                 f"more); make it with model.new_cache() and keep the model until it is {verb}"
             )
-        return identify(model)
+        return model
 
     def save(self, path: str | Path) -> None:
         """Write the cache to a safetensors file, to be asked later (see `load`).
@@ -391,7 +390,7 @@ class AHNCache(Cache):
         self.check()
         try:
             # from disk, not used yet: it belongs to whom it belonged
-            owner = self._owner("saved") if self._claims is None else self._claims[1]
+            owner = identify(self._owner("saved")) if self._claims is None else self._claims[1]
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
         save_cache(self, path, owner)

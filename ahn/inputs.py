@@ -171,8 +171,7 @@ def check_shapes(
         ValueError: another shape or type, values that are neither 0 nor 1, or a mask that
             contradicts what the cache was given.
     """
-    if position_ids is not None:
-        _check_positions(rows, tokens, position_ids)
+    check_positions(rows, tokens, position_ids)
     if attention_mask is None:
         return None
     wanted = f"[{rows}, {tokens}]" + (f" or [{rows}, {past + tokens}]" if past else "")
@@ -219,7 +218,14 @@ def check_shapes(
     return real
 
 
-def _check_positions(rows: int, tokens: int, position_ids: Any) -> None:
+def check_positions(rows: int, tokens: int, position_ids: Any) -> None:
+    """Hold positions against the input `[B, T]`.
+
+    Raises:
+        ValueError: another shape or type.
+    """
+    if position_ids is None:
+        return
     if not isinstance(position_ids, Tensor) or position_ids.dim() != 2:
         shape = tuple(position_ids.shape) if isinstance(position_ids, Tensor) else position_ids
         raise ValueError(f"position_ids must be [{rows}, {tokens}], not {shape}")

@@ -27,6 +27,7 @@ from ahn.cache import AHNCache
 from ahn.config import LayerLayout
 from ahn.inputs import (
     LOSS_OPTIONS,
+    check_positions,
     check_shapes,
     document_boundaries,
     given_input,
@@ -259,6 +260,7 @@ class _StreamingCausalLM(OwnAttention, InitialisesCells):
         wanted = wanted_states(output_hidden_states, len(self.model.layers) + 1)
         edges = document_boundaries(rows, tokens, *lengths)
         if tokens <= 1:
+            check_positions(rows, tokens, position_ids)
             return given, attention_mask, None, wanted
         mask = check_shapes(rows, tokens, attention_mask, position_ids, past, seen)
         documents = find_documents(rows, tokens, position_ids, mask, seen, edges)

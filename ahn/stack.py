@@ -380,6 +380,7 @@ class _StreamingModel(OwnAttention, InitialisesCells):
                 f"{layout_table([layer.layout for layer in cache.layers])}\n"
                 f"than the model's\n{layout_table(layouts)}"
             )
+        cache.check()
         cache.belong_to(self)
         if cache.batch_size not in (None, rows):
             raise ValueError(
