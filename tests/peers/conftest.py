@@ -14,7 +14,7 @@ from tests.peers.expected import KINDS, listed, verdict
 NOTES: list[str] = []
 _OUTCOMES = ("passed", "skipped", *KINDS, "failed")
 _COUNTS: dict[str, Counter[str]] = defaultdict(Counter)
-_REASONS: dict[str, str] = {}
+_REASONS: dict[tuple[str, str], set[str]] = defaultdict(set)
 _SKIPPED: Counter[str] = Counter()
 #: marks on transformers' tests
 _MARKS = (
@@ -50,7 +50,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Generator[None, A
     if problem is None:
         report.outcome, report.wasxfail = "skipped", f"{expected.kind}: {expected.reason}"
         _COUNTS[owner.__name__][expected.kind] += 1
-        _REASONS[f"{expected.kind}: {item.name}"] = expected.reason
+        _REASONS[expected.kind, expected.reason].add(item.name)
     else:
         report.outcome = "failed"
         report.longrepr = f"{problem}\n\n{report.longrepr or ''}"
@@ -68,9 +68,12 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     for owner, counts in _COUNTS.items():
         numbers = "".join(f"{counts[name]:>16}" for name in _OUTCOMES)
         write(f"{owner:24}{numbers}{counts.total():>8}")
-    for name, reason in sorted(_REASONS.items()):
-        write(f"{name}: {reason}")
+    for (kind, reason), names in sorted(_REASONS.items(), reverse=True):
+        write(
+            f"{kind}, {min(names)}{f' and {len(names) - 1} more' if names - {min(names)} else ''}"
+        )
+        write(f"    {reason}")
     for reason, count in _SKIPPED.most_common():
-        write(f"skipped themselves, {count}: {reason}")
+        write(f"skipped by themselves, {count} times: {reason}")
     for note in NOTES:
         write(f"note: {note}")

@@ -134,6 +134,26 @@ class PeerCase(unittest.TestCase):
             self._errors.append(error)
 
 
+#: tests that ask for attention weights among other outputs
+_WITH_ATTENTIONS = (
+    "test_model_outputs_equivalence",
+    "test_greedy_generate_dict_outputs",
+    "test_sample_generate_dict_output",
+    "test_beam_search_generate_dict_output",
+    "test_beam_sample_generate_dict_output",
+)
+
+
+def _without_attentions(test: Any) -> Any:
+    """The same test for a model that says it has no attention weights to show."""
+
+    def run(self: Any) -> None:
+        self.has_attentions = False
+        test(self)
+
+    return run
+
+
 def _make(family: str, name: str, mixins: dict[str, Any]) -> type:
     """The test class of one model."""
     config, stack, causal = FAMILIES[family]
@@ -148,10 +168,18 @@ def _make(family: str, name: str, mixins: dict[str, Any]) -> type:
     def set_up(self: Any) -> None:
         self.model_tester = tester(self)
 
+    bases = (*mixins.values(), PeerCase)
+    further = {
+        f"{test}_without_attentions": _without_attentions(getattr(base, test))
+        for base in bases
+        for test in _WITH_ATTENTIONS
+        if hasattr(base, test)
+    }
     return type(
         f"Test{family}{name}",
-        (*mixins.values(), PeerCase),
-        {
+        bases,
+        further
+        | {
             "setUp": set_up,
             "all_model_classes": (stack, causal),
             "all_generative_model_classes": (causal,),
