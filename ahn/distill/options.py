@@ -45,6 +45,8 @@ _REFUSED = {
     "save_only_model": "a run could not go on from such a checkpoint",
     "use_liger_kernel": "the losses here work in pieces by themselves",
 }
+#: Values that ask for nothing, where they are not transformers' default.
+_HARMLESS = {"remove_unused_columns": False}
 #: Options about the order of data, which these options of a recipe settle.
 _OF_ORDER = ("dataloader_drop_last", "train_sampling_strategy")
 #: Options of an optimiser of transformers.
@@ -126,7 +128,7 @@ def _check_names(recipe: Recipe) -> None:
     known = {item.name: item.default for item in dataclasses.fields(TrainingArguments)}
     problems = []
     for name in sorted(given):
-        if name in known and given[name] == known[name]:
+        if name in known and given[name] == _HARMLESS.get(name, known[name]):
             continue
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
@@ -192,6 +194,8 @@ def _check_schedule(arguments: TrainingArguments) -> None:
     kind = str(getattr(arguments.lr_scheduler_type, "value", arguments.lr_scheduler_type))
     named = f"lr_scheduler_kwargs: {arguments.lr_scheduler_kwargs or {}} for {kind}"
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=arguments.learning_rate)
+    if arguments.lr_scheduler_kwargs and kind in ("constant", "constant_with_warmup"):
+        raise InputError(f"{named}: this schedule takes none")
     try:
         schedule = get_scheduler(
             arguments.lr_scheduler_type,

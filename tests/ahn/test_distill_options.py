@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from typer.testing import CliRunner
 
 import ahn
 from ahn.cli import app
 from ahn.distill.flags import parse_flags, parse_words
-from ahn.distill.options import training_arguments
+from ahn.distill.options import new_optimizer, training_arguments, zero_stage
 from ahn.distill.recipe import Recipe, load_recipe
+from ahn.distill.run import train
 from ahn.distill.trainer import last_checkpoint
+from tests.ahn.distill_processes import ON_CPU
+from tests.ahn.distill_recipes import pocket_options, write_conversations
 
 PRESETS = sorted(Path("configs/train").glob("qwen2.5-*.yaml"))
 PAPERS_OPTIONS = [
@@ -185,6 +191,8 @@ def test_the_trainers_own_options_pass_through(tmp_path: Path) -> None:
     assert arguments.dataloader_num_workers == 2 and arguments.run_name == "mine"
     with pytest.raises(ahn.InputError, match="no option 'dataloader_workers'"):
         training_arguments(Recipe(**{**values, "training_arguments": {"dataloader_workers": 2}}))
+    with pytest.raises(ahn.InputError, match="did you mean 'dataloader_num_workers'"):
+        training_arguments(Recipe(**{**values, "training_arguments": {"dataloader_workers": 2}}))
     with pytest.raises(ValueError, match="learning_rate is an option of the recipe"):
         Recipe(**{**values, "training_arguments": {"learning_rate": 1}})
 
@@ -217,3 +225,202 @@ def test_a_checkpoint_that_was_cut_short_is_passed_over(tmp_path: Path) -> None:
         if state is not None:
             (tmp_path / f"checkpoint-{number}" / "trainer_state.json").write_text(state)
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+
+
+def arguments_of(tmp_path: Path, **options: Any) -> Any:
+    """transformers' arguments for a recipe with these options."""
+    values = {"model_name_or_path": "x", "output_dir": str(tmp_path / "out"), "dataset": "x"}
+    return training_arguments(Recipe(**{**values, **options}))
+
+
+@pytest.mark.parametrize(
+    ("kind", "kwargs", "message"),
+    [
+        ("cosine", {"num_cycle": 1}, "unexpected keyword argument 'num_cycle'"),
+        ("cosine", {"num_cycles": "many"}, "for cosine: "),
+        ("cosine_with_min_lr", {}, "for cosine_with_min_lr: .*min_lr"),
+        ("polynomial", {"lr_end": 1.0}, "lr_end"),
+        ("constant", {"gamma": 0.1}, "takes none"),
+        ("constant_with_warmup", {"gamma": 0.1}, "takes none"),
+        ("warmup_stable_decay", {}, "num_decay_steps"),
+        ("cosine", {"num_cycles": float("inf")}, "for cosine"),
+    ],
+)
+def test_a_schedule_that_cannot_be_made_is_told(
+    tmp_path: Path, kind: str, kwargs: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ahn.InputError, match=f"^lr_scheduler_kwargs: .*{message}[^\\n]*$"):
+        arguments_of(tmp_path, lr_scheduler_type=kind, lr_scheduler_kwargs=kwargs)
+
+
+@pytest.mark.parametrize(
+    ("kind", "kwargs"),
+    [
+        ("cosine", {"num_cycles": 0.4}),
+        ("cosine_with_min_lr", {"min_lr": 1e-6}),
+        ("warmup_stable_decay", {"num_decay_steps": 10}),
+        ("reduce_lr_on_plateau", {"patience": 3}),
+        ("constant_with_warmup", {}),
+    ],
+)
+def test_a_schedule_that_can_is_not(tmp_path: Path, kind: str, kwargs: dict[str, Any]) -> None:
+    options = {"lr_scheduler_kwargs": kwargs, "max_steps": 50, "eval_dataset": "x"}
+    arguments_of(tmp_path, lr_scheduler_type=kind, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"training_arguments": {"fsdp": True}}, "fsdp: .*start it with torchrun"),
+        ({"training_arguments": {"fsdp": "full_shard"}}, "fsdp: .*start it with torchrun"),
+        (
+            {"training_arguments": {"deepspeed": {"zero_optimization": {"stage": 3}}}},
+            "ZeRO stage 3 is not supported.*stage 2.*fsdp",
+        ),
+        ({"training_arguments": {"activation_checkpointing": True}}, "say gradient_checkpointing"),
+        ({"training_arguments": {"label_smoothing_factor": 0.1}}, "label_smoothing_factor: not"),
+        ({"training_arguments": {"remove_unused_columns": True}, "seed": 1}, "windows are drawn"),
+        ({"training_arguments": {"neftune_noise_alpha": 5}}, "teacher's input takes no noise"),
+        ({"training_arguments": {"auto_find_batch_size": True}}, "another than the recipe's"),
+        ({"training_arguments": {"resume_from_checkpoint": "x"}}, "goes on from the last"),
+        ({"training_arguments": {"save_only_model": True}}, "could not go on"),
+        ({"training_arguments": {"optim_args": "a=1"}}, "goes with training_arguments.optim"),
+        (
+            {"training_arguments": {"dataloader_drop_last": True}, "tokens_per_batch": 9},
+            "tokens_per_batch takes samples in the order",
+        ),
+        (
+            {"training_arguments": {"train_sampling_strategy": "sequential"}, "streaming": True}
+            | {"max_steps": 1},
+            "streaming takes samples in the order",
+        ),
+        (
+            {"training_arguments": {"save_strategy": "no"}, "eval_dataset": "x"}
+            | {"early_stopping_patience": 1},
+            "saves at every better evaluation",
+        ),
+        (
+            {"training_arguments": {"optim": "sgd"}, "stage": "pretrain", "optimizer": "muon"},
+            "give one of the two",
+        ),
+    ],
+    ids=lambda value: None if isinstance(value, str) else str(value)[:60],
+)
+def test_options_of_transformers_that_would_do_nothing_are_refused(
+    tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ahn.InputError, match=message):
+        arguments_of(tmp_path, **options)
+
+
+def test_options_of_transformers_at_their_default_are_no_mistake(tmp_path: Path) -> None:
+    given = {"do_eval": False, "save_only_model": False, "label_smoothing_factor": 0.0}
+    arguments_of(tmp_path, training_arguments=given)
+
+
+@pytest.mark.parametrize("stage", [2, 3, "3", None])
+def test_the_zero_stage_is_read_from_a_file_or_a_mapping(tmp_path: Path, stage: Any) -> None:
+    configuration = {"zero_optimization": {"stage": stage}} if stage else {}
+    path = tmp_path / "zero.json"
+    path.write_text(json.dumps(configuration))
+    expected = None if stage is None else int(stage)
+    assert zero_stage(configuration) == zero_stage(str(path)) == expected
+    assert zero_stage(None) is zero_stage("no.json") is None
+    path.write_text("{half")
+    with pytest.raises(ahn.InputError, match="deepspeed: .*zero.json"):
+        zero_stage(str(path))
+
+
+def test_zero_3_of_the_launcher_is_refused_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")
+    if importlib.util.find_spec("deepspeed") is not None:
+        pytest.skip("transformers reads the launcher's environment itself")
+    # without the package transformers gives up before us, in one line
+    with pytest.raises(ahn.InputError, match="ZeRO stage 3|package is missing|deepspeed"):
+        arguments_of(tmp_path)
+
+
+def test_adams_other_numbers_reach_the_optimiser(tmp_path: Path) -> None:
+    given = {"adam_beta1": 0.7, "adam_epsilon": 1e-5}
+    values = {"model_name_or_path": "x", "output_dir": "x", "dataset": "x", "adam_beta2": 0.9}
+    recipe = Recipe(**values, training_arguments=given)
+    optimizer = new_optimizer(torch.nn.Linear(2, 2), recipe)
+    assert all(group["betas"] == (0.7, 0.9) for group in optimizer.param_groups)
+    assert all(group["eps"] == 1e-5 for group in optimizer.param_groups)
+
+
+def test_a_key_that_stands_twice_in_a_recipe_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("dataset: x\noutput_dir: x\nseed: 1\nmodel_name_or_path: x\nseed: 2\n")
+    with pytest.raises(ahn.InputError, match="recipe.yaml:5: .*seed stands here twice"):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize("value", [".nan", ".inf", "1.0e+37"])
+def test_numbers_that_are_none_are_refused(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"dataset: x\noutput_dir: x\nmodel_name_or_path: x\nlearning_rate: {value}\n")
+    with pytest.raises(ahn.InputError, match="learning_rate"):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"loss_type": "ce"}, {"sliding_window": 64}, {"fa_layer_ids": [1]}], ids=str
+)
+def test_a_base_model_takes_no_options_of_memories(changes: dict[str, Any]) -> None:
+    values: dict[str, Any] = {"stage": "pretrain", "model_name_or_path": "x", "output_dir": "x"}
+    Recipe(**values, dataset="x")
+    with pytest.raises(ValueError, match=f"{next(iter(changes))} is for stage distill"):
+        Recipe(**values, dataset="x", **changes)
+
+
+# --- the hub ---
+
+PUSH = {**ON_CPU, "push_to_hub": True, "hub_model_id": "me/mine", "hub_token": "hf_x"}
+
+
+def test_a_hub_that_cannot_be_reached_is_told_before_data_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    data = write_conversations(tmp_path / "data.jsonl")
+    monkeypatch.setenv("AHN_BENCH_CACHE", str(tmp_path / "cache"))
+    options = pocket_options(data, tmp_path / "out", training_arguments=PUSH)
+    with pytest.raises(ahn.InputError, match="^training_arguments.push_to_hub: me/mine: [^\\n]*$"):
+        train(Recipe(**options))
+    assert not (tmp_path / "out").exists() and not (tmp_path / "cache").exists()
+
+
+def test_the_finished_folder_goes_to_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the Trainer would upload are checkpoints, which nobody can load."""
+    calls: list[tuple[str, Any]] = []
+
+    class Api:
+        def __init__(self, token: str | None = None) -> None:
+            assert token == "hf_x"
+
+        def create_repo(self, name: str, **options: Any) -> None:
+            calls.append(("create", name))
+
+        def upload_folder(self, *, folder_path: Path, repo_id: str, **options: Any) -> None:
+            held = sorted(path.name for path in Path(folder_path).iterdir())
+            calls.append(("upload", (repo_id, held, options["ignore_patterns"])))
+            if len(calls) > 2:
+                raise OSError("gone")
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    data = write_conversations(tmp_path / "data.jsonl")
+    options = pocket_options(data, tmp_path / "out", training_arguments=PUSH, max_steps=1)
+    train(Recipe(**options))
+    assert calls[0] == ("create", "me/mine")
+    _, (name, held, left_out) = calls[1]
+    assert name == "me/mine" and left_out == ["checkpoints/*", ".*"]
+    assert {"model.safetensors", "README.md", "config.json", "training.json"} <= set(held)
+    with pytest.raises(ahn.InputError, match="me/mine: gone. The training is finished and saved"):
+        train(Recipe(**options), resume=False)
+    assert (tmp_path / "out" / "model.safetensors").exists()
