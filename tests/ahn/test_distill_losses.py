@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -33,13 +32,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_loss_of_several_terms_is_the_sum_of_each_alone() -> None:
     model, ids = variant_model("ahn"), tokens(60, rows=2)
-    arguments: tuple[Any, ...] = (model, {"input_ids": ids}, ids, (16, 4))
-    terms = distillation_terms(*arguments, LOSSES)
+    inputs, span = {"input_ids": ids}, (16, 4)
+    terms = distillation_terms(model, inputs, ids, span, LOSSES)
     assert terms is not None and list(terms) == LOSSES
     for name in LOSSES:
-        alone = distillation_loss(*arguments, [name])
+        alone = distillation_loss(model, inputs, ids, span, [name])
         assert alone is not None and torch.equal(alone, terms[name])
-    whole = distillation_loss(*arguments, LOSSES)
+    whole = distillation_loss(model, inputs, ids, span, LOSSES)
     assert whole is not None and torch.equal(whole, terms["kl"] + terms["ce"] + terms["distill"])
     found = weighted(terms, {"kl": 0.5, "ce": 2.0, "distill": 10.0})
     expected = 0.5 * terms["kl"] + 2 * terms["ce"] + 10 * terms["distill"]

@@ -345,7 +345,8 @@ def test_zero_3_of_the_launcher_is_refused_too(
 
 def test_adams_other_numbers_reach_the_optimiser(tmp_path: Path) -> None:
     given = {"adam_beta1": 0.7, "adam_epsilon": 1e-5}
-    values = {"model_name_or_path": "x", "output_dir": "x", "dataset": "x", "adam_beta2": 0.9}
+    values: dict[str, Any] = {"model_name_or_path": "x", "output_dir": "x", "dataset": "x"}
+    values["adam_beta2"] = 0.9
     recipe = Recipe(**values, training_arguments=given)
     optimizer = new_optimizer(torch.nn.Linear(2, 2), recipe)
     assert all(group["betas"] == (0.7, 0.9) for group in optimizer.param_groups)

@@ -66,7 +66,7 @@ def train_sharded(options: dict[str, Any]) -> None:
             assert parameter.to_local().numel() < parameter.numel() or parameter.dim() == 0, name
         return step(self, model, *arguments, **named)
 
-    DistillTrainer.training_step = checked
+    DistillTrainer.training_step = checked  # type: ignore[method-assign]
     train(Recipe(**options))
 
 

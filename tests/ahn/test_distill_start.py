@@ -121,7 +121,7 @@ def test_a_memory_with_other_shapes_or_without_numbers_is_refused(
     ],
 )
 def test_options_that_do_not_go_with_a_memory(changes: dict[str, Any], message: str) -> None:
-    options = {"model_name_or_path": "pocket", "output_dir": "x", "dataset": "x"}
+    options: dict[str, Any] = {"model_name_or_path": "pocket", "output_dir": "x", "dataset": "x"}
     with pytest.raises(ValidationError, match=message):
         Recipe(**options, ahn_name_or_path="pocket", **changes)
 
