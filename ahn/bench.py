@@ -1,7 +1,9 @@
 """`python -m ahn.bench`: how fast each variant is here, and how much its cache holds.
 
 Prefill and decode are measured at several lengths on random tokens (speed does not depend on what
-they say). Prints a table, then one JSON line with the same numbers, for scripts.
+they say), the variants in turns, so that a slower minute of the machine slows all of them. All are
+in memory at once and share the base's weights. Prints a table, then one JSON line with the same
+numbers, for scripts.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
@@ -53,37 +55,84 @@ def measure(
     model: Any, variant: str, shape: ModelShape, tokens: int, steps: int, repeats: int
 ) -> Measurement:
     """Times prefill of `tokens` tokens and `steps` decode steps, `repeats` times each."""
+    return measure_in_turns({variant: model}, shape, tokens, steps, repeats)[0]
+
+
+def measure_in_turns(
+    models: Mapping[str, Any], shape: ModelShape, tokens: int, steps: int, repeats: int
+) -> list[Measurement]:
+    """As `measure`, of several variants: in each repeat one after the other.
+
+    So whatever else the machine does, or how warm it is, falls on all of them alike.
+
+    Args:
+        models: by variant.
+        shape: of all of them.
+        tokens: prompt length.
+        steps: decode steps.
+        repeats: times each is measured; a first time warms up and is dropped.
+    """
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(shape.vocab_size, (1, tokens + steps), generator=generator)
-    ids = ids.to(model.device)
-    cuda = model.device.type == "cuda"
+    timings: dict[str, list[_Timing]] = {variant: [] for variant in models}
+    with torch.inference_mode():
+        for _ in range(repeats + 1):
+            for variant, model in models.items():
+                timings[variant].append(_time_once(model, ids.to(model.device), tokens, steps))
+    return [
+        _summary(model, variant, shape, tokens, timings[variant])
+        for variant, model in models.items()
+    ]
 
-    def timed(step: Callable[[], None]) -> float:
+
+@dataclass(frozen=True)
+class _Timing:
+    """One prefill, and the decode steps after it.
+
+    Attributes:
+        prefill_seconds: of the prompt.
+        decode_seconds: of one step, on average.
+        cache_bytes: after the prompt.
+        peak_memory_bytes: most memory in use, weights included; only on CUDA.
+    """
+
+    prefill_seconds: float
+    decode_seconds: float
+    cache_bytes: int
+    peak_memory_bytes: int | None
+
+
+def _time_once(model: Any, ids: torch.Tensor, tokens: int, steps: int) -> _Timing:
+    cuda = model.device.type == "cuda"
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    cache = model.new_cache()
+
+    def timed(first: int, end: int, width: int) -> float:
         if cuda:
             torch.cuda.synchronize()
         start = time.perf_counter()
-        step()
+        for at in range(first, end, width):
+            model(
+                input_ids=ids[:, at : at + width],
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
         if cuda:
             torch.cuda.synchronize()
         return time.perf_counter() - start
 
-    prefills, decodes, held = [], [], 0
-    if cuda:
-        torch.cuda.reset_peak_memory_stats()
-    with torch.inference_mode():
-        for _ in range(repeats + 1):  # the first warms up and is dropped
-            cache = model.new_cache()
+    prefill = timed(0, tokens, tokens)
+    held = cache.nbytes
+    decode = timed(tokens, tokens + steps, 1) / steps
+    return _Timing(prefill, decode, held, torch.cuda.max_memory_allocated() if cuda else None)
 
-            def forward(part: torch.Tensor, cache: Any = cache) -> None:
-                model(input_ids=part, past_key_values=cache, use_cache=True, logits_to_keep=1)
 
-            def decode(cache: Any = cache) -> None:
-                for step in range(steps):
-                    forward(ids[:, tokens + step, None], cache)
-
-            prefills.append(timed(lambda: forward(ids[:, :tokens])))
-            held = cache.nbytes
-            decodes.append(timed(decode) / steps)
+def _summary(
+    model: Any, variant: str, shape: ModelShape, tokens: int, timings: list[_Timing]
+) -> Measurement:
+    """The median of all but the first of a variant's `timings`, beside the analytic figures."""
     windowed = next((layer for layer in model.layout if layer.window is not None), None)
     kind: dict[str, Any] = {
         "full_attention_layers": [
@@ -94,18 +143,31 @@ def measure(
         kind = {}
     else:
         kind |= {"window": windowed.window, "sinks": windowed.sinks, "cell": windowed.cell}
+    warm = timings[1:]
     return Measurement(
         variant=variant,
         tokens=tokens,
-        prefill_seconds=statistics.median(prefills[1:]),
-        decode_seconds_per_token=statistics.median(decodes[1:]),
-        cache_bytes=held,
+        prefill_seconds=statistics.median(t.prefill_seconds for t in warm),
+        decode_seconds_per_token=statistics.median(t.decode_seconds for t in warm),
+        cache_bytes=warm[-1].cache_bytes,
         cache_bytes_analytic=cache_bytes(
             shape, variant, tokens, dtype_bytes=model.dtype.itemsize, **kind
         ).total,
         prefill_flops=flops(shape, variant, tokens, **kind).prefill,
-        peak_memory_bytes=torch.cuda.max_memory_allocated() if cuda else None,
+        peak_memory_bytes=max((t.peak_memory_bytes or 0 for t in timings), default=0) or None,
     )
+
+
+def share_base(models: Mapping[str, Any]) -> None:
+    """Let all models use the first one's base weights, so that these are in memory once."""
+    first, *others = models.values()
+    own = dict(first.named_parameters(remove_duplicate=False))  # embeddings may be tied
+    for other in others:
+        for name, parameter in list(other.named_parameters(remove_duplicate=False)):
+            base = own.get(name)
+            if base is not None and base.shape == parameter.shape and torch.equal(base, parameter):
+                module, _, attribute = name.rpartition(".")
+                setattr(other.get_submodule(module), attribute, base)
 
 
 def table(measurements: list[Measurement]) -> Table:
@@ -150,12 +212,13 @@ def bench(
         raise typer.Exit(2) from None
     base = str(ahn.POCKET_PATH) if model == "pocket" else model
     weights = str(ahn.POCKET_PATH / "gdn") if memory == "pocket" else memory
-    measurements = []
+    measurements: list[Measurement] = []
     try:
         shape = ModelShape.from_config(ahn.describe_model(base))
+        models: dict[str, Any] = {}
         for variant in VARIANTS:
             seen = AHNConfig(variant=variant).layer(0)
-            loaded = ahn.load_model(
+            models[variant] = ahn.load_model(
                 base,
                 variant=variant,
                 ahn=None if seen.cell is None else weights,
@@ -164,11 +227,13 @@ def bench(
                 dtype=dtype,
                 device=device,
             )
-            for tokens in sizes:
-                measurements.append(measure(loaded, variant, shape, tokens, steps, repeats))
+            share_base(models)
+        for tokens in sizes:
+            measurements += measure_in_turns(models, shape, tokens, steps, repeats)
     except InputError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from None
+    loaded = models["full"]
     where = (
         torch.cuda.get_device_name(loaded.device)
         if loaded.device.type == "cuda"

@@ -141,6 +141,11 @@ class RunConfiguration(BaseModel):
     reuse_prefixes: StrictBool = Field(
         default=True, description="Prefill a document once for all examples that share it."
     )
+    in_turns: StrictBool = Field(
+        default=False,
+        description="Let all variants answer a document before the next one, all models in memory "
+        "at once, so that a slower hour of the machine does not slow one variant alone.",
+    )
     report: StrictBool = Field(default=True, description="Write <output>/report.html at the end.")
 
     @field_validator("ahn", mode="before")

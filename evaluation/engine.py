@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 
 from evaluation.plan import Plan
-from evaluation.runner import Listener, run_variant
+from evaluation.runner import Listener, run_in_turns, run_variant
 from evaluation.store import RunStore
 
 
@@ -25,17 +25,20 @@ class Engine(Protocol):
 
 
 class LocalEngine:
-    """One process, one model in memory at a time."""
+    """One process, one model in memory at a time; all of them with ``in_turns``."""
 
     def run(self, plan: Plan, store: RunStore, listener: Listener) -> int:
         """See `Engine`. The folder's status is ``interrupted`` unless all of it was done."""
         errors = 0
         try:
-            for variant in plan.models:
-                errors += run_variant(plan, variant, store, listener)
-                gc.collect()  # the model before the next one is loaded
-                if torch.cuda.is_available():
-                    torch.cuda.empty_cache()
+            if plan.configuration.in_turns:
+                errors = run_in_turns(plan, store, listener)
+            else:
+                for variant in plan.models:
+                    errors += run_variant(plan, variant, store, listener)
+                    gc.collect()  # the model before the next one is loaded
+                    if torch.cuda.is_available():
+                        torch.cuda.empty_cache()
         except BaseException:
             store.set_status("interrupted")
             raise

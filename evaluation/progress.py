@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from types import TracebackType
 
 from rich.console import Console
@@ -26,6 +27,7 @@ class RunProgress:
         self._console = console
         self._errors = 0
         self._examples = 0
+        self._answered: Counter[str] = Counter()
         self._pending = 0
         tokens = 0
         for variant in plan.models:
@@ -63,14 +65,15 @@ class RunProgress:
     def variant_started(self, variant: str, examples: int) -> None:
         """See `evaluation.runner.Listener`."""
         self._progress.update(self._task, description=variant)
-        self._before = self._examples
 
     def example_done(self, record: ExampleRecord, tokens: int) -> None:
         """See `evaluation.runner.Listener`."""
         self._examples += 1
+        self._answered[record.variant] += 1
         self._errors += record.error is not None
         self._progress.update(
             self._task,
+            description=record.variant,
             advance=tokens,
             examples=self._examples,
             failed=f"{self._errors} failed" if self._errors else "",
@@ -78,5 +81,5 @@ class RunProgress:
 
     def variant_finished(self, variant: str, seconds: float) -> None:
         """See `evaluation.runner.Listener`."""
-        answered = self._examples - self._before
+        answered = self._answered[variant]
         self._console.print(f"{variant}: {answered} examples in {seconds:.1f} s", highlight=False)

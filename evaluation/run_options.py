@@ -154,6 +154,14 @@ def _shared(
             help="Read a document once for all its questions (default).",
         ),
     ] = None,
+    in_turns: Annotated[
+        bool | None,
+        typer.Option(
+            "--in-turns/--one-by-one",
+            help="All variants answer a document before the next one: measured times compare "
+            "better, and all models are in memory at once. Default: one variant after the other.",
+        ),
+    ] = None,
     report: Annotated[
         bool | None,
         typer.Option("--report/--no-report", help="Write <output>/report.html (default)."),

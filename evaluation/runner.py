@@ -1,4 +1,4 @@
-"""One variant over its examples: load once, answer, score, record.
+"""Variants over their examples: load once, answer, score, record.
 
 Examples about one document follow one another, so that its beginning is read once, and the
 longest groups go first, so that what does not fit the memory fails early and the time left is
@@ -100,43 +100,101 @@ def pending_groups(plan: Plan, variant: str, store: RunStore) -> list[tuple[Grou
     return pending
 
 
+class VariantRun:
+    """What is left to do of one variant. Without anything left no model is loaded."""
+
+    def __init__(self, plan: Plan, variant: str, store: RunStore, listener: Listener) -> None:
+        self.errors = 0
+        self.pending = pending_groups(plan, variant, store)
+        self._plan = plan
+        self._variant = variant
+        self._store = store
+        self._listener = listener
+        self._answerer: Answerer | None = None
+        self._seconds = 0.0
+
+    def load(self) -> None:
+        """Build the model and describe it in ``run.json``."""
+        self._listener.variant_started(self._variant, sum(len(left) for _, left in self.pending))
+        started = time.perf_counter()
+        seed_everything(self._plan.seed)
+        spec = self._plan.models[self._variant]
+        model = spec.load()
+        spec = _as_built(spec, model)
+        self._store.describe_model(
+            self._variant,
+            {
+                "cell": spec.cell,
+                "parameters": model.num_parameters(),
+                "layout": [_layer_as_dict(layer) for layer in model.layout],
+            },
+            recurrence_forms(model),
+        )
+        self._answerer = Answerer(self._plan, spec, model)
+        self._seconds += time.perf_counter() - started
+
+    def answer(self, group: Group, left: list[int]) -> None:
+        """Answer the examples `left` of a group.
+
+        Raises `TooManyErrors` as soon as more than ``max_errors`` have failed in this variant.
+        """
+        assert self._answerer is not None
+        started = time.perf_counter()
+        for record in self._answerer.answer(group, left):
+            self._store.append(record)
+            self._listener.example_done(record, record.prompt_tokens or 0)
+            self.errors += record.error is not None
+            if self.errors > self._plan.configuration.max_errors:
+                raise TooManyErrors(
+                    f"{self._variant}: {self.errors} examples failed, more than --max-errors "
+                    f"{self._plan.configuration.max_errors} allows; the last: {record.error}"
+                )
+        self._seconds += time.perf_counter() - started
+
+    def finish(self) -> None:
+        """Say how long it took."""
+        self._listener.variant_finished(self._variant, self._seconds)
+
+
 def run_variant(plan: Plan, variant: str, store: RunStore, listener: Listener) -> int:
     """Answer what `variant` has not answered yet; returns how many examples failed.
 
     Raises `TooManyErrors` as soon as more than ``max_errors`` have.
     """
-    pending = pending_groups(plan, variant, store)
-    if not pending:
+    run = VariantRun(plan, variant, store, listener)
+    if not run.pending:
         return 0
-    listener.variant_started(variant, sum(len(left) for _, left in pending))
-    started = time.perf_counter()
-    seed_everything(plan.seed)
-    spec = plan.models[variant]
-    model = spec.load()
-    spec = _as_built(spec, model)
-    store.describe_model(
-        variant,
-        {
-            "cell": spec.cell,
-            "parameters": model.num_parameters(),
-            "layout": [_layer_as_dict(layer) for layer in model.layout],
-        },
-        recurrence_forms(model),
-    )
-    errors = 0
-    answerer = Answerer(plan, spec, model)
-    for group, left in pending:
-        for record in answerer.answer(group, left):
-            store.append(record)
-            listener.example_done(record, record.prompt_tokens or 0)
-            errors += record.error is not None
-            if errors > plan.configuration.max_errors:
-                raise TooManyErrors(
-                    f"{variant}: {errors} examples failed, more than --max-errors "
-                    f"{plan.configuration.max_errors} allows; the last: {record.error}"
-                )
-    listener.variant_finished(variant, time.perf_counter() - started)
-    return errors
+    run.load()
+    for group, left in run.pending:
+        run.answer(group, left)
+    run.finish()
+    return run.errors
+
+
+def run_in_turns(plan: Plan, store: RunStore, listener: Listener) -> int:
+    """As `run_variant` of all variants, document by document: all answer one before the next.
+
+    All models are in memory at once. A machine that slows down, or is shared for an hour, then
+    slows all variants alike. Which variant begins changes from document to document.
+    """
+    runs = [VariantRun(plan, variant, store, listener) for variant in plan.models]
+    runs = [run for run in runs if run.pending]
+    for run in runs:
+        run.load()
+    left = [{_name(group): (group, indices) for group, indices in run.pending} for run in runs]
+    for number, group in enumerate(groups_in_order(plan)):
+        for turn in range(len(runs)):
+            at = (number + turn) % len(runs)
+            if _name(group) in left[at]:
+                runs[at].answer(*left[at][_name(group)])
+    for run in runs:
+        run.finish()
+    return sum(run.errors for run in runs)
+
+
+def _name(group: Group) -> tuple[str, int]:
+    """What tells a group of a plan from the others: its task, and its first example."""
+    return group.planned.task.name, group.indices[0]
 
 
 def _as_built(spec: ModelSpec, model: Any) -> ModelSpec:

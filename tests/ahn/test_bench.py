@@ -11,7 +11,8 @@ import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
-from ahn.bench import bench, measure, table
+from ahn import bench as bench_module
+from ahn.bench import bench, measure, measure_in_turns, share_base, table
 from ahn.config import VARIANTS
 from ahn.cost import ModelShape
 from ahn.modeling import Qwen2AHNConfig, Qwen2AHNForCausalLM
@@ -40,6 +41,61 @@ def test_measured_bytes_equal_the_analytic_ones(variant):
     console.print(table([result]))
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert variant in shown and f"{result.prefill_seconds:.3f}" in shown
+
+
+def models() -> dict[str, Any]:
+    """Three variants of one base, each with weights of its own in memory."""
+    made: dict[str, Any] = {}
+    for variant in ("full", "window", "ahn"):
+        torch.manual_seed(0)
+        config = Qwen2AHNConfig(**SIZES, ahn={"window": 24, "sinks": 4, "variant": variant})
+        made[variant] = Qwen2AHNForCausalLM(config).eval()
+    for model in made.values():
+        model.load_state_dict(made["full"].state_dict(), strict=False)
+    return made
+
+
+def test_variants_are_measured_in_turns(monkeypatch):
+    order: list[str] = []
+    made = models()
+    names = {id(model): variant for variant, model in made.items()}
+    once = bench_module._time_once
+
+    def watched(model: Any, *arguments: Any) -> Any:
+        order.append(names[id(model)])
+        return once(model, *arguments)
+
+    monkeypatch.setattr(bench_module, "_time_once", watched)
+    shape = ModelShape.from_config(SIZES | {"model_type": "qwen2"})
+    found = measure_in_turns(made, shape, tokens=30, steps=2, repeats=3)
+    assert [m.variant for m in found] == list(made)
+    assert order == list(made) * 4  # a round to warm up, and three that count
+
+
+def test_the_first_round_does_not_count_and_the_median_does(monkeypatch):
+    times = iter([9.0, 3.0, 1.0, 2.0])
+
+    def once(*_: Any) -> Any:
+        seconds = next(times)
+        return bench_module._Timing(seconds, seconds / 10, 5, None)
+
+    monkeypatch.setattr(bench_module, "_time_once", once)
+    shape = ModelShape.from_config(SIZES | {"model_type": "qwen2"})
+    found = measure(models()["window"], "window", shape, tokens=30, steps=2, repeats=3)
+    assert (found.prefill_seconds, found.decode_seconds_per_token) == (2.0, 0.2)
+    assert found.peak_memory_bytes is None
+
+
+def test_models_of_a_bench_share_the_base_and_compute_the_same():
+    ids = torch.arange(40)[None] % SIZES["vocab_size"]
+    with torch.inference_mode():
+        before = {name: model(ids).logits for name, model in models().items()}
+        made = models()
+        share_base(made)
+        assert all(torch.equal(made[name](ids).logits, before[name]) for name in made)
+    first = {p.data_ptr() for p in made["full"].parameters()}
+    for name, parameter in made["ahn"].named_parameters(remove_duplicate=False):
+        assert (parameter.data_ptr() in first) == (".ahn." not in name), name
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 
 from evaluation.generate import Generator
 from evaluation.prompting import shared_tokens
+from evaluation.store import RunStore
 from tests.evaluation.conftest import (
     SINKS,
     WINDOW,
@@ -274,6 +275,48 @@ def test_several_memories_in_one_run(run_eval, command, memory, tiny, tmp_path):
     assert parts["ahn-a"]["weights_sha256"] != parts["ahn-b"]["weights_sha256"]
     page = (tmp_path / "both" / "report.html").read_text()
     assert "ahn-a" in page and "ahn-b" in page
+
+
+def test_variants_in_turns_give_the_same_records(run_eval, arguments, finished, tmp_path):
+    order: list[tuple[str, str]] = []
+
+    class Watched(RunStore):
+        def append(self, record: Any) -> None:
+            order.append((record.variant, record.document_id))
+            super().append(record)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("evaluation.session.RunStore", Watched)
+        result = run_eval(*arguments, "--in-turns")
+    assert result.exit_code == 0, result.stderr
+    assert "full: 5 examples in" in result.stderr and "window: 5 examples in" in result.stderr
+    assert records_of(tmp_path / "run") == records_of(finished[1])
+    turns = [turn for i, turn in enumerate(order) if not i or order[i - 1] != turn]
+    documents = list(dict.fromkeys(document for _, document in turns))
+    assert [document for _, document in turns] == [d for d in documents for _ in range(2)]
+    first = [variant for variant, _ in turns[::2]]
+    assert first == ["full", "window", "full", "window"][: len(first)], "who begins changes"
+    assert len(first) == 3
+
+
+def test_failures_in_turns_are_counted_once_and_tried_by_the_next_start(
+    run_eval, arguments, finished, tmp_path, monkeypatch
+):
+    answer = Generator.answer
+
+    def fail_sometimes(self, prompt, *args, **kwargs):
+        if len(prompt) % 2:
+            raise RuntimeError("no luck")
+        return answer(self, prompt, *args, **kwargs)
+
+    monkeypatch.setattr(Generator, "answer", fail_sometimes)
+    result = run_eval(*arguments, "--in-turns")
+    failed = [r for r in records_of(tmp_path / "run") if r["error"]]
+    assert result.exit_code == 1 and f"{len(failed)} examples failed" in result.stderr
+    assert 0 < len(failed) < 10 and len(records_of(tmp_path / "run")) == 10
+    monkeypatch.setattr(Generator, "answer", answer)
+    assert run_eval(*arguments, "--in-turns").exit_code == 0
+    assert records_of(tmp_path / "run") == records_of(finished[1])
 
 
 def test_other_weights_or_other_rows_are_another_run(run_eval, again, tmp_path, tiny, data):
