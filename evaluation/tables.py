@@ -12,8 +12,9 @@ from evaluation.costs import example_cache_bytes, example_flops
 from evaluation.plan import Plan
 from reports import formats
 from reports.compare import answer, standings
-from reports.curves import by_facts
+from reports.curves import Panel, curve
 from reports.leaderboard import Column, TaskKey, columns_of, tasks_of
+from reports.matched import Matched, matched
 from reports.run_folders import Run
 from reports.stats import Interval, mean_interval
 
@@ -99,11 +100,11 @@ def result_tables(run: Run) -> Group:
     """Scores (tasks x variants, 95 % intervals) and costs (one row per variant) of a run."""
     columns = columns_of([run])
     sentence = Text("".join(piece for piece, _ in answer(standings(columns))))
-    return Group(_score_table(columns), _cost_table(columns), sentence)
+    return Group(*_score_tables(columns), _cost_table(columns), sentence)
 
 
-def _score(column: Column, task: TaskKey, crowded: bool) -> str:
-    sample = column.sample(task)
+def _score(column: Column, task: TaskKey, shared: Matched, crowded: bool) -> str:
+    sample = shared.sample(column, task)
     if not sample.values:
         return formats.MISSING
     interval = mean_interval(sample.values, sample.clusters)
@@ -115,19 +116,16 @@ def _interval(interval: Interval | None, between: str = " ") -> str:
     return f"{mean}{between}{formats.between(interval)}".rstrip()
 
 
-def _levels(columns: list[Column]) -> dict[int, list[Interval | None]]:
-    """Scores by the number of stored facts, where the tasks differ in it."""
-    levels = by_facts(columns)
-    return levels if len(levels) > 1 else {}
-
-
-def _examples(columns: Iterable[Column], task: TaskKey) -> str:
-    counts = [len(column.scored(task)) for column in columns]
+def _examples(columns: Iterable[Column], task: TaskKey, shared: Matched) -> str:
+    counts = [len(shared.records(column, task)) for column in columns]
     return str(counts[0]) if len(set(counts)) == 1 else f"{min(counts)}-{max(counts)}"
 
 
-def _score_table(columns: list[Column]) -> Table:
+def _score_tables(columns: list[Column]) -> list[Table | Text]:
+    """Scores over the examples that all variants answered; below them, by stored facts."""
     crowded = len(columns) > MOST_WITH_INTERVALS  # their tasks' intervals stand in the report
+    between = "\n" if crowded else " "
+    shared = matched(columns)
     table = Table(title="Score, points of 100 [95 % interval]", title_justify="left")
     table.add_column("task", no_wrap=True)
     table.add_column("examples", justify="right", overflow="fold")
@@ -135,38 +133,51 @@ def _score_table(columns: list[Column]) -> Table:
         table.add_column(column.label, justify="right", overflow="fold")
     tasks = tasks_of(columns)
     for task in tasks:
-        scores = [_score(column, task, crowded) for column in columns]
-        table.add_row(task.task, _examples(columns, task), *scores)
+        scores = [_score(column, task, shared, crowded) for column in columns]
+        table.add_row(task.task, _examples(columns, task, shared), *scores)
+    found: list[Table | Text] = [table]
     if len(tasks) > 1:
         table.add_section()
-        between = "\n" if crowded else " "
         means = [_interval(row.score, between) for row in standings(columns)]
-        for facts, intervals in _levels(columns).items():
-            stored = f"mean, {facts} stored fact{'s' if facts > 1 else ''}"
-            table.add_row(stored, "", *(_interval(interval, between) for interval in intervals))
+        by_facts = curve(columns, "facts")
+        if by_facts is not None:
+            panel = by_facts.panels[0]
+            _add_facts(table, panel, between)
+            found.append(Text(f"Stored facts compared over {panel.held}.", style="dim"))
         table.add_row("mean of tasks", "", *means, style="bold")
-    return table
+    return found
+
+
+def _add_facts(table: Table, panel: Panel, between: str) -> None:
+    """A row for each number of stored facts, over like examples."""
+    for facts, intervals in panel.points:
+        stored = f"mean, {facts} stored fact{'' if facts == '1' else 's'}"
+        count = next((str(i.n) for i in intervals if i is not None), "")
+        table.add_row(stored, count, *(_interval(interval, between) for interval in intervals))
 
 
 def _cost_table(columns: list[Column]) -> Table:
     table = Table(
-        title="Cost, mean per example (FLOPs: analytic; cache, seconds: measured)",
+        title="Cost per example (FLOPs: mean, analytic; cache: mean, measured; seconds: median, "
+        "measured, of whole prefills; of full: mean of the examples' own shares)",
         title_justify="left",
     )
     table.add_column("variant", no_wrap=True)
-    for name in ("score", "FLOPs", "of full", "cache", "of full", "prefill", "decode", "failed"):
+    names = ("score", "FLOPs", "of full", "cache", "of full", "prefill", "reused", "decode")
+    for name in (*names, "failed"):
         table.add_column(name, justify="right", overflow="fold")
     for row in standings(columns):
-        cost, share = row.cost, row.share_of_full
+        amounts, times = row.cost.amounts, row.cost.times
         table.add_row(
             row.column.label,
             _interval(row.score),
-            formats.operations(cost["flops"]),
-            formats.percent(share["flops"]),
-            formats.size(cost["cache_bytes_measured"]),
-            formats.percent(share["cache_bytes_measured"]),
-            formats.seconds(cost["prefill_seconds"]),
-            formats.seconds(cost["decode_seconds"]),
+            formats.operations(amounts["flops"].mean),
+            formats.percent(amounts["flops"].of_each),
+            formats.size(amounts["cache_bytes_measured"].mean),
+            formats.percent(amounts["cache_bytes_measured"].of_each),
+            formats.seconds(times["prefill_seconds"].median),
+            "unknown" if row.cost.reuse.unknown else formats.percent(row.cost.reuse.share),
+            formats.seconds(times["decode_seconds"].median),
             str(row.errors),
         )
     return table

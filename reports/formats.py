@@ -55,6 +55,13 @@ def percent(share: float | None) -> str:
     return MISSING if share is None else f"{100 * share:.1f} %"
 
 
+def p_value(value: float | None) -> str:
+    """A p-value with two digits: 0.031 -> '= 0.031'; below a thousandth '< 0.001'."""
+    if value is None:
+        return MISSING
+    return "< 0.001" if value < 0.001 else f"= {value:.2g}"
+
+
 def figure(value: float | str | None) -> str:
     """A figure of a benchmark's own table with two decimals: 71.3 -> '71.30'; words as they are."""
     if value is None:

@@ -1,8 +1,9 @@
 """Variants beside tasks: which columns a page has, and the figures of every cell.
 
-A *column* is one variant of one run. Its label is the variant's name, followed by the run's
-name where several runs have a variant of that name. A *task* is named by benchmark, task and
-protocol together: a score under another protocol is another figure.
+A *column* is one variant of one run. Its label is the variant's name, followed by the model's
+name where the page has several models, and by the run's where that does not tell it apart. A
+*task* is named by benchmark, task and protocol together: a score under another protocol is
+another figure.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from reports.costs import AMOUNTS, TIMES, cost_of
 from reports.records import ExampleRecord
 from reports.run_folders import Run
 from reports.stats import Sample, mean_interval
@@ -37,6 +39,19 @@ class Column:
     run_name: str
     run: Run
     cells: dict[TaskKey, list[ExampleRecord]]
+
+    @property
+    def kind(self) -> str:
+        """How the past is seen, whatever the variant is called: 'full', 'window', 'ahn' ..."""
+        kind = self.run.info.models.get(self.variant, {}).get("variant")
+        if isinstance(kind, str) and kind:
+            return kind
+        return self.variant.split("-")[0] if self.variant.startswith("ahn-") else self.variant
+
+    @property
+    def model(self) -> str:
+        """The base model as it was asked for: a hub id, a folder, 'pocket'; '' if unknown."""
+        return _model(self.run, self.variant)
 
     @property
     def records(self) -> list[ExampleRecord]:
@@ -76,17 +91,42 @@ def columns_of(runs: Sequence[Run]) -> list[Column]:
             task = TaskKey(record.benchmark, record.task, record.protocol)
             cells.setdefault(record.variant, {}).setdefault(task, []).append(record)
         found += [(name, variant, run, tasks) for variant, tasks in cells.items()]
-    times = Counter(variant for _, variant, _, _ in found)
+    labels = _labels([(variant, _model(run, variant), name) for name, variant, run, _ in found])
     return [
-        Column(
-            label=variant if times[variant] == 1 else f"{variant} · {name}",
-            variant=variant,
-            run_name=name,
-            run=run,
-            cells=tasks,
-        )
-        for name, variant, run, tasks in found
+        Column(label=label, variant=variant, run_name=name, run=run, cells=tasks)
+        for label, (name, variant, run, tasks) in zip(labels, found, strict=True)
     ]
+
+
+def _model(run: Run, variant: str) -> str:
+    asked = run.info.configuration.get("model")
+    path = run.info.models.get(variant, {}).get("path")
+    return next((m for m in (asked, path) if isinstance(m, str) and m), "")
+
+
+def _labels(columns: Sequence[tuple[str, str, str]]) -> list[str]:
+    """Labels of columns given as (variant, model, run)."""
+    names = model_names([model for _, model, _ in columns])
+    wanted = [
+        variant if len(set(names.values())) == 1 else f"{variant} · {names[model]}"
+        for variant, model, _ in columns
+    ]
+    times = Counter(wanted)
+    return [
+        label if times[label] == 1 else f"{variant} · {run}"
+        for label, (variant, _, run) in zip(wanted, columns, strict=True)
+    ]
+
+
+def model_names(models: Iterable[str]) -> dict[str, str]:
+    """A short name for each model: the last part of its path, or as much as tells it apart."""
+    different = list(dict.fromkeys(models))
+    parts = {model: [p for p in model.split("/") if p] or ["unnamed"] for model in different}
+    for length in range(1, max(map(len, parts.values()), default=1) + 1):
+        names = {model: "/".join(p[-length:]) for model, p in parts.items()}
+        if len(set(names.values())) == len(names):
+            return names
+    return {model: model or "unnamed" for model in different}
 
 
 def run_names(paths: Sequence[Path]) -> list[str]:
@@ -109,33 +149,26 @@ def compared_tasks(columns: Sequence[Column]) -> list[TaskKey]:
     return [t for t in tasks_of(columns) if all(column.scored(t) for column in columns)]
 
 
-def average(records: Iterable[ExampleRecord], name: str) -> float | None:
-    """Mean of the field `name` over the records that did not fail and have it; else None."""
-    values = [
-        value
-        for record in records
-        if record.error is None and (value := getattr(record, name)) is not None
-    ]
-    return sum(values) / len(values) if values else None
-
-
 def leaderboard(runs: Sequence[Run]) -> pd.DataFrame:
-    """The long table: one row per column and task.
+    """The long table: one row per column and task, each over the column's own examples.
 
     Scores and interval ends are shares in [0, 1]; `n` counts the scored examples, `errors` the
-    failed ones, `planned` what the run meant to do; FLOPs, bytes, tokens and seconds are means
-    over the examples that did not fail.
+    failed ones, `planned` what the run meant to do; FLOPs, bytes and tokens are means over the
+    examples that did not fail. Seconds are medians; those of prefills cover the `whole_prefills`
+    alone, and `reused_share` is the share of the prompts' tokens that was not prefilled.
     """
     rows = []
     for column in columns_of(runs):
         for task, records in column.cells.items():
             sample = column.sample(task)
             interval = mean_interval(sample.values, sample.clusters) if sample.values else None
+            cost = cost_of([(r, None) for r in records if r.error is None])
             rows.append(
                 {
                     "run": column.run_name,
                     "column": column.label,
                     "variant": column.variant,
+                    "model": column.model,
                     **task._asdict(),
                     "metric": records[0].metric,
                     "mean": interval and interval.mean,
@@ -147,13 +180,10 @@ def leaderboard(runs: Sequence[Run]) -> pd.DataFrame:
                     "errors": sum(r.error is not None for r in records),
                     "planned": column.planned(task.task),
                     "truncated": sum(r.truncated for r in records),
-                    "prompt_tokens": average(records, "prompt_tokens"),
-                    "generated_tokens": average(records, "generated_tokens"),
-                    "flops": average(records, "flops"),
-                    "cache_bytes_analytic": average(records, "cache_bytes_analytic"),
-                    "cache_bytes_measured": average(records, "cache_bytes_measured"),
-                    "prefill_seconds": average(records, "prefill_seconds"),
-                    "decode_seconds": average(records, "decode_seconds"),
+                    **{name: cost.amounts[name].mean for name in AMOUNTS},
+                    **{name: cost.times[name].median for name in TIMES},
+                    "whole_prefills": cost.reuse.whole,
+                    "reused_share": cost.reuse.share,
                 }
             )
     return pd.DataFrame(rows)

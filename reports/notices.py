@@ -6,11 +6,22 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from reports.leaderboard import Column, compared_tasks, tasks_of
+from reports.leaderboard import Column, TaskKey, compared_tasks, model_names, tasks_of
+from reports.matched import matched
 from reports.run_folders import Run
 
 _MOST_WARNINGS = 10
 _MOST_TASKS = 6
+_SETTINGS = (
+    "template_sha256",
+    "system_message",
+    "chat_template",
+    "max_length",
+    "truncation",
+    "max_new_tokens",
+)
+"""What `run.json` says of a task that decides what its score means."""
+
 _GENERATED = re.compile(r"generated:[^/?]+/(?P<task>[^?]+)\?(?P<how>.*)")
 
 
@@ -54,8 +65,8 @@ def _of_run(run: Run, columns: Sequence[Column]) -> list[str]:
         each = ", ".join(f"{label}: {count:,}" for label, count in failed.items())
         found.append(
             f"{total:,} of {have:,} examples of run {name} ended with an error ({each}). They have "
-            "no score and are left out of means and differences; if they were hard ones, these "
-            "flatter."
+            "no score and are left out of means, differences and costs, for every variant; if they "
+            "were hard ones, all of these flatter."
         )
     return found
 
@@ -75,25 +86,65 @@ def _unlike(columns: Sequence[Column]) -> list[str]:
             f"averages and cost cover the {len(shared)} tasks that all have."
         )
     for task in every:
-        described = [
-            c.run.info.tasks.get(task.task, {}).get("template_sha256")
-            for c in columns
-            if task in c.cells
-        ]
-        metrics = {r.metric for c in columns for r in c.cells.get(task, ())}
-        if len({d for d in described if d}) > 1 or len(metrics) > 1:
+        differing = _differing(task, [c for c in columns if task in c.cells])
+        if differing:
             found.append(
-                f"Task {task.task}: the runs used different prompts or metrics; its scores are "
-                "not comparable between them."
+                f"Task {task.task}: the runs used different prompts or metrics "
+                f"({', '.join(differing)}); its scores are not comparable between them."
             )
-        ids = [
-            frozenset((r.example_id, r.document_id) for r in c.cells[task])
-            for c in columns
-            if task in c.cells
-        ]
-        if len(set(ids)) > 1 and Counter(map(len, ids)).most_common(1)[0][1] == len(ids):
-            found.append(f"Task {task.task}: the variants answered different examples.")
+    return found + _unmatched(columns) + _models(columns)
+
+
+def _differing(task: TaskKey, columns: Sequence[Column]) -> list[str]:
+    """Which of a task's settings differ between the runs of `columns`."""
+    settings = [column.run.info.tasks.get(task.task, {}) for column in columns]
+    found = [
+        name
+        for name in _SETTINGS
+        if len({str(s[name]) for s in settings if s.get(name) is not None}) > 1
+    ]
+    metrics = {record.metric for column in columns for record in column.cells[task]}
+    return [*found, "metric"] if len(metrics) > 1 else found
+
+
+def _unmatched(columns: Sequence[Column]) -> list[str]:
+    """Examples that only some of the columns answered."""
+    shared = matched(columns)
+    found, left_out, asked = [], Counter[str](), 0
+    for task in tasks_of(columns):
+        if len(shared.having[task]) < 2:
+            continue
+        if not shared.common[task]:
+            found.append(
+                f"Task {task.task}: the variants answered different examples, and have none in "
+                "common; each has the mean of its own, and these do not compare."
+            )
+            continue
+        missing = shared.left_out(columns, task)
+        asked += missing + len(shared.common[task])
+        left_out[task.task] += missing
+    listed = [f"{task}: {count:,}" for task, count in left_out.most_common(_MOST_TASKS) if count]
+    if not listed:
+        return found
+    more = sum(count > 0 for count in left_out.values()) - len(listed)
+    if more:
+        listed.append(f"and {more} more tasks")
+    found.append(
+        f"{sum(left_out.values()):,} of {asked:,} examples were not answered by every variant "
+        f"({', '.join(listed)}): scores, differences, costs and curves leave them out."
+    )
     return found
+
+
+def _models(columns: Sequence[Column]) -> list[str]:
+    """Which models a page is about, where there are several."""
+    names = model_names([column.model for column in columns])
+    if len(names) < 2:
+        return []
+    return [
+        f"This page has {len(names)} models ({', '.join(names.values())}). Each variant is "
+        "compared with full attention and the window of its own model."
+    ]
 
 
 def _cache_disagrees(columns: Sequence[Column]) -> list[str]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from reports import compare, examples, figures, formats
-from reports.curves import curves
+from reports.curves import Curve, Panel, curves
 from reports.figure_tables import MakeRemarks, MakeTables
 from reports.leaderboard import (
     Column,
@@ -30,6 +30,7 @@ from reports.leaderboard import (
     run_names,
     tasks_of,
 )
+from reports.matched import matched
 from reports.notices import notices
 from reports.records import InputError
 from reports.run_details import details
@@ -41,6 +42,8 @@ MOST_BYTES = 2_000_000
 """A page is always smaller than this: 2 MB."""
 
 _EXAMPLE_BYTES = 1_000_000
+
+Write = Callable[[float | None], str]
 
 # HTML has no place for control characters, which a model may well generate: a NUL makes the
 # file binary for every tool. They are shown as Unicode's pictures of them.
@@ -119,6 +122,16 @@ def render(
     joined = examples.join(columns)
     shown = examples.choose(joined, subject_number, most_examples, most_example_bytes)
     given = [] if tables is None else list(tables(columns))
+    tasks = _task_rows(columns)
+    shares = compare.shares_by_length(rows)
+    length_field = next(
+        (
+            field
+            for field in ("cache_bytes_measured", "cache_bytes_analytic")
+            if any(share[field] is not None for row in shares for share in row.shares)
+        ),
+        "cache_bytes_analytic",
+    )
     environment = _environment()
     style = _source(environment, "report.css")
     script = _source(environment, "report.js")
@@ -134,18 +147,17 @@ def render(
         notices=[*notices(runs, columns), *(remarks(columns) if remarks else [])],
         rows=rows,
         shared_tasks=compared_tasks(columns),
-        tasks=_task_rows(columns),
+        tasks=tasks,
+        compared_cells=sum(c["difference"] is not None for row in tasks for c in row["cells"]),
+        compared_averages=sum(row.difference is not None for row in rows),
         several_protocols=len({t.protocol for t in tasks_of(columns)}) > 1,
         several_benchmarks=len({t.benchmark for t in tasks_of(columns)}) > 1,
-        curves=[
-            (
-                curve,
-                figures.score_lines(
-                    [column.label for column in columns], curve.points, curve.axis, curve.title
-                ),
-            )
-            for curve in curves(columns)
-        ],
+        curves=[(curve, _panels(columns, curve)) for curve in curves(columns)],
+        by_length=shares,
+        length_field=length_field,
+        length_how="measured" if length_field == "cache_bytes_measured" else "analytic",
+        memories=compare.memories(rows),
+        failed=[f"{column.label}: {column.errors:,}" for column in columns if column.errors],
         pairs=compare.every_pair(columns, compared_tasks(columns)),
         benchmark_tables=[table for table in given if not table.published],
         published_tables=[table for table in given if table.published],
@@ -177,6 +189,7 @@ def _environment() -> Environment:
         operations=formats.operations,
         seconds=formats.seconds,
         percent=formats.percent,
+        p_value=formats.p_value,
         figure=formats.figure,
         whole=formats.whole,
         clipped=formats.clipped,
@@ -198,22 +211,34 @@ def _csp_hash(text: str) -> str:
 
 
 def _task_rows(columns: Sequence[Column]) -> list[dict[str, Any]]:
-    """Per task and column: score with interval, counts, and the paired difference."""
+    """Per task and column: score with interval, counts, and the paired difference.
+
+    The differences of all cells are corrected for their number together.
+    """
+    shared = matched(columns)
+    baselines = [compare.baseline_of(column, columns) for column in columns]
+    every = tasks_of(columns)
+    differences = iter(
+        compare.marked(
+            [
+                None if other is None else compare.task_difference(column, other, task, shared)
+                for task in every
+                for column, other in zip(columns, baselines, strict=True)
+            ]
+        )
+    )
     rows = []
-    for task in tasks_of(columns):
+    for task in every:
         cells = []
         for column in columns:
-            sample = column.sample(task)
+            sample = shared.sample(column, task)
             records = column.cells.get(task, [])
-            baseline = compare.baseline_of(column, columns)
             cells.append(
                 {
                     "score": mean_interval(sample.values, sample.clusters)
                     if sample.values
                     else None,
-                    "difference": None
-                    if baseline is None
-                    else compare.task_difference(column, baseline, task),
+                    "difference": next(differences),
                     "errors": sum(r.error is not None for r in records),
                     "truncated": sum(r.truncated for r in records),
                     "records": len(records),
@@ -222,6 +247,18 @@ def _task_rows(columns: Sequence[Column]) -> list[dict[str, Any]]:
         metrics = dict.fromkeys(r.metric for c in columns for r in c.cells.get(task, ()))
         rows.append({"task": task, "metric": ", ".join(metrics), "cells": cells})
     return rows
+
+
+def _panels(columns: Sequence[Column], curve: Curve) -> list[tuple[Panel, Markup]]:
+    """The curve's panels, each with its chart."""
+    labels = [column.label for column in columns]
+    return [
+        (
+            panel,
+            figures.score_lines(labels, panel.points, curve.axis, f"{curve.title}: {panel.held}"),
+        )
+        for panel in curve.panels
+    ]
 
 
 def _figures(
@@ -233,24 +270,33 @@ def _figures(
         points = [
             figures.Point(row.column.label, i, value, row.score)
             for i, row in enumerate(rows)
-            if row.score is not None and (value := row.cost[field]) is not None
+            if row.score is not None and (value := row.cost.amounts[field].mean) is not None
         ]
         how = name
         if points:
             break
+    charts: list[tuple[str, Callable[[compare.Standing], float | None], Write]] = [
+        ("FLOPs (analytic), mean", lambda row: row.cost.amounts["flops"].mean, formats.operations),
+        (
+            "Whole prefill (measured), median",
+            lambda row: row.cost.times["prefill_seconds"].median,
+            formats.seconds,
+        ),
+        (
+            "Decode (measured), median",
+            lambda row: row.cost.times["decode_seconds"].median,
+            formats.seconds,
+        ),
+    ]
     return {
         "cache": figures.score_against_cache(points) if points else None,
         "cache_how": how,
         "costs": [
             figures.bars(
-                title, [(r.column.label, i, r.cost[field]) for i, r in enumerate(rows)], write
+                title, [(row.column.label, i, value(row)) for i, row in enumerate(rows)], write
             )
-            for title, field, write in (
-                ("FLOPs (analytic)", "flops", formats.operations),
-                ("Prefill time (measured)", "prefill_seconds", formats.seconds),
-                ("Decode time (measured)", "decode_seconds", formats.seconds),
-            )
-            if any(row.cost[field] is not None for row in rows)
+            for title, value, write in charts
+            if any(value(row) is not None for row in rows)
         ],
         "differences": _differences_figure(columns, subject),
     }
@@ -263,9 +309,10 @@ def _differences_figure(
         return None
     found: list[tuple[str, Interval]] = []
     if len(subject.tasks) > 1:
-        found.append(("Average", subject.difference))
+        found.append(("Average", subject.difference.interval))
+    shared = matched(columns)
     for task in subject.tasks:
-        interval = compare.task_difference(subject.column, subject.baseline, task)
+        interval = compare.task_difference(subject.column, subject.baseline, task, shared)
         if interval is not None:
             found.append((_short(task, subject.tasks), interval))
     title = f"{subject.column.label} − {subject.baseline.label}, points"

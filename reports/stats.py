@@ -343,9 +343,9 @@ def _estimate(strata: Sequence[_Stratum]) -> tuple[_Estimate, float]:
     mean = min(1.0, max(0.0, sum(s.weight * s.mean for s in strata)))
     # While all values agree, in all strata, the sample shows no spread at all.
     same = math.exp(-(sum(s.unlike for s in strata) ** 2) / 2)
-    # Near an end the strata's variances and the pooled one vanish together; this keeps the
-    # ratios finite and smooth.
-    ends = sum(s.weight * _END_MASS / s.documents for s in strata)
+    # Near an end the strata's variances and the pooled one vanish together; what is added to both
+    # keeps their ratio finite and smooth.
+    ends = _END_MASS / sum(s.documents for s in strata)
     pooled = mean * (1 - mean) + ends
     concentration = sum(s.weight**2 for s in strata)
     units, squares, cubes, priors, freedoms = [], [], [], [], []
@@ -355,8 +355,8 @@ def _estimate(strata: Sequence[_Stratum]) -> tuple[_Estimate, float]:
         if s.documents < 1 + 1e-9:
             dispersion = 1.0  # one document shows no spread: the largest is assumed
         widened = _widened(s, dispersion, prior)
-        own = s.documents * s.binary + _END_MASS
-        ratio = (own + _POOLED * pooled) / (s.documents + _POOLED - 1 + concentration) / pooled
+        mixed = s.documents * (s.binary + ends) + _POOLED * pooled
+        ratio = mixed / (s.documents + _POOLED - 1 + concentration) / pooled
         units.append(s.weight**2 * widened * ratio / s.documents)
         known = widened >= 1  # as large as can be: nothing about it was estimated
         freedoms.append(_KNOWN if known else (s.documents - 1) / (1 - widened))
@@ -392,7 +392,7 @@ def _widened(stratum: _Stratum, dispersion: float, prior: float) -> float:
     For single documents of one size the variance grows by n / (n - 1), as always, but never
     beyond that of binary values; where the dispersion is 1 it is known and not estimated.
     """
-    if dispersion >= 1:
+    if dispersion >= 1 or dispersion == 0:
         return dispersion
     of_prior = prior / stratum.documents**2
     leverage = stratum.leverage + of_prior / (stratum.documents - 1)

@@ -89,7 +89,8 @@ def test_the_numbers_are_on_the_page_and_the_filter_works(
     text = visible(dom)
     assert "70.0 [" in text
     assert "+70.0 [+" in text
-    assert re.search(r"pocket_qa@1 exact_match 100\.0 \[72\.2, 100\.0\]", text)
+    # 10 of 10: Wilson's [72.2, 100.0] left out the truth too often near the ends.
+    assert re.search(r"pocket_qa@1 exact_match 100\.0 \[69\.9, 100\.0\]", text)
     assert "512 KiB 50.0 %" in text
     assert "20 of 20 examples on this page" in text  # written by the script: the policy let it run
 

@@ -60,7 +60,7 @@ def test_the_page_has_the_answer_the_tables_and_the_charts(
     output = build_report([pocket_run], tmp_path / "new" / "report.html")
     page = read(output)
     text = re.sub(r"\s+", " ", "".join(page.text))
-    assert "AHN scores 70.0 [" in text
+    assert "AHN on pocket scores 70.0 [" in text
     for part in ("pocket_qa@4", "90.0", "50.0 %", "512 KiB", "2.00 GFLOP", "20.0 ms", "0123456789"):
         assert part in text
     assert "exact_match" in text
@@ -136,7 +136,42 @@ def test_the_data_of_the_leaderboard_stand_in_the_page(pocket_run: Path, tmp_pat
     page = read(build_report([pocket_run], tmp_path / "report.html"))
     rows = {(row["variant"], row["task"]): row for row in json.loads(page.scripts[0])}
     assert rows["ahn", "pocket_qa@1"]["mean"] == pytest.approx(0.9)
-    assert rows["ahn", "pocket_qa@1"]["method"] == "Wilson"
+    method = rows["ahn", "pocket_qa@1"]["method"]
+    assert method == "Wilson's rule with an effective n of 10.0 for 10"
+
+
+def test_colours_follow_the_corrected_p_values_and_the_page_says_so(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    # Six of twenty gained in one task of twelve: clear alone, not among twelve.
+    few, many = [1.0] * 6 + [0.0] * 14, [1.0] * 18 + [0.0] * 2
+    nothing = [0.0] * 20
+
+    def classes(name: str, tasks: dict[str, list[float]]) -> tuple[str, str]:
+        scores = {"window": {t: nothing for t in tasks}, "ahn": tasks}
+        page = build_report([make_run(name, scores)], tmp_path / f"{name}.html")
+        text = re.sub(r"\s+", " ", page.read_text(encoding="utf-8"))
+        (cell,) = re.findall(r'class="(\w+)"> ?\+30\.0</span>', text)
+        return cell, text
+
+    alone = make_run("alone", {"window": {"t0": nothing}, "ahn": {"t0": few}})
+    text = build_report([alone], tmp_path / "alone.html").read_text(encoding="utf-8")
+    assert re.findall(r'class="(\w+)">\s*\+30\.0</span>', text) == ["up"] * 3
+    cell, text = classes("twelve", {f"t{i}": few if i == 0 else nothing for i in range(12)})
+    assert cell == "chance"
+    assert "after Holm's correction for looking at many: the 12 cells of the tasks together" in text
+    assert "and the 1 of the averages" in text
+    assert re.search(r'title="p = 0\.0\d+, corrected = 0\.\d+; Wilson', text)
+    cell, text = classes("clear", {"t0": many, "t1": few})
+    assert cell == "up"
+
+
+def test_the_page_names_the_selection_of_the_best(make_run: MakeRun, tmp_path: Path) -> None:
+    scores = {"full": [1.0] * 9, "ahn-a": [0.0] * 9, "ahn-b": [1.0] * 8 + [0.0]}
+    folder = make_run(scores={v: {"qa": s} for v, s in scores.items()})
+    text = "".join(read(build_report([folder], tmp_path / "report.html")).text)
+    assert "Of 2 memories of pocket, ahn-b scores best" in text
+    assert "chosen by the very scores it is shown with" in text
 
 
 def test_a_large_run_gives_a_small_page_that_says_what_it_left_out(

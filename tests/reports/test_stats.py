@@ -342,6 +342,15 @@ def test_unlike_tasks_are_not_taken_for_one_noisy_one() -> None:
     assert average.high - average.low < 0.5 * (pooled.high - pooled.low)
 
 
+def test_a_task_of_ties_beside_one_with_differences_is_averaged() -> None:
+    ties = sample("a", [0.0] * 200)
+    differences = sample("b", np.random.default_rng(0).uniform(-0.5, 0.7, 200).tolist())
+    average = average_of_tasks([ties, differences], differences=True)
+    alone = difference_interval(differences.values)
+    assert average.mean == pytest.approx(alone.mean / 2)
+    assert average.high - average.low == pytest.approx((alone.high - alone.low) / 2, rel=0.02)
+
+
 def test_documents_shared_between_tasks_widen_the_average() -> None:
     values = tuple(np.random.default_rng(0).random(30).tolist())
     shared = [Sample(values, tuple(f"d{i}" for i in range(30)))] * 4
