@@ -66,7 +66,7 @@ def forked(tmp_path: Path, function: Callable[..., Any], *arguments: Any, ranks:
             )
         )
     for child in children:
-        child.join(120)
+        child.join(600)  # a busy machine takes its time; only one that hangs takes this long
         if child.is_alive():
             child.kill()
             child.join()

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
+import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +18,8 @@ import torch
 
 from ahn import zoo
 from ahn.cost import added_parameters
-from tests.bench.step_memory import step_memory
+from tests.bench import training
+from tests.bench.step_memory import StepMemory, step_memory
 from tests.bench.streaming import build
 from tests.bench.training import (
     FACTOR,
@@ -34,10 +40,13 @@ LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads p
 
 @pytest.mark.slow
 @LINUX
-def test_forms_stand_side_by_side_in_one_run(capfd: pytest.CaptureFixture[str]) -> None:
+def test_forms_stand_side_by_side_in_one_run() -> None:
+    """As the script is run: what it measures is resident memory, which a used process blurs."""
     arguments = ["--lengths", "256,512", "--window", "64", "--sinks", "8", "--repeats", "1"]
-    assert main(arguments) == 0
-    shown = capfd.readouterr().out
+    script = Path(training.__file__ or "")
+    done = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    shown = done.stdout
     assert "computed, not measured" in shown and "NOT MET" not in shown
     record = json.loads(shown.splitlines()[-1])
     cases = {(case["form"], case["tokens"]): case for case in record["cases"]}
@@ -50,6 +59,26 @@ def test_forms_stand_side_by_side_in_one_run(capfd: pytest.CaptureFixture[str]) 
     assert record["computed_for_the_paper"]["qwen2.5-3b"]["total"] <= LIMIT_BYTES
 
 
+def measured_peak(cell: str, vocab_size: int) -> tuple[StepMemory, int]:
+    """What the formula says of a step, and the bytes it took."""
+    shape = replace(SMALL, vocab_size=vocab_size, num_hidden_layers=2)
+    tokens, window = 1536, 128
+    options = parse(["--lengths", str(tokens), "--window", str(window), "--cell", cell])
+    ids = torch.randint(vocab_size, (1, tokens))
+    model = build(shape, options, "ahn")
+    measured, loss = in_own_process(peak_of, model, ids, options, "ours")
+    assert loss > 0
+    return step_memory(shape, tokens, window, cell, 4, cuda=False), measured
+
+
+@pytest.fixture(scope="module")
+def clean_process() -> Iterator[ProcessPoolExecutor]:
+    """A process in which no test ran: holes in the heap of one that ran many would be counted."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield pool
+
+
+@pytest.mark.slow
 @LINUX
 @pytest.mark.parametrize(
     ("cell", "vocab_size", "larger"),
@@ -60,17 +89,13 @@ def test_forms_stand_side_by_side_in_one_run(capfd: pytest.CaptureFixture[str]) 
         ("Mamba2", 512, "layer"),
     ],
 )
-def test_the_formula_agrees_with_what_is_measured(cell: str, vocab_size: int, larger: str) -> None:
+def test_the_formula_agrees_with_what_is_measured(
+    clean_process: ProcessPoolExecutor, cell: str, vocab_size: int, larger: str
+) -> None:
     """Within a factor either way: the allocator's slack, and kernels' own buffers."""
-    shape = replace(SMALL, vocab_size=vocab_size, num_hidden_layers=2)
-    tokens, window = 1536, 128
-    options = parse(["--lengths", str(tokens), "--window", str(window), "--cell", cell])
-    ids = torch.randint(vocab_size, (1, tokens))
-    model = build(shape, options, "ahn")
-    measured, loss = in_own_process(peak_of, model, ids, options, "ours")
-    computed = step_memory(shape, tokens, window, cell, 4, cuda=False)
+    computed, measured = clean_process.submit(measured_peak, cell, vocab_size).result()
     assert getattr(computed, larger) == max(computed.logits, computed.layer)
-    assert 1 / FACTOR < computed.above_weights / measured < FACTOR and loss > 0
+    assert 1 / FACTOR < computed.above_weights / measured < FACTOR
 
 
 def test_the_papers_step_fits_80_gb_and_grows_with_everything() -> None:

@@ -267,7 +267,7 @@ def test_the_process_ends_with_code_2_and_no_traceback(tiny, data, tmp_path):
         "longbench", "--model", tiny, "--data", data, "--tasks", "nope", "--window", 0,
         "--output", tmp_path / "run",
     )  # fmt: skip
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=600)
     assert process.returncode == 2
     assert len(errors.strip().splitlines()) == 2 and "Traceback" not in errors
     assert output == "" and not (tmp_path / "run").exists()

@@ -195,7 +195,7 @@ def test_the_command_runs_lm_eval_whole(tmp_path: Path) -> None:
         "ahnbench_pocket_qa_1", "--metadata", '{"limit": 4}', "--output_path", tmp_path,
         "--log_samples", "--device", "cpu",
     )  # fmt: skip
-    output, errors = process.communicate(timeout=200)
+    output, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors
     row = re.search(r"\|ahnbench_pocket_qa_1\|.*\|score *\|↑ *\| *([0-9.]+)\|", output)
     assert row, output

@@ -14,6 +14,7 @@ from evaluation.cli import app
 from reports.run_folders import Run, read_run
 from reports.stats import paired_difference
 from tasks import pocket
+from tasks.pocket.training import PHASES, conversations
 
 PER_TASK = 10
 CELLS = ("gdn", "dn", "mamba2")
@@ -82,9 +83,14 @@ def test_without_writes_every_prediction_is_the_windows(run: Run) -> None:
     assert len(predictions["window"]) == 2 * len(pocket.DEFAULT_KINDS) * PER_TASK
 
 
-def test_the_embedded_files_are_small_and_their_recipes_are_the_committed_ones() -> None:
+def test_the_embedded_files_are_small_and_their_recipes_are_the_committed_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     files = [path for path in FOLDER.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 12_000_000
+    # how many conversations a phase has follows from its blocks alone
+    monkeypatch.setattr("tasks.pocket.training._conversation", lambda *_: {})
+    counts = {name: sum(1 for _ in conversations(name)) for name in PHASES}
     recipes = Path(__file__).resolve().parents[2] / "configs" / "train"
     for part, log in (
         ("teacher-a", "training/teacher-a-training.json"),
@@ -94,5 +100,8 @@ def test_the_embedded_files_are_small_and_their_recipes_are_the_committed_ones()
     ):
         logged = json.loads((FOLDER / log).read_text())
         assert Recipe(**logged["recipe"]) == load_recipe(recipes / f"pocket-{part}.yaml")
+        data = logged["recipe"]["dataset"]
+        names = [Path(file).stem for file in ([data] if isinstance(data, str) else data)]
+        assert logged["samples"]["read"] == sum(counts[name] for name in names)
         assert logged["history"][-1]["loss"] < logged["history"][0]["loss"]
         assert logged["seconds"] > 0 and logged["machine"]["torch"]

@@ -257,7 +257,7 @@ def test_two_processes_do_not_write_to_one_folder(tmp_path):
     folder = tmp_path / "run"
     with RunStore(folder, info(), IDS):
         second = start_process(folder, code=KILLED_WRITER)
-        _, complaint = second.communicate(timeout=60)
+        _, complaint = second.communicate(timeout=600)
         assert second.returncode != 0 and "written by another process" in complaint
         with pytest.raises(InputError, match="written by another process"):
             RunStore(folder, info(), IDS).__enter__()

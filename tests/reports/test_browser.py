@@ -56,7 +56,7 @@ def rendered(browser: str, page: Path, profile: Path) -> str:
             page.resolve().as_uri(),
         ],
         capture_output=True,
-        timeout=120,
+        timeout=600,
         check=True,
     )
     return result.stdout.decode("utf-8")
