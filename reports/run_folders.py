@@ -14,6 +14,8 @@ from reports.records import SCHEMA_VERSION, ExampleRecord, InputError, RunInfo, 
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _FIRST_BYTES = b'{"schema_version":'
+_LINES_LOOKED_AT = 100
+_MOST_LINE_BYTES = 1 << 24
 _MOST_TORN_ALONE = 2
 
 
@@ -90,13 +92,14 @@ def scan_jsonl(path: str | Path) -> list[RecordLine]:
 
 
 def holds_records(path: Path) -> bool:
-    """Whether some line of a file is a record, or was one: whoever wrote the others.
+    """Whether one of the first lines of a file is a record, or was one: it is no other data.
 
     A file that cannot be read holds none.
     """
     try:
         with path.open("rb") as file:
-            return any(_is_like_a_record(line) for line in file)
+            lines = (file.readline(_MOST_LINE_BYTES) for _ in range(_LINES_LOOKED_AT))
+            return any(_is_like_a_record(line) for line in lines)
     except OSError:
         return False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable
@@ -76,6 +77,67 @@ def test_a_torn_last_line_is_dropped_with_a_warning(
     assert len(warnings) == 1
     assert f"{file}:2" in warnings[0]
     assert file.read_bytes() == content, "reading must not write"
+
+
+def test_several_torn_last_lines_are_each_dropped_with_a_warning(
+    tmp_path: Path, make_record: Make
+) -> None:
+    file = tmp_path / "qa.jsonl"
+    file.write_bytes(line(make_record()).encode() + b'{"schema\n\0\0\n{"sche')
+    records, warnings = read_jsonl(file)
+    assert len(records) == 1
+    assert [w.split(": ")[0] for w in warnings] == [f"{file}:{n}" for n in (2, 3, 4)]
+
+
+def test_a_file_without_any_json_is_damaged_and_not_torn(tmp_path: Path) -> None:
+    file = tmp_path / "qa.jsonl"
+    file.write_text("a\nb\nc\n")
+    with pytest.raises(InputError, match=r"qa\.jsonl:1: not JSON"):
+        read_jsonl(file)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"score":1.0', '"score":NaN', "NaN is no number of JSON"),
+        ('"score":1.0', '"score":"1.0"', "score"),
+        ('"score":1.0', '"score":true', "score"),
+        ('"generated_tokens":3', '"generated_tokens":3.0', "generated_tokens"),
+        ('"task":"qa"', '"task":"qb","task":"qa"', "key 'task' is there twice"),
+        ('{"schema_version"', '\ufeff{"schema_version"', "not JSON"),
+    ],
+)
+def test_what_the_writer_never_writes_is_damage(
+    tmp_path: Path, make_record: Make, old: str, new: str, message: str
+) -> None:
+    file = tmp_path / "qa.jsonl"
+    bad = line(make_record(example_id="b"))
+    assert old in bad
+    file.write_text(line(make_record()) + bad.replace(old, new) + line(make_record(example_id="c")))
+    with pytest.raises(InputError, match=message) as caught:
+        read_jsonl(file)
+    assert f"{file}:2: " in str(caught.value)
+
+
+def test_a_record_is_written_with_the_digest_of_its_other_fields(make_record: Make) -> None:
+    record = make_record(prediction="ü \ud800", start=2)
+    content = json.loads(record.to_line())
+    assert list(content)[-1] == "record_sha256" and content["start"] == 2
+    digest = content.pop("record_sha256")
+    canonical = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    assert digest == hashlib.sha256(canonical.encode()).hexdigest()
+    again = ExampleRecord.model_validate(json.loads(record.to_line()), strict=True)
+    assert again.to_line() == record.to_line()
+
+
+@pytest.mark.parametrize(
+    "fields", [{"label": math.nan}, {"gold_ans": "\ud800"}, {"attributes": {"x": math.inf}}]
+)
+def test_what_a_line_cannot_hold_is_refused_when_it_is_written(
+    make_record: Make, fields: dict[str, object]
+) -> None:
+    with pytest.raises(ValueError):
+        make_record(**fields).to_line()
 
 
 def test_a_whole_last_line_without_newline_is_kept(tmp_path: Path, make_record: Make) -> None:
