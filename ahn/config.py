@@ -23,6 +23,8 @@ BACKENDS: tuple[str, ...] = get_args(Backend)
 
 #: Defaults of the paper for LV-Eval and InfiniteBench: 128 + 32,640 = 32,768 positions.
 PAPER_WINDOW, PAPER_SINKS = 32_640, 128
+#: Largest window, and most sinks and tokens that are counted: beyond any model, within 64 bits.
+MOST_TOKENS = 10**12
 
 
 class InputError(ValueError):
@@ -104,6 +106,8 @@ class AHNConfig:
                 found.append(f"{name} must be a whole number, {wanted}, not {value!r}")
             elif value < least:
                 found.append(f"{name} must be {wanted}, not {value}")
+            elif value > MOST_TOKENS:
+                found.append(f"{name} must be at most {MOST_TOKENS:,} tokens, not {value}")
         for layer in full_attention_layers:
             if not isinstance(layer, int) or isinstance(layer, bool):
                 found.append(f"full_attention_layers: {layer!r} is not the number of a layer")

@@ -6,13 +6,14 @@ transformers keeps it as `rope_parameters`; older configurations as `rope_scalin
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from ahn.config import InputError
 
 _THETA = 10_000.0
+#: largest `factor`: 32 million positions of 32 thousand
+MOST_STRETCH = 1000.0
 #: keys that a scaling must have, and those that it may have. `dynamic` and `longrope` are absent:
 #: they change with the length that was seen, so that cached keys and new ones would not agree.
 _KEYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -70,8 +71,9 @@ def rope_problems(parameters: Mapping[str, Any]) -> list[str]:
             continue
         least = 1.0 if key == "factor" else 0.0
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not number or not math.isfinite(value) or value < least or value == 0:
-            wanted = "at least 1" if least else "above 0"
+        most = MOST_STRETCH if key == "factor" else 1e308  # infinity and NaN are not up to it
+        if not number or value == 0 or not least <= value <= most:
+            wanted = f"at least 1 and at most {most:g}" if least else "above 0"
             problems.append(f"rope_scaling: {key} must be a number {wanted}, not {value!r}")
     return problems
 

@@ -305,7 +305,7 @@ def lm_eval(context: typer.Context) -> None:
     """Run lm-evaluation-harness with the model `ahn` and these tasks; takes lm-eval's own flags.
 
     `run_eval lm-eval --model ahn --model_args pretrained=MODEL,ahn=WEIGHTS,variant=ahn
-    --tasks lveval_128k`; `run_eval lm-eval --help` shows lm-eval's help.
+    --tasks ahnbench_lveval_128k`; `run_eval lm-eval --help` shows lm-eval's help.
     """
     with _tidy_interrupts(), _input_errors():
         try:

@@ -9,12 +9,11 @@ from typing import Any
 from rich.table import Table
 
 from ahn import zoo
-from ahn.config import AHNConfig, InputError
+from ahn.config import MOST_TOKENS, AHNConfig, InputError
 from ahn.cost import ACCOUNTINGS, added_parameters, cache_bytes, flops
 from ahn.shapes import ModelShape
 from evaluation.costs import DTYPE_BYTES
 
-MOST_TOKENS = 10**12
 VARIANTS = ("full", "window", "ahn")
 FLOP_ACCOUNTINGS = {
     "exact": "exact: visible pairs, head at the last position only",
@@ -65,7 +64,7 @@ def cost_table(
     problems = AHNConfig.problems("ahn", cell, window, sinks)
     if dtype not in DTYPE_BYTES:
         problems.append(f"--dtype: {dtype!r} is unknown; one of {', '.join(DTYPE_BYTES)}")
-    counts = {"length": length, "generate": generated, "window": window, "sinks": sinks}
+    counts = {"length": length, "generate": generated}
     problems += [
         f"--{flag}: {count} is more than the {MOST_TOKENS:,} tokens that are counted"
         for flag, count in counts.items()

@@ -37,7 +37,8 @@ COMMANDS = (
         max_length="official, the model's context - 500; ahn, 32000.",
         tasks="Tasks or groups (longbench_paper, longbench_en, longbench_zh, longbench_e), joined "
         "by commas or repeated. Default: the 21 tasks. See run_eval tasks longbench.",
-        data="Folder with <task>.jsonl or Parquet, or 'pocket'. Default: the hub.",
+        data="Folder with <task>.jsonl[.gz], Parquet or saved data sets, such a file or data.zip "
+        "itself, or 'pocket'. Default: the hub.",
         lengths=None,
     ),
     Command(
@@ -48,7 +49,8 @@ COMMANDS = (
         max_length="official, the model's context - 500; ahn, 256000.",
         tasks="Data sets (hotpotwikiqa_mixup), single tasks (hotpotwikiqa_mixup_16k) or groups, "
         "joined by commas or repeated. Default: all 11. See run_eval tasks lveval.",
-        data="Folder with <task>_<length>.jsonl. Default: the hub.",
+        data="Folder with <task>_<length>.jsonl[.gz], Parquet or saved data sets, or a data set's "
+        "zip. Default: the hub.",
         lengths="16k, 32k, 64k, 128k, 256k; joined by commas or repeated. Default: all five.",
     ),
     Command(
@@ -59,8 +61,9 @@ COMMANDS = (
         max_length="the protocol's (official, 131072; ahn, 128000).",
         tasks="Tasks or groups (infinitebench_paper), joined by commas or repeated. Default: all "
         "12. See run_eval tasks infinitebench.",
-        data="Folder with <task>.jsonl; 'synthetic' for rows generated here (passkey, "
-        "number_string, kv_retrieval, math_find, math_calc, code_run). Default: the hub.",
+        data="Folder with <task>.jsonl[.gz], Parquet or saved data sets; 'synthetic' for rows "
+        "generated here (passkey, number_string, kv_retrieval, math_find, math_calc, code_run). "
+        "Default: the hub.",
         lengths="Of generated rows: 128k, 1m, or a number of tokens.",
     ),
     Command(

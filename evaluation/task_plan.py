@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 
 from evaluation.configuration import RunConfiguration
 from evaluation.problems import collect
@@ -147,13 +147,13 @@ def load_rows(
 ) -> dict[str, RowSource | None]:
     """Rows by task; None, with the reason in `problems`, where there are none.
 
-    For a run that cannot start anyway the hub is not asked and nothing long is generated: either
-    would only delay the message. `watch` is told of rows that are generated.
+    For a run that cannot start anyway the hub is not asked and nothing is generated: either would
+    only delay the message. `watch` is told of rows that are generated.
     """
     data = configuration.data
     length = _generated_length(tasks, configuration, problems)
-    if data in (None, "synthetic") and problems:
-        tasks = [task for task in tasks if is_pocket(task.name)]
+    if data in (None, "synthetic", "pocket") and problems:
+        tasks = []
     own: dict[str, list[str]] = {}
     rows: dict[str, RowSource | None] = {}
     for task in tasks:
@@ -200,7 +200,7 @@ def _row_problems(
         if len(messages) == 1 and ": no rows in " in messages[0]
     ]
     missing: list[str] = []
-    if data is not None and len(absent) > 1 and Path(data).is_dir():
+    if data is not None and len(absent) > 1 and os.path.isdir(data):
         there = [name for name in own if name not in absent]
         remedy = f"give --tasks {','.join(there)}" if there else "see --data in --help"
         missing = [f"--data: {data} has no rows of {', '.join(absent)}; {remedy}"]

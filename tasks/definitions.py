@@ -16,7 +16,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    ValidationError,
+    field_validator,
+)
 
 from common import yaml
 from tasks.metrics import METRICS
@@ -35,7 +44,7 @@ class CutDefinition(_Strict):
 
     strip_left: str = ""
     keep_before: str | None = None
-    strip: bool = False
+    strip: StrictBool = False
 
     def build(self) -> TextCut:
         """The step itself."""
@@ -54,13 +63,13 @@ class ProtocolDefaults(_Strict):
 
     source: str
     truncation: Truncation
-    odd_token_in_tail: bool = False
-    decode_uncut: bool = False
-    reserve_generation: bool
-    default_max_length: int | None = Field(gt=0)
-    chat_template: bool | None = None
+    odd_token_in_tail: StrictBool = False
+    decode_uncut: StrictBool = False
+    reserve_generation: StrictBool
+    default_max_length: StrictInt | None = Field(gt=0)
+    chat_template: StrictBool | None = None
     system_message: str | None = None
-    seed: int
+    seed: StrictInt = Field(ge=0, lt=2**32)
     generation: Settings
     postprocess: list[CutDefinition]
 
@@ -87,15 +96,15 @@ class TaskProtocolDefinition(_Strict):
     """One protocol's constants in a task's file; what is left out, the task's own apply."""
 
     prompt: str | None = None
-    max_new_tokens: int | None = Field(default=None, gt=0)
-    chat_template: bool | None = None
+    max_new_tokens: StrictInt | None = Field(default=None, gt=0)
+    chat_template: StrictBool | None = None
     system_message: str | None = None
     metric: str | None = None
     postprocess: list[CutDefinition] = []
     """Cuts of this task, made after those that the protocol makes to every task."""
     generation: Settings = {}
     """Additions to the protocol's generation arguments."""
-    default_max_length: int | None = Field(default=None, gt=0)
+    default_max_length: StrictInt | None = Field(default=None, gt=0)
     demonstration: list[tuple[Literal["system", "user", "assistant"], str]] = []
     """Turns, (role, text), before the prompt's."""
 
@@ -114,14 +123,14 @@ def _known_metric(name: str) -> str:
 class Constants(_Strict):
     """`metadata` of a task's file: what lm-evaluation-harness has no words for."""
 
-    version: float
+    version: StrictFloat
     language: Literal["en", "zh"]
     category: str
     citation: str
     source: list[str] = Field(min_length=1)
     prompt: str
     metric: str
-    chat_template: bool | None = None
+    chat_template: StrictBool | None = None
     protocols: dict[str, TaskProtocolDefinition]
     unavailable: dict[str, str] = {}
     """Protocols of the benchmark that this task lacks, with the reason."""
@@ -143,8 +152,8 @@ class RowsAsked(_Strict):
 class GenerationKwargs(_Strict):
     """`generation_kwargs`, in lm-evaluation-harness's words, of the protocol `official`."""
 
-    max_gen_toks: int = Field(gt=0)
-    do_sample: bool
+    max_gen_toks: StrictInt = Field(gt=0)
+    do_sample: StrictBool
     until: list[str]
 
 
@@ -289,7 +298,7 @@ class GroupDefinition(_Strict):
     task: list[str] = Field(min_length=1)
     """lm-evaluation-harness's names of tasks and of other groups."""
     aggregate_metric_list: list[dict[str, Any]] = Field(min_length=1, max_length=1)
-    metadata: dict[Literal["version"], float]
+    metadata: dict[Literal["version"], StrictFloat]
 
     @property
     def name(self) -> str:

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from ahn.config import InputError
 from ahn.distill.recipe import Recipe
+from common import yaml
+from common.errors import InputError as UnreadableError
 
 
 def parse_flags(arguments: Sequence[str]) -> dict[str, Any]:
@@ -93,8 +94,8 @@ def _put(values: dict[str, Any], path: list[str], value: Any) -> bool:
 def _value(text: str, field: FieldInfo | None) -> Any:
     """As YAML where the option may have that value, else as it stands (a folder called 2024)."""
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = yaml.parse(text, "option")
+    except UnreadableError:
         return text
     with suppress(ValueError):
         value = float(value) if isinstance(value, str) else value  # YAML 1.1 reads 1e-4 as text

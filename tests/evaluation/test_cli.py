@@ -210,8 +210,8 @@ def test_cost_lists_all_problems(run_eval):
         (["--dtype", "auto"], "--dtype: 'auto'"),
         (["--length", 10**20], "--length"),
         (["--generate", 10**20], "--generate"),
-        (["--window", 10**20], "--window"),
-        (["--sinks", 10**20], "--sinks"),
+        (["--window", 10**20], "window must be at most"),
+        (["--sinks", 10**20], "sinks must be at most"),
         (["--model", ""], "--model: none given"),
     ],
 )

@@ -228,6 +228,71 @@ def test_what_cannot_be_asked_is_an_input_error(folder):
     )
 
 
+@pytest.mark.parametrize(
+    ("choice", "told"),
+    [
+        ({"protocl": "ahn"}, "unknown key 'protocl'; did you mean 'protocol'"),
+        ({"protocols": "ahn"}, "unknown key 'protocols'; did you mean 'protocol'"),
+        ({"lengths": "2k"}, "unknown key 'lengths'; did you mean 'length'"),
+        ({"limit": True}, "--metadata: limit must be a number of rows, not True"),
+        ({"limit": "2"}, "--metadata: limit must be a number of rows, not '2'"),
+        ({"limit": 10**9}, "--metadata: limit must be at most 100,000"),
+        ({"seed": True}, "--metadata: seed should be a number"),
+        ({"seed": -1}, "--metadata: seed should be a number"),
+        ({"seed": 1.5}, "--metadata: seed should be a number"),
+        ({"data": 3}, "--metadata: data should be text, not 3"),
+        ({"protocol": None}, "--metadata: protocol should be text, not None"),
+        ({"length": True}, "a length of True tokens can be asked of synthetic rows only"),
+        ({"name": "trec"}, "--metadata: name is said by the task, not chosen"),
+    ],
+)
+def test_a_choice_that_cannot_be_meant_is_refused(folder, choice, told):
+    from lm_eval.tasks import TaskManager
+
+    metadata = {"data": str(folder), **choice}
+    manager = TaskManager(include_path=str(FOLDER), include_defaults=False, metadata=metadata)
+    with pytest.raises(InputError, match=told):
+        manager.load(["ahnbench_longbench_hotpotqa"])
+
+
+def test_arguments_of_a_model_are_no_choices(folder):
+    given = {"pretrained": "x", "max_length": 10, "window": 3, "dtype": "auto", "trust": True}
+    found = ours.rows(benchmark="longbench", name="hotpotqa", data=str(folder), **given)
+    assert len(found["test"]) == len(ROWS)
+
+
+def test_new_tokens_are_those_of_the_protocol(folder):
+    from lm_eval.tasks import TaskManager
+
+    (folder / "gov_report.jsonl").write_text(json.dumps(ROWS[0] | {"dataset": "gov_report"}))
+    for protocol, tokens in (("official", 512), ("ahn", 500)):
+        metadata = {"data": str(folder), "protocol": protocol}
+        manager = TaskManager(include_path=str(FOLDER), include_defaults=False, metadata=metadata)
+        (task,) = manager.load(["ahnbench_longbench_gov_report"])["tasks"].values()
+        assert task.config.generation_kwargs["max_gen_toks"] == tokens
+
+
+PARTS = {
+    ("longbench", "hotpotqa", "official"): ["loses its middle", "chat template is used"],
+    ("longbench", "trec", "ahn"): ["of a prompt of more than 32,000 tokens the last are kept",
+                                   "chat template is left out"],
+    ("longbench", "samsum", "official"): ["an answer ends at a newline"],
+    ("infinitebench", "passkey", "official"): ["special tokens are taken out", "131,072 tokens"],
+    ("infinitebench", "passkey", "official-gpt4"): ["a system message goes first"],
+    ("longbench", "pocket_qa@1", "official"): ["a prompt is never cut"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "parts"), PARTS.items(), ids=["-".join(key) for key in PARTS])
+def test_what_the_harness_cannot_carry_out_is_named(key, parts):
+    from tasks.lm_eval_task import not_carried_out
+
+    benchmark, name, protocol = key
+    told = not_carried_out(find_task(benchmark, name).protocol(protocol))
+    assert all(any(part in line for line in told) for part in parts), told
+    assert len(told) == len(set(told)) >= 2
+
+
 def test_a_document_of_another_task_is_told_apart():
     assert ours.document_of({"question": "?", "answer": "!"}) is None
     mine = {"benchmark": "longbench", "name": "trec", "protocol": "official", "example": "{}"}

@@ -263,6 +263,11 @@ def test_a_file_may_build_on_another(folder):
         (lambda t: t["metadata"]["protocols"]["ahn"].update(metric="f1"), "unknown metric 'f1'"),
         (lambda t: t["metadata"].update(metric="f1"), r"metadata\.metric: unknown metric 'f1'"),
         (lambda t: t["generation_kwargs"].update(max_gen_toks=0), "greater than 0"),
+        (lambda t: t["generation_kwargs"].update(max_gen_toks=True), "max_gen_toks: .*integer"),
+        (lambda t: t["generation_kwargs"].update(max_gen_toks="64"), "max_gen_toks: .*integer"),
+        (lambda t: t["generation_kwargs"].update(do_sample=0), "do_sample: .*boolean"),
+        (lambda t: t["metadata"].update(version=True), r"metadata\.version: .*number"),
+        (lambda t: t["metadata"].update(chat_template="no"), "chat_template: .*boolean"),
         (lambda t: t["metadata"]["protocols"].pop("official"), "must be official and any of"),
         (lambda t: t["metadata"]["protocols"].update(ours={}), "must be official and any of"),
         (lambda t: t["metadata"].pop("citation"), r"metadata\.citation: Field required"),
@@ -309,6 +314,12 @@ def test_a_mistake_in_a_groups_file_is_told(folder, edit, message):
 def test_a_mistake_in_the_benchmarks_file_is_told(folder):
     change(folder / "_benchmark.yaml", lambda b: b.update(groups={}))
     refused(folder, r"_benchmark\.yaml: groups: Extra inputs")
+
+
+@pytest.mark.parametrize("seed", [True, "0", 1.0, -1, 2**32])
+def test_a_benchmarks_seed_is_a_whole_number(folder, seed):
+    change(folder / "_benchmark.yaml", lambda b: b["protocols"]["official"].update(seed=seed))
+    refused(folder, r"_benchmark\.yaml: protocols\.official\.seed: Input should be")
 
 
 def test_a_file_that_is_no_yaml_is_told(folder):
