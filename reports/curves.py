@@ -4,30 +4,27 @@ A memory is known by where it fails: with how many facts, after how many tokens.
 of these may join only points of like examples: where the long texts hold four facts and the short
 ones one to sixteen, a line through the means would speak of the facts. So examples are sorted into
 *cells* by all else that is known of them (task, protocol, metric, the other properties), a line
-joins the points that its cells share, and at each of its points the cells have the same weights.
+joins the points that its cells share, and a cell has the same weight at each of these points.
 Cells that reach over other points have a panel of their own; what no other point has the like of
 is left out, and counted.
 """
 
 from __future__ import annotations
 
-import math
-from bisect import bisect_right
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from reports.bins import edges_of, short_tokens, tokens_of
 from reports.leaderboard import Column, TaskKey, tasks_of
 from reports.matched import ExampleKey, Matched, key_of, matched
+from reports.properties import ATTRIBUTE, Property, drawn, family, plain, sort_attributes
 from reports.records import ExampleRecord
 from reports.stats import Interval, Sample, average_of_tasks
 
 LEAST_SHARE = 0.1
 """A further panel holds at least this share of the property's examples."""
 
-_MOST_VALUES = 8  # a number with more values than this is nothing to sort examples by
 _MOST_POINT_SETS = 64
 
 Cells = list[Interval | None]
@@ -63,22 +60,6 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class _Property:
-    """Something known of examples: curves run along it, or hold it fixed."""
-
-    name: str
-    value: Callable[[TaskKey, Column, ExampleRecord], Any]
-    """Sortable, or None for an example without it."""
-    write: Callable[[Any], str]
-    held: Callable[[str], str]
-    """Its written values in words, as what is held fixed."""
-    title: str = ""
-    """Empty: no curve is drawn along it."""
-    axis: str = ""
-    note: str = ""
-
-
-@dataclass(frozen=True)
 class _Example:
     """An example that all columns with its task answered, and what is known of it."""
 
@@ -107,8 +88,8 @@ def curves(columns: Sequence[Column]) -> list[Curve]:
     """The curves that the records allow: those with a line over more than one point."""
     shared = matched(columns)
     rows = _rows(columns, shared)
-    words, numbers, unsorted = _attributes(record for _, _, record in rows)
-    properties = [*_drawn(record for _, _, record in rows), *map(_plain, numbers)]
+    words, numbers, unsorted = sort_attributes(record for _, _, record in rows)
+    properties = [*drawn(record for _, _, record in rows), *map(plain, numbers)]
     examples = [
         _Example(
             task=task,
@@ -117,7 +98,7 @@ def curves(columns: Sequence[Column]) -> list[Curve]:
                 task.benchmark,
                 task.protocol,
                 record.metric,
-                _family(task, column, record),
+                family(task, column, record),
                 *(str(record.attributes.get(name)) for name in words),
             ),
             properties={p.name: p.value(task, column, record) for p in properties},
@@ -155,99 +136,9 @@ def _rows(
     return rows
 
 
-def _drawn(records: Iterable[ExampleRecord]) -> list[_Property]:
-    """The properties that curves are drawn along."""
-    distances = [d for record in records if (d := _distance(record)) is not None]
-    edges = edges_of(min(distances), max(distances)) if distances else []
-
-    def bin_of(task: TaskKey, column: Column, record: ExampleRecord) -> int | None:
-        distance = _distance(record)
-        return None if distance is None else bisect_right(edges, distance) - 1
-
-    return [
-        _Property(
-            name="facts",
-            value=lambda task, column, record: _count(record.attributes.get("facts")),
-            write=str,
-            held=lambda values: f"{values} stored fact{'' if values == '1' else 's'}",
-            title="Score by number of stored facts",
-            axis="facts stored in the text",
-            note="How much a memory holds: the same kinds of question with more facts in the text.",
-        ),
-        _Property(
-            name="distance",
-            value=bin_of,
-            write=lambda i: f"{short_tokens(edges[i])}–{short_tokens(edges[i + 1])}",
-            held=lambda values: f"evidence {values} tokens back",
-            title="Score by distance of the evidence",
-            axis="tokens from the evidence to the end of the prompt",
-            note="How fast a memory forgets: the further back the evidence, the longer it had to "
-            "keep it.",
-        ),
-        _Property(
-            name="length",
-            value=_length,
-            write=lambda length: str(length[1]),
-            held=lambda values: f"texts of {values} tokens",
-            title="Score by length",
-            axis="length of the text",
-            note="The same kinds of task in longer texts.",
-        ),
-    ]
-
-
-def _plain(name: str) -> _Property:
-    """A number among the attributes that no curve runs along."""
-    return _Property(
-        name=f"attribute {name}",
-        value=lambda task, column, record: record.attributes.get(name),
-        write=str,
-        held=lambda values: f"{name} {values}",
-    )
-
-
-def _attributes(records: Iterable[ExampleRecord]) -> tuple[list[str], list[str], list[str]]:
-    """Names of attributes besides the drawn ones: words, few numbers, and what sorts nothing.
-
-    An attribute that never varies is in none of the three.
-    """
-    found: dict[str, list[Any]] = {}
-    records = list(records)
-    for record in records:
-        for name in record.attributes:
-            if name not in ("facts", "evidence_distance", "length"):
-                found.setdefault(name, [])
-    words, numbers, unsorted = [], [], []
-    for name in found:
-        values = [record.attributes.get(name) for record in records]
-        distinct = {repr(value) for value in values}
-        if len(distinct) == 1:
-            continue
-        if all(value is None or isinstance(value, str | bool) for value in values):
-            words.append(name)
-        elif len(distinct) <= _MOST_VALUES and all(_is_number(value) for value in values):
-            numbers.append(name)
-        else:
-            unsorted.append(name)
-    return words, numbers, unsorted
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _family(task: TaskKey, column: Column, record: ExampleRecord) -> str:
-    """The task's name without facts and length, which are properties: 'pocket_qa@4_1024' and
-    'pocket_qa@1' are one family, so are the levels of one data set."""
-    described = column.run.info.tasks.get(task.task, {})
-    name = str(described.get("dataset") or task.task).split("@")[0]
-    length = _length(task, column, record)
-    return name if length is None else name.removesuffix(f"_{length[1]}")
-
-
 def _curve(
-    along: _Property,
-    properties: Sequence[_Property],
+    along: Property,
+    properties: Sequence[Property],
     examples: Sequence[_Example],
     scores: Sequence[Mapping[tuple[TaskKey, ExampleKey], tuple[float, str]]],
     unsorted: Sequence[str],
@@ -260,7 +151,7 @@ def _curve(
             if _separable(having, along.name, other.name):
                 held.append(other)
             else:
-                not_held.append(other.name.removeprefix("attribute "))
+                not_held.append(other.name.removeprefix(ATTRIBUTE))
     placed: _Placed = {}
     for e in having:
         cell = _Cell(e.kind, tuple(e.properties[p.name] for p in held), e.columns)
@@ -268,7 +159,7 @@ def _curve(
     constant = [
         p
         for p in properties
-        if p is not along and p not in held and p.name.removeprefix("attribute ") not in not_held
+        if p is not along and p not in held and p.name.removeprefix(ATTRIBUTE) not in not_held
     ]
     panels = []
     for points, cells in _like_cells(placed, len(having)):
@@ -339,7 +230,7 @@ def _best(placed: _Placed, cells: Sequence[_Cell]) -> tuple[int, list[Any], list
 
 
 def _panel(
-    along: _Property,
+    along: Property,
     points: Sequence[Any],
     cells: Sequence[_Cell],
     placed: _Placed,
@@ -372,8 +263,8 @@ def _panel(
 
 def _held(
     cells: Sequence[_Cell],
-    held: Sequence[_Property],
-    constant: Sequence[_Property],
+    held: Sequence[Property],
+    constant: Sequence[Property],
     examples: Sequence[_Example],
 ) -> str:
     """What is the same at every point of a panel, in words."""
@@ -396,27 +287,3 @@ def _held(
 
 def _listed(words: Sequence[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
-
-
-def _length(task: TaskKey, column: Column, record: ExampleRecord) -> tuple[float, str] | None:
-    """The length that ``run.json`` gives as the task's ``level``, or else the record's attribute
-    ``length`` (tokens of generated texts)."""
-    level = column.run.info.tasks.get(task.task, {}).get("level")
-    if level is None:
-        length = record.attributes.get("length")
-        if isinstance(length, int) and not isinstance(length, bool):
-            level = short_tokens(length)
-    return None if level is None else (tokens_of(str(level)), str(level))
-
-
-def _count(value: object) -> int | None:
-    if isinstance(value, list):
-        return len(value)
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def _distance(record: ExampleRecord) -> int | None:
-    value = record.attributes.get("evidence_distance")
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return int(value) if value >= 0 else None

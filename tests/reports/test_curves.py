@@ -274,6 +274,19 @@ def test_what_changes_along_with_the_property_is_named(make_run):
     assert found is not None and found.not_held == ("units",)
 
 
+def test_words_that_name_the_single_example_are_no_kind_of_task(make_run):
+    def record(variant, task, i):
+        attributes = named(variant, task, i)["attributes"]
+        return {"attributes": attributes | {"person": f"{task} {i}", "long": i % 2 == 0}}
+
+    scores = {"ahn": {"qa@1": some(30, 0), "qa@4": some(15, 15)}}
+    columns = columns_with(make_run, scores, record)
+    found = curve(columns, "facts")
+    assert found is not None and found.not_held == ("person",)
+    ((held, points),) = drawn(columns, "facts")
+    assert held.startswith("2 kinds of task") and list(points) == ["1", "4"]
+
+
 def test_each_point_has_the_weights_of_its_panel(make_run):
     # Random scores and sizes: a point's mean is the mean of its cells with weights that are the
     # same at every point, so that adding a constant to a cell shifts every point alike.
