@@ -1,6 +1,7 @@
 """LV-Eval: the gate of key words, constants, rows in their layouts, prediction files, averages."""
 
 import json
+import random
 import zipfile
 from collections import Counter
 
@@ -383,6 +384,22 @@ def test_level_and_data_set_scores_are_means_of_rounded_figures():
     assert rows["hotpotwikiqa_mixup"] == (6.17, 17.17, None)  # two of five levels are no mean
     cells = [round(100 * (0.123456 + index / 50) / 2, 2) for index in range(11)]
     assert rows["average"][0] == round(sum(cells) / 11, 2) and rows["average"][2] is None
+
+
+def test_the_average_over_all_is_of_rounded_averages():
+    names = [task.name for task in expand("lveval", [], None)]
+    draw = random.Random(0)
+    scores = {name: [Scored(draw.random()) for _ in range(3)] for name in names}
+    (table,) = benchmark_tables("lveval", scores)
+    cells = {n: round(100 * sum(x.score for x in found) / 3, 2) for n, found in scores.items()}
+    rows = dict(table.rows)
+    of_level = [
+        round(sum(cells[n] for n in names if n.endswith(f"_{level}")) / 11, 2) for level in LEVELS
+    ]
+    assert rows["average"] == (*of_level, round(sum(of_level) / 5, 2))
+    for name, row in table.rows[:-1]:
+        whole = [cells[f"{name}_{level}"] for level in LEVELS]
+        assert row == (*whole, round(sum(whole) / 5, 2))
 
 
 def test_a_level_without_all_data_sets_has_no_score_and_says_what_is_missing():

@@ -19,8 +19,8 @@ from tasks.sources import load_examples
 LONGBENCH = Path(tasks.__file__).parent / "longbench"
 
 
-def names(*given, data="folder"):
-    return [task.name for task in expand("longbench", given, data)]
+def names(*given, data="folder", of="longbench"):
+    return [task.name for task in expand(of, given, data)]
 
 
 def test_a_task_is_found_with_and_without_its_benchmark():
@@ -86,6 +86,19 @@ def test_levels_of_lveval_are_named_in_two_ways_and_together():
     assert levels == ["16k", "32k", "64k", "128k", "256k"]
     assert {t.level for t in expand("lveval", ["lveval_32k"], None)} == {"32k"}
     assert len(expand("lveval", [], None)) == 55
+
+
+def test_a_group_where_one_task_is_asked_for_is_told_with_its_tasks():
+    with pytest.raises(InputError, match="'lveval_32k' is a group of lveval, not a task") as caught:
+        find_task("lveval", "lveval_32k")
+    (message,) = caught.value.problems
+    assert message.endswith("name one of " + ", ".join(names("lveval_32k", of="lveval")))
+
+
+def test_groups_of_one_level_come_last_and_short_levels_first():
+    found = group_names("lveval")
+    assert found[0] == "lveval"
+    assert found[-5:] == [f"lveval_{level}" for level in ("16k", "32k", "64k", "128k", "256k")]
 
 
 def test_a_name_like_no_other_is_told_with_all_names():
@@ -268,6 +281,10 @@ def test_a_file_may_build_on_another(folder):
         (lambda t: t["generation_kwargs"].update(do_sample=0), "do_sample: .*boolean"),
         (lambda t: t["metadata"].update(version=True), r"metadata\.version: .*number"),
         (lambda t: t["metadata"].update(chat_template="no"), "chat_template: .*boolean"),
+        (
+            lambda t: t["metadata"]["protocols"]["ahn"].update(max_new_tokens=0),
+            r"protocols\.ahn\.max_new_tokens: .*greater than 0",
+        ),
         (lambda t: t["metadata"]["protocols"].pop("official"), "must be official and any of"),
         (lambda t: t["metadata"]["protocols"].update(ours={}), "must be official and any of"),
         (lambda t: t["metadata"].pop("citation"), r"metadata\.citation: Field required"),
@@ -292,6 +309,23 @@ def test_a_file_may_build_on_another(folder):
 def test_a_mistake_in_a_task_file_is_told_with_file_and_key(folder, edit, message):
     change(folder / "trec.yaml", edit)
     refused(folder, message)
+
+
+def test_a_limit_of_one_new_token_is_a_limit(folder):
+    change(
+        folder / "trec.yaml", lambda t: t["metadata"]["protocols"]["ahn"].update(max_new_tokens=1)
+    )
+    assert read_benchmark(folder).tasks["trec"].protocol("ahn").max_new_tokens == 1
+
+
+@pytest.mark.parametrize("level", ["17k", None])
+def test_a_level_that_the_benchmark_does_not_have_is_told(tmp_path, level):
+    shutil.copy(LONGBENCH.parent / "_lm_eval.yaml", tmp_path)
+    place = shutil.copytree(LONGBENCH.parent / "lveval", tmp_path / "lveval")
+    path = place / "cmrc_mixup" / "cmrc_mixup_16k.yaml"
+    text = path.read_text("utf-8")
+    path.write_text(text.replace(", level: 16k", f", level: {level}" if level else ""), "utf-8")
+    refused(place, rf"cmrc_mixup_16k\.yaml: dataset_kwargs\.level: is {level!r}, known: \['16k'")
 
 
 @pytest.mark.parametrize(

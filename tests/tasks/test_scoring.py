@@ -4,11 +4,13 @@ import gzip
 import json
 import random
 import time
+from types import SimpleNamespace
 
 import pytest
 
+from tasks.averages import Scored
 from tasks.schema import InputError
-from tasks.scoring import benchmark_score, score_file
+from tasks.scoring import benchmark_score, score_file, score_per_length
 
 GOOD = {"pred": "Paris", "answers": ["Paris", "paris"], "all_classes": None, "length": 3}
 
@@ -361,6 +363,28 @@ def test_a_worker_that_dies_is_made_up_for(path, monkeypatch):
         watch=lambda *done: told.append(done),
     )
     assert scores == alone and told[-1] == (9, 9)
+
+
+def test_processes_are_as_many_as_the_processors_that_may_be_used(monkeypatch):
+    from tasks import workers
+
+    allowed = {0, 3, 5}
+    monkeypatch.setattr(workers.os, "sched_getaffinity", lambda process: allowed, raising=False)
+    assert workers._processors() == 3
+    monkeypatch.delattr(workers.os, "sched_getaffinity")
+    monkeypatch.setattr(workers.os, "cpu_count", lambda: 7)
+    assert workers._processors() == 7
+    daemon = SimpleNamespace(daemon=True)  # such a process may have none of its own
+    monkeypatch.setattr(workers.multiprocessing, "current_process", lambda: daemon)
+    assert workers._processors() == 1
+
+
+def test_figures_by_length_are_those_of_the_task_alone():
+    lines = [Scored(0.2, 10), Scored(0.4, 10), Scored(1.0, 9000)]
+    expected = {"0-4k": 30.0, "8k+": 100.0}
+    for name in ("hotpotqa_e", "hotpotqa"):
+        assert score_per_length("longbench_e", name, lines) == expected
+    assert score_per_length("longbench", "hotpotqa", lines) == {}
 
 
 def test_no_workers_at_all_are_refused(path):
