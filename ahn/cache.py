@@ -50,8 +50,13 @@ class LayerCache:
         self._left = self._shapes()
 
     def _shapes(self) -> tuple[torch.Size | None, ...]:
-        slots = (self.keys, self.values, self.write, self.log_decay)
-        return tuple([None if x is None else x.shape for x in slots])
+        k, v, write, decay = self.keys, self.values, self.write, self.log_decay
+        return (
+            None if k is None else k.shape,
+            None if v is None else v.shape,
+            None if write is None else write.shape,
+            None if decay is None else decay.shape,
+        )
 
     def settle(self) -> None:
         """Remember what the slots look like, now that they hold what they should."""
@@ -70,8 +75,10 @@ class LayerCache:
     @property
     def recorded(self) -> bool:
         """Whether autograd follows what is held: then it must follow what overwrites it, too."""
-        held = (self.keys, self.values, self.write, self.log_decay, self.state)
-        return any([x is not None and x.requires_grad for x in held])
+        for tensor in (self.keys, self.values, self.write, self.log_decay, self.state):
+            if tensor is not None and tensor.requires_grad:
+                return True
+        return False
 
     @property
     def nbytes(self) -> int:

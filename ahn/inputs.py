@@ -194,11 +194,11 @@ def check_shapes(
         )
     if tokens == 0:
         return None
-    mask = attention_mask.expand(rows, -1)
+    mask = attention_mask if len(attention_mask) == rows else attention_mask.expand(rows, -1)
     # a token at a time, nobody waits for a GPU to count its whole past
     if mask.shape[1] > tokens and (tokens > 1 or not mask.is_cuda):
         counts = (mask[:, :-tokens] == 1).sum(1)
-        if not bool((counts == torch.as_tensor(seen, device=counts.device)).all()):
+        if not bool((counts == (seen if isinstance(seen, int) else seen.to(mask.device))).all()):
             raise ValueError(
                 "attention_mask contradicts the cache: before these tokens it has "
                 f"{counts.tolist()} ones a row, and the cache was given "

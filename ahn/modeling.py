@@ -150,15 +150,14 @@ class _StreamingCausalLM(OwnAttention, InitialisesCells):
         Several documents in a row are read apart, and no first token of a document is predicted
         by the one before it.
         """
-        layouts = list(layout) if layout is not None else self.layout
-        given, mask, documents, wanted = self._examine(
+        given, layouts, mask, documents, wanted = self._examine(
             (input_ids, inputs_embeds),
             attention_mask,
             position_ids,
             past_key_values,
             use_cache,
             labels,
-            layouts,
+            layout,
             output_hidden_states,
             (cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k),
             kwargs,
@@ -231,21 +230,28 @@ class _StreamingCausalLM(OwnAttention, InitialisesCells):
         cache: Any,
         use_cache: bool | None,
         labels: Tensor | None,
-        layouts: list[LayerLayout],
+        layout: Sequence[LayerLayout] | None,
         output_hidden_states: bool | int | Sequence[int] | None,
         lengths: tuple[Any, Any, Any, Any],
         unknown: dict[str, Any],
-    ) -> tuple[Tensor, Tensor | None, Documents | Literal[False] | None, tuple[int, ...]]:
+    ) -> tuple[
+        Tensor,
+        list[LayerLayout],
+        Tensor | None,
+        Documents | Literal[False] | None,
+        tuple[int, ...],
+    ]:
         """Hold all that was passed against each other, once for a prompt.
 
         Returns:
-            The input; the mask of its tokens; the documents of a packed batch, False where there
-            is one a row, None where that was not asked (one token: the stack does it); numbers of
-            the hidden states to return.
+            The input; what each layer sees; the mask of the input's tokens; the documents of a
+            packed batch, False where there is one a row, None where that was not asked (one
+            token: the stack does it); numbers of the hidden states to return.
         """
         refuse_unknown(self, unknown, LOSS_OPTIONS)
         given = given_input(*inputs)
         rows, tokens = given.shape[:2]
+        layouts = list(layout) if layout is not None else self.layout
         if self.prefill_chunk_size < 1:
             raise ValueError(
                 f"prefill_chunk_size must be at least 1 token, not {self.prefill_chunk_size}"
@@ -254,19 +260,19 @@ class _StreamingCausalLM(OwnAttention, InitialisesCells):
             raise ValueError(f"labels must be [{rows}, {tokens}], not {tuple(labels.shape)}")
         if isinstance(cache, AHNCache):
             cache.belong_to(self)
-        past, seen = self.model.past(cache, layouts, rows)
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states  # type: ignore[attr-defined]
         wanted = wanted_states(output_hidden_states, len(self.model.layers) + 1)
         edges = document_boundaries(rows, tokens, *lengths)
         if tokens <= 1:
             check_positions(rows, tokens, position_ids)
-            return given, attention_mask, None, wanted
+            return given, layouts, attention_mask, None, wanted
+        past, seen = self.model.past(cache, layouts, rows)
         mask = check_shapes(rows, tokens, attention_mask, position_ids, past, seen)
         documents = find_documents(rows, tokens, position_ids, mask, seen, edges)
         if documents is not None:
             refuse_cache(cache, use_cache)
-        return given, mask, documents or False, wanted
+        return given, layouts, mask, documents or False, wanted
 
     def _passes(
         self,

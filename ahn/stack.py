@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -80,6 +81,13 @@ class Qwen3AHNConfig(_MergedConfig, Qwen3Config):
 def ahn_config(config: Any) -> AHNConfig:
     """The AHN part of a model's configuration."""
     return AHNConfig(**config.ahn)
+
+
+@cache
+def _layouts(layers: int, **settings: Any) -> tuple[LayerLayout, ...]:
+    """What each of so many layers sees; the same objects each time, which are quickly compared."""
+    config = AHNConfig(**settings)
+    return tuple(config.layer(index) for index in range(layers))
 
 
 class Memory(nn.Module):
@@ -193,8 +201,9 @@ class _StreamingModel(OwnAttention, InitialisesCells):
     @property
     def layout(self) -> list[LayerLayout]:
         """What each layer sees of the past."""
-        config = ahn_config(self.config)  # type: ignore[attr-defined]
-        return [config.layer(index) for index in range(len(self.layers))]
+        settings: dict[str, Any] = self.config.ahn  # type: ignore[attr-defined]
+        said = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+        return list(_layouts(len(self.layers), **said))
 
     def forward(
         self,
@@ -253,15 +262,15 @@ class _StreamingModel(OwnAttention, InitialisesCells):
                 a mask or positions that do not fit, an argument of other models, or a switch that
                 does nothing here: attention weights are never formed, for one.
         """
-        inputs, wanted, boundaries = self._checked(
+        inputs, layouts, wanted, boundaries = self._checked(
             input_ids,
             inputs_embeds,
+            layout,
             output_attentions,
             output_hidden_states,
             (cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k),
             kwargs,
         )
-        layouts = list(layout) if layout is not None else self.layout
         cache, chunk, plans, documents = self._prepare(
             inputs,
             attention_mask,
@@ -304,12 +313,13 @@ class _StreamingModel(OwnAttention, InitialisesCells):
         self,
         input_ids: Tensor | None,
         inputs_embeds: Tensor | None,
+        layout: Sequence[LayerLayout] | None,
         output_attentions: bool | None,
         output_hidden_states: bool | int | Sequence[int] | None,
         lengths: tuple[Any, Any, Any, Any],
         unknown: dict[str, Any],
-    ) -> tuple[Tensor, tuple[int, ...], list[int] | None]:
-        """The input, numbers of the hidden states to return, and where documents end.
+    ) -> tuple[Tensor, list[LayerLayout], tuple[int, ...], list[int] | None]:
+        """The input, what layers see, numbers of hidden states to return, where documents end.
 
         What nobody understands is refused, and so is what does nothing here.
         """
@@ -323,7 +333,8 @@ class _StreamingModel(OwnAttention, InitialisesCells):
             output_hidden_states = config.output_hidden_states
         wanted = wanted_states(output_hidden_states, len(self.layers) + 1)
         rows, tokens = inputs.shape[:2]
-        return inputs, wanted, document_boundaries(rows, tokens, *lengths)
+        layouts = list(layout) if layout is not None else self.layout
+        return inputs, layouts, wanted, document_boundaries(rows, tokens, *lengths)
 
     @torch.compiler.disable
     def _prepare(

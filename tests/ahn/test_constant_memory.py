@@ -111,6 +111,19 @@ def test_generate_makes_nothing_as_long_as_the_prompt_but_ids_and_mask(
     assert long.largest <= max(short.largest, rows * (800 + 4))
 
 
+@pytest.mark.parametrize(("asked", "count"), [(True, 4), ([-1], 1), ([1, 2], 2)], ids=str)
+@pytest.mark.parametrize("variant", ["window", "ahn"])
+def test_hidden_states_cost_what_they_hold(
+    models: Any, variant: str, asked: Any, count: int
+) -> None:
+    # short prompts are chunks that are returned as they are, so both here are streamed
+    short, long = (
+        forward(models(variant), length, output_hidden_states=asked) for length in (160, 800)
+    )
+    # 48 numbers of 4 bytes a token and state, and its id
+    assert long.peak - short.peak <= (count * 48 * 4 + 8) * (800 - 160)
+
+
 def test_full_attention_does_grow(models: Any) -> None:
     # so that the tests above are known to see growth
     short, long = forward(models("full"), 160), forward(models("full"), 800)
