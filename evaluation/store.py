@@ -162,7 +162,7 @@ class RunStore:
             self._open()
         except BaseException:
             self._lock.release()
-            if created:
+            if created and not (self.folder / "run.json").exists():
                 (self.folder / LOCK_FILE).unlink(missing_ok=True)
                 self.folder.rmdir()
             raise
@@ -177,7 +177,11 @@ class RunStore:
         for descriptor in self._files.values():
             os.close(descriptor)
         self._files.clear()
-        self._lock.release()
+        try:
+            if error is not None and self.info.status == "running":  # wherever it came from
+                self.set_status("interrupted")
+        finally:
+            self._lock.release()
 
     @property
     def start(self) -> int | None:
@@ -199,6 +203,9 @@ class RunStore:
         return path.parent.name in self.info.models
 
     def _open(self) -> None:
+        for pattern in (".run.json.*.tmp", "*/.*.jsonl.*.tmp"):  # of a writer that was killed
+            for path in self.folder.glob(pattern):
+                path.unlink(missing_ok=True)
         description = self.folder / "run.json"
         if self._overwrite and description.exists():
             self._delete(written_files(self.folder))
