@@ -71,7 +71,7 @@ def export_run(
         line = form_of(task.benchmark).export(record.model_dump(), task)
         contents.setdefault(path, []).append(json.dumps(line, ensure_ascii=False) + "\n")
     for path in contents:
-        check_no_run_file(path, [folder])
+        check_no_run_file(path)
         if path.is_dir():
             raise InputError(f"--output: {path} is a folder, where a file is to be written")
     there = [path for path in contents if os.path.lexists(path)]

@@ -58,7 +58,7 @@ def parts_as_of(version: int, parts: Mapping[str, Any]) -> dict[str, Any]:
         return dict(parts)
     tasks = {
         name: {key: value for key, value in task.items() if key not in _SINCE_SCHEMA_3}
-        for name, task in parts["tasks"].items()
+        for name, task in parts.get("tasks", {}).items()
     }
     return {**parts, "tasks": tasks}
 

@@ -162,7 +162,7 @@ class RunStore:
             self._open()
         except BaseException:
             self._lock.release()
-            if created:
+            if created and not (self.folder / "run.json").exists():
                 (self.folder / LOCK_FILE).unlink(missing_ok=True)
                 self.folder.rmdir()
             raise
@@ -177,7 +177,11 @@ class RunStore:
         for descriptor in self._files.values():
             os.close(descriptor)
         self._files.clear()
-        self._lock.release()
+        try:
+            if error is not None and self.info.status == "running":  # wherever it came from
+                self.set_status("interrupted")
+        finally:
+            self._lock.release()
 
     @property
     def start(self) -> int | None:
@@ -187,24 +191,44 @@ class RunStore:
     # -- the folder ------------------------------------------------------------------------
 
     def _record_files(self) -> list[Path]:
-        """Files of this run's variants, and others with records; what else people keep is not."""
-        return [
-            path
-            for path in sorted(self.folder.glob("*/*.jsonl"))
-            if path.parent.name in self.info.models or holds_records(path)
-        ]
+        """The files that hold records, in folders of this run's variants or in others."""
+        own = {
+            self.folder / v / f"{task}.jsonl" for v in self.info.models for task in self._expected
+        }
+        found = sorted(self.folder.glob("*/*.jsonl"))
+        return [path for path in found if path in own or holds_records(path)]
+
+    def _is_own(self, path: Path) -> bool:
+        """Whether a file stands in the folder of a variant of this run."""
+        return path.parent.name in self.info.models
 
     def _open(self) -> None:
+        for pattern in (".run.json.*.tmp", "*/.*.jsonl.*.tmp"):  # of a writer that was killed
+            for path in self.folder.glob(pattern):
+                path.unlink(missing_ok=True)
         description = self.folder / "run.json"
         if self._overwrite and description.exists():
-            for path in written_files(self.folder):
-                path.unlink()
+            self._delete(written_files(self.folder))
             description.unlink()
-        if description.exists():
+        elif description.exists():
             self._continue(read_run_info(self.folder))
-        elif not self._overwrite and self._record_files():
+        elif self._record_files():
             raise _no_description(self.folder)
         self.set_status("running")
+
+    def _delete(self, written: list[Path]) -> None:
+        """Delete what an earlier run wrote, unless something else is in the way of this one."""
+        left = [path for path in self._record_files() if path not in written and self._is_own(path)]
+        if left:
+            raise InputError(
+                [
+                    f"--overwrite: {path} was not written by the run in {self.folder}, whose "
+                    "run.json does not name it; move it away yourself"
+                    for path in left
+                ]
+            )
+        for path in written:
+            path.unlink()
 
     def _continue(self, earlier: RunInfo) -> None:
         """Take over an earlier start of the same run."""
@@ -219,7 +243,7 @@ class RunStore:
         self.info = self.info.model_copy(
             update={"created": earlier.created, "models": models, "starts": starts}
         )
-        found = {path: scan_jsonl(path) for path in self._record_files()}
+        found = {path: scan_jsonl(path) for path in self._record_files() if self._is_own(path)}
         for path, lines in found.items():  # all of them, before anything is changed
             self._check(path, lines)
         used: set[int | None] = {self.start}

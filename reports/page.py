@@ -84,7 +84,7 @@ def build_report(
             problems.append(str(error))
     if problems:
         raise InputError("\n".join(problems))
-    check_page_target(output, paths)
+    check_page_target(output)
     _write_atomically(output, _page_within_limit(runs, tables, remarks))
     return output
 

@@ -195,6 +195,9 @@ def read_run(path: str | Path) -> Run:
             warnings.append(f"{folder}: left out, run.json names no variant {folder.name!r}")
             continue
         for file in files:
+            if info.tasks and file.stem not in info.tasks and not holds_records(file):
+                warnings.append(f"{file}: left out, it holds no records")
+                continue
             try:
                 found, odd = read_jsonl(file)
             except InputError as error:

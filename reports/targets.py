@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 from reports.records import InputError
@@ -14,11 +13,11 @@ _PAGE_TITLE = b"<title>AHN-Bench: "
 _HEAD_BYTES = 4096
 
 
-def check_page_target(output: Path, runs: Iterable[Path] = ()) -> None:
+def check_page_target(output: Path) -> None:
     """`InputError` where writing a page to `output` would destroy something.
 
-    That is: a file of a run, of `runs` or of any other, under whatever name or link; a place in a
-    run folder where a run writes; and any file that is no page of ours.
+    That is: a place where a run keeps a file, through whatever link, whether it is there already
+    or not; and any file that is no page of ours, under whatever name.
     """
     try:
         is_folder = output.is_dir()
@@ -27,7 +26,7 @@ def check_page_target(output: Path, runs: Iterable[Path] = ()) -> None:
         raise InputError(f"{output}: cannot be written ({reason})") from error
     if is_folder:
         raise InputError(f"{output}: is a folder; give the name of the HTML file to write")
-    check_no_run_file(output, runs)
+    check_no_run_file(output)
     if not os.path.lexists(output) or is_page(output):
         return
     if not output.exists():
@@ -50,32 +49,14 @@ def is_page(path: Path) -> bool:
     return head.startswith(_PAGE_BEGINS) and _PAGE_TITLE in head
 
 
-def check_no_run_file(output: Path, runs: Iterable[Path] = ()) -> None:
-    """`InputError` where `output` is, or would become, a file of a run: of `runs`, or of any."""
-    for run in runs:
-        for own in _files_of(run):
-            if _same(output, own):
-                raise InputError(f"{output}: is a file of the run {run} ({own}); name another file")
+def check_no_run_file(output: Path) -> None:
+    """`InputError` where `output` is, or would become, a file of a run."""
     for place in (output.absolute(), Path(os.path.realpath(output))):
         around = _run_around(place)
         if around is not None:
             raise InputError(
                 f"{output}: is where the run {around} keeps its own files; name another file"
             )
-
-
-def _files_of(run: Path) -> list[Path]:
-    found = [run / "run.json", run / ".lock"]
-    for pattern in ("*/*.jsonl", "*/*.jsonl.rejected"):
-        found += run.glob(pattern)
-    return [path for path in found if path.exists()]
-
-
-def _same(one: Path, other: Path) -> bool:
-    try:
-        return one.samefile(other)
-    except OSError:
-        return False
 
 
 def _run_around(path: Path) -> Path | None:

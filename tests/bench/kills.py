@@ -42,8 +42,14 @@ def start(arguments: list[str]) -> subprocess.Popen[str]:
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         arguments, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=subprocess.PIPE, preexec_fn=_hears_signals,
     )  # fmt: skip
+
+
+def _hears_signals() -> None:
+    """As from a shell, also where this script runs under nohup."""
+    for number in (signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def whole_lines(run: Path) -> dict[Path, list[bytes]]:
@@ -81,7 +87,7 @@ def kill_once(arguments: list[str], run: Path, number: int, draw: random.Random)
         time.sleep(0.002)
     time.sleep(draw.random() * 0.1)
     if process.poll() is not None:
-        return "" if process.returncode == 0 else f"ended by itself with {process.returncode}"
+        return f"ended by itself with {process.returncode}; is --limit too small for so many kills?"
     process.send_signal(number)
     _, errors = process.communicate()
     expected = -number if number == signal.SIGKILL else 128 + number

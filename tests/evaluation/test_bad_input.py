@@ -115,6 +115,11 @@ LATER = {
     "id of InfiniteBench": ("infinitebench", "math_find", r'"id": "1\udc00"'),
     "gold number": ("infinitebench", "math_find", '"answer": NaN'),
     "classes": ("lveval", "hotpotwikiqa_mixup_16k", '"all_classes": [1, 2]'),
+    "classes that would be altered": (
+        "lveval",
+        "hotpotwikiqa_mixup_16k",
+        r'"all_classes": ["a\ud800"]',
+    ),
     "classes that are no list": ("infinitebench", "math_find", '"all_classes": "x"'),
     "key words": ("longbench", "hotpotqa", r'"answer_keywords": "lamp\ud800"'),
     "key words that are no text": ("longbench", "hotpotqa", '"answer_keywords": [NaN]'),

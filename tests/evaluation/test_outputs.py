@@ -237,11 +237,32 @@ def test_overwrite_deletes_only_what_the_run_wrote(run_eval, overwriting, run):
 
 
 def test_what_overwrite_left_does_not_hinder_the_run_later(run_eval, overwriting, run):
-    (run / "data").mkdir()
-    (run / "data" / "rows.jsonl").write_text('{"context": "c"}\n')
+    records = (run / "full" / "hotpotqa.jsonl").read_text()
+    left = {
+        "data/rows.jsonl": '{"context": "c"}\n',
+        "window/mine.jsonl": "{}\n",
+        "x/qa.jsonl": records,
+    }
+    for name, content in left.items():
+        (run / name).parent.mkdir(exist_ok=True)
+        (run / name).write_text(content)
     assert run_eval(*overwriting).exit_code == 0
     result = run_eval(*[w for w in overwriting if w != "--overwrite"], "--limit", 2)
     assert result.exit_code == 0, result.stderr
+    assert run_eval("report", run, "-o", run / "page.html").exit_code == 0
+    assert {name: (run / name).read_text() for name in left} == left
+
+
+def test_overwrite_never_writes_into_a_file_of_unknown_origin(run_eval, overwriting, run):
+    stranger = run / "window" / "samsum.jsonl"
+    stranger.write_text((run / "full" / "hotpotqa.jsonl").read_text())
+    before = state(run)
+    result = run_eval(*overwriting)
+    assert result.exit_code == 2 and f"{stranger} was not written by the run" in result.stderr
+    assert {k: v for k, v in state(run).items() if not k.endswith(".lock")} == before
+    (run / "run.json").unlink()
+    result = run_eval(*overwriting)
+    assert result.exit_code == 2 and "no run.json" in result.stderr
 
 
 @pytest.mark.parametrize("content", ["{", '{"my": "own"}', ""])

@@ -195,6 +195,27 @@ def test_other_files_of_json_lines_in_the_folder_are_no_concern(tmp_path):
     assert len(read_run(folder).records) == 2
 
 
+def test_whatever_ends_a_start_leaves_no_run_that_calls_itself_running(tmp_path):
+    folder = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt), RunStore(folder, info(), IDS):
+        raise KeyboardInterrupt
+    assert json.loads((folder / "run.json").read_text())["status"] == "interrupted"
+    with RunStore(folder, info(), IDS) as store:
+        store.set_status("finished")
+    assert json.loads((folder / "run.json").read_text())["status"] == "finished"
+
+
+def test_what_a_killed_writer_left_beside_its_files_is_removed(tmp_path):
+    folder = filled(tmp_path / "run", "row0")
+    left = [folder / ".run.json.123.tmp", folder / "full" / ".hotpotqa.jsonl.123.tmp"]
+    others = [folder / ".report.html.123.tmp", folder / "full" / "notes.tmp"]
+    for path in left + others:
+        path.write_text("x")
+    with RunStore(folder, info(), IDS):
+        pass
+    assert not any(path.exists() for path in left) and all(path.exists() for path in others)
+
+
 def test_a_full_disk_is_told_and_the_run_can_go_on(tmp_path, monkeypatch):
     folder = tmp_path / "run"
     write = os.write
