@@ -6,6 +6,7 @@ import json
 import logging
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -256,7 +257,7 @@ def test_a_choice_that_cannot_be_meant_is_refused(folder, choice, told):
 
 
 def test_arguments_of_a_model_are_no_choices(folder):
-    given = {"pretrained": "x", "max_length": 10, "window": 3, "dtype": "auto", "trust": True}
+    given: dict[str, Any] = {"pretrained": "x", "max_length": 10, "window": 3, "dtype": "auto"}
     found = ours.rows(benchmark="longbench", name="hotpotqa", data=str(folder), **given)
     assert len(found["test"]) == len(ROWS)
 
@@ -264,7 +265,7 @@ def test_arguments_of_a_model_are_no_choices(folder):
 def test_new_tokens_are_those_of_the_protocol(folder):
     from lm_eval.tasks import TaskManager
 
-    (folder / "gov_report.jsonl").write_text(json.dumps(ROWS[0] | {"dataset": "gov_report"}))
+    (folder / "gov_report.jsonl").write_text(json.dumps({**ROWS[0], "dataset": "gov_report"}))
     for protocol, tokens in (("official", 512), ("ahn", 500)):
         metadata = {"data": str(folder), "protocol": protocol}
         manager = TaskManager(include_path=str(FOLDER), include_defaults=False, metadata=metadata)
