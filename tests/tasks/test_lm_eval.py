@@ -132,7 +132,7 @@ def test_every_file_is_a_configuration_that_lm_eval_can_build(manager, monkeypat
     assert told == {"the protocol 'official' is followed as a whole by --model ahn only"}
 
 
-ROWS = [
+ROWS: list[dict[str, Any]] = [
     {"input": "Who?", "context": "Passage.\u2028", "answers": ["Ann", "Bo"], "_id": "a"},
     {"input": "Where?", "context": "Passage {x}.", "answers": ["Rome"], "_id": "b", "length": 3},
 ]
