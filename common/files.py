@@ -186,8 +186,9 @@ def lines(
         except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise InputError(f"{name}: cannot be read: {error.strerror}") from None
-            what = "a whole gzip file" if isinstance(stream, gzip.GzipFile) else "whole in there"
-            raise InputError(f"{name}: is not {what}: {error}") from None
+            packed = isinstance(stream, gzip.GzipFile)
+            what = "is not a whole gzip file" if packed else "cannot be unpacked whole"
+            raise InputError(f"{name}: {what}: {error}") from None
         if not line:
             return
         total += len(line)

@@ -1,6 +1,6 @@
 """Reading JSON lines so that every problem is found and named by file and line.
 
-Lines end at "\n" only: the texts hold U+2028 and U+0085, at which `str.splitlines` and text
+Lines end at "\\n" only: the texts hold U+2028 and U+0085, at which `str.splitlines` and text
 files opened with universal newlines would split too. A file is read line by line and never held
 whole.
 """
@@ -18,9 +18,9 @@ from common.files import Digest, Stream, lines, open_unpacked, shown
 from tasks.schema import InputError
 
 MOST_ROW_BYTES = 128 * 2**20
-"""Longest row: ten times what any benchmark here has; a row of 50 MB is read."""
+"""Longest row: a text of ten million tokens fits."""
 MOST_FILE_BYTES = 4 * 2**30
-"""All rows of a file, unpacked: ten times the largest that is published (0.3 GB)."""
+"""All rows of a file, unpacked; the largest published one, InfiniteBench's passkey, has 277 MB."""
 MOST_PROBLEMS = 1000
 """Lines that are wrong, after which a file is read no further."""
 

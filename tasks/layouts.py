@@ -107,6 +107,8 @@ def find_parts(task: Task, data: Path) -> list[Part]:
             place for folder in _folders_below(task, data) for place in _in_folder(task, folder)
         ]
         if not places:
+            for archive in _archives(task, data):
+                part_in(task, archive)  # tells what it lacks
             raise InputError(
                 f"task {task.name!r}: no rows in {shown(data)}; looked for "
                 f"{', '.join(_names(task))}, there and one folder below"
@@ -120,9 +122,11 @@ def part_in(task: Task, path: Path) -> Part:
     """The rows in a file that is known to be the task's, whatever its name."""
     if path.suffix != ".zip":
         return Part(path)
-    member = _in_archive(task, path, must=True)
-    assert member is not None
-    return member
+    wanted = form_of(task.benchmark).member(task)
+    member = find_member(path, wanted)
+    if member is None:
+        raise InputError(f"{shown(path)}: has no member named {wanted}")
+    return Part(path, member)
 
 
 def _names(task: Task) -> list[str]:
@@ -204,19 +208,17 @@ def _in_folder(task: Task, data: Path) -> list[list[Part]]:
             places += _in_task_folder(folder / name)
     if data.name == name or data.absolute().name == name:
         places += _in_task_folder(data)
-    archives = [data / part / name for name in form.archives(task) for part in ("", "data")]
-    archives = [path for path in archives if _is_file(path)]
-    found = [_in_archive(task, path, must=len(archives) == 1 and not places) for path in archives]
-    return places + [[part] for part in found if part is not None]
+    for archive in _archives(task, data):
+        member = find_member(archive, form.member(task))
+        places += [[Part(archive, member)]] if member else []
+    return places
 
 
-def _in_archive(task: Task, path: Path, must: bool) -> Part | None:
-    """The rows in an archive; None, or where they must be there InputError, when it has none."""
-    wanted = form_of(task.benchmark).member(task)
-    member = find_member(path, wanted)
-    if member is None and must:
-        raise InputError(f"{shown(path)}: has no member named {wanted}")
-    return None if member is None else Part(path, member)
+def _archives(task: Task, data: Path) -> list[Path]:
+    """The archives of a folder that may have rows of the task."""
+    names = form_of(task.benchmark).archives(task)
+    paths = [data / part / name for name in names for part in ("", "data")]
+    return [path for path in paths if _is_file(path)]
 
 
 def _in_file(task: Task, path: Path) -> list[list[Part]]:

@@ -255,9 +255,11 @@ def test_different_rows_in_several_places_are_refused_with_their_names(
 
 
 def test_an_archive_without_the_task_does_not_hinder(tmp_path):
-    zip_file(tmp_path / "data.zip", LONGBENCH, "data/trec.jsonl")
-    jsonl_file(tmp_path / "multi_news.jsonl", LONGBENCH)
+    zip_file(tmp_path / "a" / "data.zip", LONGBENCH, "data/trec.jsonl")
+    jsonl_file(tmp_path / "b" / "multi_news.jsonl", LONGBENCH)
     assert rows_of(tmp_path) == LONGBENCH
+    zip_file(tmp_path / "b" / "data.zip", LONGBENCH, "data/trec.jsonl")
+    assert rows_of(tmp_path) == rows_of(tmp_path / "b") == LONGBENCH
 
 
 def test_rows_at_hand_go_before_folders_below_and_hidden_ones_are_left_alone(tmp_path):
@@ -429,7 +431,7 @@ def test_a_member_whose_header_lies_is_told(tmp_path, says):
         raw[place_of_size : place_of_size + 4] = struct.pack("<I", says)
     path.write_bytes(bytes(raw))
     if says < len(content):
-        assert "is not whole in there: Bad CRC-32" in problem(tmp_path)
+        assert "cannot be unpacked whole: Bad CRC-32" in problem(tmp_path)
     else:
         assert rows_of(tmp_path) == LONGBENCH
 

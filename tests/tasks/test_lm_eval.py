@@ -6,6 +6,7 @@ import json
 import logging
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -131,7 +132,7 @@ def test_every_file_is_a_configuration_that_lm_eval_can_build(manager, monkeypat
     assert told == {"the protocol 'official' is followed as a whole by --model ahn only"}
 
 
-ROWS = [
+ROWS: list[dict[str, Any]] = [
     {"input": "Who?", "context": "Passage.\u2028", "answers": ["Ann", "Bo"], "_id": "a"},
     {"input": "Where?", "context": "Passage {x}.", "answers": ["Rome"], "_id": "b", "length": 3},
 ]
@@ -256,7 +257,7 @@ def test_a_choice_that_cannot_be_meant_is_refused(folder, choice, told):
 
 
 def test_arguments_of_a_model_are_no_choices(folder):
-    given = {"pretrained": "x", "max_length": 10, "window": 3, "dtype": "auto", "trust": True}
+    given: dict[str, Any] = {"pretrained": "x", "max_length": 10, "window": 3, "dtype": "auto"}
     found = ours.rows(benchmark="longbench", name="hotpotqa", data=str(folder), **given)
     assert len(found["test"]) == len(ROWS)
 
@@ -264,7 +265,7 @@ def test_arguments_of_a_model_are_no_choices(folder):
 def test_new_tokens_are_those_of_the_protocol(folder):
     from lm_eval.tasks import TaskManager
 
-    (folder / "gov_report.jsonl").write_text(json.dumps(ROWS[0] | {"dataset": "gov_report"}))
+    (folder / "gov_report.jsonl").write_text(json.dumps({**ROWS[0], "dataset": "gov_report"}))
     for protocol, tokens in (("official", 512), ("ahn", 500)):
         metadata = {"data": str(folder), "protocol": protocol}
         manager = TaskManager(include_path=str(FOLDER), include_defaults=False, metadata=metadata)

@@ -294,7 +294,7 @@ def test_a_truncated_archive_is_told(tmp_path, share):
     write(tmp_path, "data.zip", content[: int(len(content) * share)])
     assert problems(tmp_path)[0].startswith(f"{tmp_path}/data.zip: is not a whole zip file")
     write(tmp_path, "data.zip", content[:60] + b"\xff" * 9 + content[69:])
-    told = f"{tmp_path}/data.zip/data/multi_news.jsonl: is not whole in there: "
+    told = f"{tmp_path}/data.zip/data/multi_news.jsonl: cannot be unpacked whole: "
     assert problems(tmp_path)[0].startswith(told)
 
 
