@@ -127,6 +127,8 @@ def test_the_answer_has_a_sentence_for_each_model(make_run: MakeRun) -> None:
     assert "Of 3 memories of Small-3B, ahn-b scores best: 80.0 [" in text
     assert " AHN on Large-7B scores 100.0 [" in text
     assert "This page has 2 models (Small-3B, Large-7B)" in warned(runs)
+    subject = subject_of(standings(columns_of(runs)))
+    assert subject is not None and subject.column.label == "ahn-b · Small-3B", "the first model's"
     labels = [c.label for c in columns_of(runs)]
     assert labels[:2] == ["full · Small-3B", "window · Small-3B"]
     assert labels[-1] == "ahn · Large-7B"

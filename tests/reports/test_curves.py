@@ -235,6 +235,45 @@ def test_a_task_that_lacks_a_point_is_left_out_of_the_whole_line(make_run):
     assert found is not None and found.left_out == 10
 
 
+def test_tasks_weigh_equally_however_many_strata_they_have(make_run):
+    scores = {
+        "ahn": {
+            "qa@1_512": some(10, 0), "qa@4_512": some(10, 0),
+            "qa@1_1024": some(10, 0), "qa@4_1024": some(10, 0),
+            "kv@1_512": some(0, 10), "kv@4_512": some(0, 10),
+        }
+    }  # fmt: skip
+    ((held, points),) = drawn(columns_with(make_run, scores, named), "facts")
+    assert points == {"1": [50], "4": [50]}
+    assert held == "2 kinds of task, texts of 512 and 1k tokens; mixed alike at every point"
+
+
+def test_points_are_given_up_for_tasks_that_lack_different_ones(make_run):
+    # Each task lacks another point; over the two that all have, all are compared.
+    scores = {
+        "ahn": {
+            "a@1": some(5, 0), "a@4": some(5, 0), "a@8": some(5, 0),
+            "b@1": some(0, 5), "b@4": some(0, 5), "b@16": some(5, 0),
+        }
+    }  # fmt: skip
+    ((held, points),) = drawn(columns_with(make_run, scores, named), "facts")
+    assert held.startswith("2 kinds of task")
+    assert points == {"1": [50], "4": [50]}
+
+
+def test_a_panel_of_very_few_examples_is_left_out(make_run):
+    scores = {
+        "ahn": {
+            "qa@1_512": some(40, 0), "qa@4_512": some(20, 20),
+            "qa@1_1024": some(1, 0), "qa@16_1024": some(0, 1),
+        }
+    }  # fmt: skip
+    columns = columns_with(make_run, scores, named)
+    assert drawn(columns, "facts") == [("task qa, texts of 512 tokens", {"1": [100], "4": [50]})]
+    found = curve(columns, "facts")
+    assert found is not None and found.left_out == 2
+
+
 def test_variants_are_compared_at_each_point_on_the_same_examples(make_run):
     # The memory has no score of two questions on four facts, which full attention got wrong.
     full = {"qa@1": [1.0] * 6, "qa@4": [1.0] * 4 + [0.0] * 2}

@@ -9,6 +9,7 @@ often it is right is counted with the scenarios of `tests/bench/coverage.py`.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from statistics import NormalDist
 
@@ -218,6 +219,16 @@ def test_narrow_scores_get_a_narrow_interval() -> None:
     assert interval.high - interval.low == pytest.approx(expected, rel=0.08)
 
 
+@pytest.mark.parametrize(
+    ("values", "quantile"),
+    [([-0.1, -0.04, 0.02, 0.08, 0.14], 2.776), ([-0.12, -0.06, 0.0, 0.06, 0.12, 0.18], 2.571)],
+)
+def test_few_narrow_differences_get_students_interval(values: list[float], quantile: float) -> None:
+    interval = difference_interval(values)
+    expected = 2 * quantile * np.std(values, ddof=1) / math.sqrt(len(values))
+    assert interval.high - interval.low == pytest.approx(expected, rel=0.03)
+
+
 def test_equal_scores_are_no_proof_that_there_are_no_others() -> None:
     for value in (0.3, 0.5, 0.9):
         interval = mean_interval([value] * 20)
@@ -333,6 +344,12 @@ def test_tasks_without_an_error_are_worth_all_their_examples_together() -> None:
     assert ends(average) == pytest.approx(ends(mean_interval([1.0] * 360)), abs=1e-3)
 
 
+def test_tasks_of_ties_are_worth_all_their_examples_together() -> None:
+    parts = [sample(f"{t}-", [0.0] * 20) for t in range(18)]
+    average = average_of_tasks(parts, differences=True)
+    assert ends(average) == pytest.approx(ends(difference_interval([0.0] * 360)), abs=1e-3)
+
+
 def test_unlike_tasks_are_not_taken_for_one_noisy_one() -> None:
     # Nine tasks always right and nine always wrong: the average varies much less than 180 throws.
     parts = [sample(f"{t}-", [float(t % 2)] * 20) for t in range(18)]
@@ -358,6 +375,11 @@ def test_documents_shared_between_tasks_widen_the_average() -> None:
     tied, free = average_of_tasks(shared), average_of_tasks(apart)
     assert tied.high - tied.low == pytest.approx(2 * (free.high - free.low), rel=0.05)
     assert "variance times 4.00 for documents shared between tasks" in tied.method
+    # The four tasks show what one of them shows, and no more degrees of freedom.
+    one = mean_interval(values)
+    assert ends(tied) == pytest.approx(ends(one), abs=2e-3)
+    freedom = [re.findall(r"t with ([\d.]+)", i.method) for i in (tied, one)]
+    assert freedom[0] == freedom[1]
     ones = [Sample((1.0,) * 30, tuple(f"d{i}" for i in range(30)))] * 4
     assert average_of_tasks(ones).low == pytest.approx(mean_interval([1.0] * 30).low, abs=0.01)
 
