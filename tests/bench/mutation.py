@@ -65,6 +65,7 @@ AREAS: dict[str, Area] = {
         (
             "tests/ahn/test_dense_golden.py",
             "tests/ahn/test_cell*.py",
+            "tests/ahn/test_gates*.py",
             "tests/ahn/test_equations.py",
             "tests/ahn/test_cost_measured.py",
             "tests/ahn/test_ops_selector.py",
@@ -106,7 +107,8 @@ AREAS: dict[str, Area] = {
         ),
     ),
     "statistics": Area(
-        ("reports/stats*.py",), ("tests/reports/test_stat*.py", "tests/reports/test_comparison.py")
+        ("reports/stats.py", "reports/interval*.py"),
+        ("tests/reports/test_stat*.py", "tests/reports/test_interval*.py"),
     ),
     "identity": Area(
         ("evaluation/identity.py",),
@@ -120,28 +122,29 @@ AREAS: dict[str, Area] = {
 
 
 def sources_of(area: Area) -> list[str]:
-    """The area's source files.
-
-    Raises:
-        SystemExit: a pattern fits no file.
-    """
-    found = []
-    for pattern in area.sources:
-        paths = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob(pattern))
-        if not paths:
-            raise SystemExit(f"{pattern}: no such file; see AREAS in {__file__}")
-        found += [path for path in paths if path not in area.skipped]
-    return found
+    """The area's source files."""
+    return [path for path in _fitting(area.sources) if path not in area.skipped]
 
 
 def tests_of(area: Area) -> list[str]:
-    """The area's test files; a pattern with `*` may fit none."""
+    """The area's test files."""
+    return _fitting(area.tests)
+
+
+def _fitting(patterns: Sequence[str]) -> list[str]:
+    """The files of some patterns, each once, in their order; one with `*` may fit none.
+
+    Raises:
+        SystemExit: a name without `*` is no file, or nothing fits at all.
+    """
     found: list[str] = []
-    for pattern in area.tests:
+    for pattern in patterns:
         paths = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob(pattern))
         if not paths and "*" not in pattern:
             raise SystemExit(f"{pattern}: no such file; see AREAS in {__file__}")
         found += [path for path in paths if path not in found]
+    if not found:
+        raise SystemExit(f"{', '.join(patterns)}: no such files; see AREAS in {__file__}")
     return found
 
 
