@@ -4,7 +4,7 @@
     python -m tests.bench.mutation run --jobs 2             # adds to runs/mutation/results.jsonl
     python -m tests.bench.mutation run cost ops --sample 0  # all mutants of two areas
     python -m tests.bench.mutation run cost --again         # survivors, after tests were written
-    python -m tests.bench.mutation list cost                # the survivors, to look at
+    python -m tests.bench.mutation list cost                # survivors without a reason, as YAML
     python -m tests.bench.mutation table -o docs/mutation.md
 
 Each area is a few source files and the test files nearest to them. One process imports torch and
@@ -361,14 +361,17 @@ def main() -> None:
         run(names, options.sample, options.seed, options.jobs, options.again)
         return
     found = collect(names, options.sample, options.seed)
+    why = reasons()
     if options.command == "list":
-        for files in found.values():
-            for record in (r for file in files for r in file.records):
-                if record["outcome"] == "survived":
-                    where = f"{record['path']}:{record['line']}"
-                    print(f"{where}\n  - {record['old']}\n  + {record['new']}")
+        survivors = [r for files in found.values() for file in files for r in file.survivors]
+        entries = [
+            {key: record[key] for key in ("path", "old", "new")} | {"reason": ""}
+            for record in survivors
+            if (record["path"], record["old"], record["new"]) not in why
+        ]
+        print(yaml.safe_dump(entries, sort_keys=False, width=1000, allow_unicode=True))
         return
-    page, unexplained = table(found, reasons(), options.sample, options.seed)
+    page, unexplained = table(found, why, options.sample, options.seed)
     if options.output is None:
         print(page)
     else:
