@@ -67,7 +67,6 @@ AREAS: dict[str, Area] = {
             "tests/ahn/test_cell*.py",
             "tests/ahn/test_gates*.py",
             "tests/ahn/test_equations.py",
-            "tests/ahn/test_cost_measured.py",
             "tests/ahn/test_ops_selector.py",
         ),
     ),
@@ -97,7 +96,7 @@ AREAS: dict[str, Area] = {
             "tests/ahn/test_streaming.py",
         ),
     ),
-    "cost": Area(("ahn/cost.py",), ("tests/ahn/test_cost*.py",)),
+    "cost": Area(("ahn/cost.py",), ("tests/ahn/test_cost.py", "tests/ahn/test_cost_details.py")),
     "metrics": Area(
         ("tasks/metrics/*.py",),
         (
