@@ -4,7 +4,7 @@
     python -m tests.bench.mutation run --jobs 2             # adds to runs/mutation/results.jsonl
     python -m tests.bench.mutation run cost ops --sample 0  # all mutants of two areas
     python -m tests.bench.mutation run cost --again         # survivors, after tests were written
-    python -m tests.bench.mutation list cost                # the survivors, to look at
+    python -m tests.bench.mutation list cost                # survivors without a reason, as YAML
     python -m tests.bench.mutation table -o docs/mutation.md
 
 Each area is a few source files and the test files nearest to them. One process imports torch and
@@ -65,8 +65,8 @@ AREAS: dict[str, Area] = {
         (
             "tests/ahn/test_dense_golden.py",
             "tests/ahn/test_cell*.py",
+            "tests/ahn/test_gates*.py",
             "tests/ahn/test_equations.py",
-            "tests/ahn/test_cost_measured.py",
             "tests/ahn/test_ops_selector.py",
         ),
     ),
@@ -96,7 +96,7 @@ AREAS: dict[str, Area] = {
             "tests/ahn/test_streaming.py",
         ),
     ),
-    "cost": Area(("ahn/cost.py",), ("tests/ahn/test_cost*.py",)),
+    "cost": Area(("ahn/cost.py",), ("tests/ahn/test_cost.py", "tests/ahn/test_cost_details.py")),
     "metrics": Area(
         ("tasks/metrics/*.py",),
         (
@@ -106,7 +106,8 @@ AREAS: dict[str, Area] = {
         ),
     ),
     "statistics": Area(
-        ("reports/stats*.py",), ("tests/reports/test_stat*.py", "tests/reports/test_comparison.py")
+        ("reports/stats.py", "reports/interval*.py"),
+        ("tests/reports/test_stat*.py", "tests/reports/test_interval*.py"),
     ),
     "identity": Area(
         ("evaluation/identity.py",),
@@ -120,28 +121,29 @@ AREAS: dict[str, Area] = {
 
 
 def sources_of(area: Area) -> list[str]:
-    """The area's source files.
-
-    Raises:
-        SystemExit: a pattern fits no file.
-    """
-    found = []
-    for pattern in area.sources:
-        paths = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob(pattern))
-        if not paths:
-            raise SystemExit(f"{pattern}: no such file; see AREAS in {__file__}")
-        found += [path for path in paths if path not in area.skipped]
-    return found
+    """The area's source files."""
+    return [path for path in _fitting(area.sources) if path not in area.skipped]
 
 
 def tests_of(area: Area) -> list[str]:
-    """The area's test files; a pattern with `*` may fit none."""
+    """The area's test files."""
+    return _fitting(area.tests)
+
+
+def _fitting(patterns: Sequence[str]) -> list[str]:
+    """The files of some patterns, each once, in their order; one with `*` may fit none.
+
+    Raises:
+        SystemExit: a name without `*` is no file, or nothing fits at all.
+    """
     found: list[str] = []
-    for pattern in area.tests:
+    for pattern in patterns:
         paths = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob(pattern))
         if not paths and "*" not in pattern:
             raise SystemExit(f"{pattern}: no such file; see AREAS in {__file__}")
         found += [path for path in paths if path not in found]
+    if not found:
+        raise SystemExit(f"{', '.join(patterns)}: no such files; see AREAS in {__file__}")
     return found
 
 
@@ -358,14 +360,17 @@ def main() -> None:
         run(names, options.sample, options.seed, options.jobs, options.again)
         return
     found = collect(names, options.sample, options.seed)
+    why = reasons()
     if options.command == "list":
-        for files in found.values():
-            for record in (r for file in files for r in file.records):
-                if record["outcome"] == "survived":
-                    where = f"{record['path']}:{record['line']}"
-                    print(f"{where}\n  - {record['old']}\n  + {record['new']}")
+        survivors = [r for files in found.values() for file in files for r in file.survivors]
+        entries = [
+            {key: record[key] for key in ("path", "old", "new")} | {"reason": ""}
+            for record in survivors
+            if (record["path"], record["old"], record["new"]) not in why
+        ]
+        print(yaml.safe_dump(entries, sort_keys=False, width=1000, allow_unicode=True))
         return
-    page, unexplained = table(found, reasons(), options.sample, options.seed)
+    page, unexplained = table(found, why, options.sample, options.seed)
     if options.output is None:
         print(page)
     else:
