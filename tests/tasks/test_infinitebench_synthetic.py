@@ -1,5 +1,6 @@
 """Synthetic InfiniteBench rows: every answer is found again in its context by other code."""
 
+import hashlib
 import json
 import re
 import statistics
@@ -266,6 +267,24 @@ def test_a_row_depends_on_task_length_seed_and_id_only(task):
         assert row == whole[row["id"]]
     assert made(task, seed=1) != made(task, seed=2)
     assert made(task, "4k") != made(task, "8k")
+
+
+@pytest.mark.parametrize("task", SYNTHETIC_TASKS)
+def test_rows_are_those_of_runs_that_were_made_before(task):
+    """A run names its rows by length and seed: with other rows it could not be continued."""
+    rows = [row for length in ("4k", "20k") for row in made(task, length, 3)]
+    text = json.dumps(rows, sort_keys=True)
+    assert (
+        hashlib.sha256(text.encode()).hexdigest()[:16]
+        == {
+            "passkey": "42a6377931c56410",
+            "number_string": "f5074d1a93f940c4",
+            "kv_retrieval": "9746cc5282a85f99",
+            "math_find": "a2587a418b0b3eb7",
+            "math_calc": "10f1bdae5262964a",
+            "code_run": "5d6fccf3f4685705",
+        }[task]
+    )
 
 
 @pytest.mark.parametrize("limit", [2, 3, 5, 26])
