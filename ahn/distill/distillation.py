@@ -63,7 +63,13 @@ class Distillation(nn.Module):
     Args:
         model: a model of `ahn.modeling` with memories, all but these frozen.
         recipe: names the losses.
+
+    Attributes:
+        sharded: weights lie in parts on many processes (FSDP), which gather them layer by layer:
+            each process must run through all layers in each pass, whatever it has to learn.
     """
+
+    sharded = False
 
     def __init__(self, model: PreTrainedModel, recipe: Recipe) -> None:
         super().__init__()
@@ -117,13 +123,25 @@ class Distillation(nn.Module):
                 kl_positions=self._kl_positions,
             )
         if terms is None:
-            # still a function of all that trains, as every process must have its gradients
-            trained = [p for p in self.model.parameters() if p.requires_grad]
-            nothing = torch.stack([p.sum() * 0.0 for p in trained]).sum()
-            return {"loss": nothing, "terms": {}, "skipped": True}
+            return {"loss": self._nothing(inputs), "terms": {}, "skipped": True}
         loss = weighted(terms, self._weights)
         terms = {name: term.detach() for name, term in terms.items()}
         return {"loss": loss, "terms": terms, "skipped": False}
+
+    def _nothing(self, inputs: dict[str, Any]) -> Tensor:
+        """0, as a function of all that trains: every process must have its gradients."""
+        if not self.sharded:
+            trained = [p for p in self.model.parameters() if p.requires_grad]
+            return torch.stack([p.sum() * 0.0 for p in trained]).sum()
+        model: Any = self.model
+        # a window of one token, so that every memory is read
+        layout = [
+            LayerLayout(1, 0, seen.cell) if seen.cell else seen for seen in model.model.layout
+        ]
+        with torch.no_grad():
+            model.model(**inputs, layout=[LayerLayout()] * len(layout), use_cache=False)
+        student = model.model(**inputs, layout=layout, use_cache=False)
+        return student.last_hidden_state.float().sum() * 0.0
 
 
 @dataclass(frozen=True)
@@ -146,7 +164,9 @@ class DistillTrainer(RecipeTrainer):
     """
 
     def __init__(self, recipe: Recipe, model: PreTrainedModel, data: Data, **kwargs: Any) -> None:
-        super().__init__(recipe, Distillation(model, recipe), data, **kwargs)
+        module = Distillation(model, recipe)
+        super().__init__(recipe, module, data, **kwargs)
+        module.sharded = self.is_fsdp_enabled
         self.skipped = 0  # by this process, in this start of the run
         self._skipped_before = 0
         self._evaluated: dict[str, float] = {}
@@ -246,12 +266,11 @@ class DistillTrainer(RecipeTrainer):
             state = {name: t for name, t in state_dict.items() if ".ahn.fn." in name}
         save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
 
-    def _load_from_checkpoint(
-        self, resume_from_checkpoint: str, model: nn.Module | None = None
-    ) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        weights = Path(resume_from_checkpoint) / "model.safetensors"
-        if (record := read_record(Path(resume_from_checkpoint))) is not None:
+    def go_on_from(self, checkpoint: Path) -> None:
+        """As of any trainer, with the batches that were skipped before."""
+        super().go_on_from(checkpoint)
+        weights = checkpoint / "model.safetensors"
+        if (record := read_record(checkpoint)) is not None:
             self._skipped_before = record.skipped_batches or 0
         elif weights.is_file():  # of an older version, which had no record
             with safe_open(weights, "pt") as file:

@@ -108,16 +108,15 @@ class _Run:
         evaluation = self._evaluation(tokenizer, eval_sources)
         transformers.set_seed(recipe.seed)
         record = self._new_record(content, before)
-        if isinstance(data, StreamedConversations) and record.samples is not None:
-            data.counts = record.samples
         trainer = self._trainer(tokenizer, data, evaluation, record)
         output.mkdir(parents=True, exist_ok=True)
         if not self.resume and self.main:  # else the next start would go on from them
             shutil.rmtree(self.checkpoints, ignore_errors=True)
         trainer.accelerator.wait_for_everyone()
-        checkpoint = None if self.checkpoint is None else str(self.checkpoint)
+        if self.checkpoint is not None:
+            trainer.go_on_from(self.checkpoint)
         try:
-            trainer.train(resume_from_checkpoint=checkpoint)
+            trainer.train(resume_from_checkpoint=self.checkpoint and str(self.checkpoint))
         except _NothingLeft:
             if provenance.finished_record(output) is not None:
                 self._say(f"{output}: finished before; --fresh trains anew")
@@ -270,7 +269,6 @@ class _Run:
             recipe=provenance.every_option(self.recipe),
             content=content,
             processes=self.arguments.world_size,
-            samples=None if before is None else before.samples,
             starts=[*earlier, start],
         )
 

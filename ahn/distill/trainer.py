@@ -25,7 +25,7 @@ from ahn.distill.data import Conversations, Repeated, StreamedConversations, Tok
 from ahn.distill.encoding import IGNORED
 from ahn.distill.files import first_line, honour_umask, why_not_written
 from ahn.distill.options import new_optimizer, training_arguments
-from ahn.distill.provenance import RunRecord
+from ahn.distill.provenance import RunRecord, read_record
 from ahn.distill.recipe import Recipe
 from ahn.distill.spread import collected_keys, key_overlap
 
@@ -184,6 +184,12 @@ class RecipeTrainer(Trainer):
                 logs = {**logs, **dict(zip(names, means.tolist(), strict=True))}
             self._terms, self._terms_since = {}, None
         super().log(logs, start_time)
+
+    def go_on_from(self, checkpoint: Path) -> None:
+        """Take over what was counted up to a checkpoint."""
+        record = read_record(checkpoint)
+        if record is not None and record.samples and isinstance(self.data, StreamedConversations):
+            self.data.counts = dict(record.samples)
 
     def so_far(self) -> dict[str, Any]:
         """Where this start of the run has come to, and in how many seconds."""

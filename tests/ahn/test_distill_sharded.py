@@ -156,3 +156,43 @@ def test_a_deepspeed_configuration_reaches_transformers_as_it_is(
         assert "Traceback" not in ended.output
     monkeypatch.setattr("ahn.distill.options.TrainingArguments", Recorded)
     assert training_arguments(Recipe(**options)).deepspeed == str(path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["FULL_STATE_DICT", "SHARDED_STATE_DICT"])
+def test_sharded_training_saves_the_best_weights_and_counts_what_it_skipped(
+    data: Path, tmp_path: Path, kind: str
+) -> None:
+    """A rate that is far too high: the first evaluation is the best. Half of the rows have nothing
+    to learn from; a sharded checkpoint keeps their number, too."""
+    rows = [json.loads(line) for line in data.read_text().splitlines()]
+    for row in rows[::2]:
+        row["messages"] = [{"role": "user", "content": "00"}, *row["messages"][1:]]
+    mixed = tmp_path / "mixed.jsonl"
+    mixed.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    few = tmp_path / "few.jsonl"
+    few.write_text("".join(data.read_text().splitlines(keepends=True)[:4]))
+    chosen: dict[str, Any] = {"eval_dataset": str(few), "eval_steps": 1, "max_steps": 3}
+    chosen |= {"early_stopping_patience": 2, "learning_rate": 0.5, "save_total_limit": 5}
+    chosen |= {"lr_scheduler_type": "constant"}
+    options = pocket_options(mixed, tmp_path / "one", **chosen, gradient_accumulation_steps=2)
+    one = train(Recipe(**options))
+    expected = load_file(one / "model.safetensors")
+    fsdp = {"fsdp": True, "fsdp_config": {"version": 2, "state_dict_type": kind}}
+    options = pocket_options(
+        mixed, tmp_path / "two", **chosen, training_arguments={**ON_CPU, **fsdp}
+    )
+
+    def dies() -> None:
+        shard_on_cpu()
+        killed(Recipe(**options), "pass", "7")  # each step: a pass to train, two to evaluate
+
+    assert forked(tmp_path, dies, ranks=2).code < 0
+    ended = forked(tmp_path, train_sharded, options, ranks=2)
+    assert ended.code == 0, ended.output[-3000:]
+    logs = [json.loads((tmp_path / n / "training.json").read_text()) for n in ("one", "two")]
+    assert logs[0]["saved_step"] == logs[1]["saved_step"] < logs[1]["steps"]
+    assert logs[0]["skipped_batches"] == logs[1]["skipped_batches"] > 0
+    found = load_file(tmp_path / "two" / "model.safetensors")
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-4)
