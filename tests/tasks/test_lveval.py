@@ -212,7 +212,8 @@ def test_there_are_11_data_sets_at_5_levels_and_no_constant_has_moved():
     for name in task_names("lveval"):
         task = find_task("lveval", name)
         official, ahn = task.protocol("official"), task.protocol("ahn")
-        assert name == f"{task.dataset}_{task.level}" and task.lm_eval_name == f"lveval_{name}"
+        assert name == f"{task.dataset}_{task.level}"
+        assert task.lm_eval_name == f"ahnbench_lveval_{name}"
         assert "63e7ae9" in task.source and "3d2d174" in task.source
         for rules in (official, ahn):
             assert (rules.truncation, rules.reserve_generation, rules.seed) == ("middle", False, 42)
