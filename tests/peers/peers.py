@@ -198,7 +198,7 @@ except source.Unavailable as _reason:
         pytest.skip(_why)
 
 else:
-    for _family in FAMILIES:
-        for _name in SETTINGS:
-            _made = _make(_family, _name, _mixins)
-            globals()[_made.__name__] = _made
+    globals().update(
+        (made.__name__, made)
+        for made in (_make(family, name, _mixins) for family in FAMILIES for name in SETTINGS)
+    )
