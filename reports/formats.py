@@ -50,6 +50,15 @@ def seconds(value: float | None) -> str:
     return f"{_three(1000 * value)} ms" if value < 0.9995 else f"{_three(value)} s"
 
 
+def seconds_between(lower: float | None, upper: float | None) -> str:
+    """Two times with the unit once, that of the longer: (0.012, 0.031) -> '12.0–31.0 ms'."""
+    if lower is None or upper is None:
+        return MISSING
+    if upper < 0.9995:
+        return f"{_three(1000 * lower)}–{_three(1000 * upper)} ms"
+    return f"{_three(lower)}–{_three(upper)} s"
+
+
 def percent(share: float | None) -> str:
     """A share as a percentage with one decimal: 0.26 -> '26.0 %'."""
     return MISSING if share is None else f"{100 * share:.1f} %"

@@ -188,6 +188,7 @@ def _environment() -> Environment:
         size=formats.size,
         operations=formats.operations,
         seconds=formats.seconds,
+        seconds_between=formats.seconds_between,
         percent=formats.percent,
         p_value=formats.p_value,
         figure=formats.figure,
