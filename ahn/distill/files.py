@@ -34,8 +34,8 @@ def why_not_written(error: BaseException, folder: Path) -> str:
     with suppress(OSError):
         free = None if there is None else shutil.disk_usage(there).free
     if full or (free is not None and free < _NOTHING):
-        left = "" if free is None else f", {free / 1e6:,.1f} MB are free"
-        return f"the disk is full (of {there}{left}): {first_line(error)}"
+        left = "" if free is None else f"{free / 1e6:,.1f} MB free "
+        return f"the disk is full ({left}at {there}): {first_line(error)}"
     return first_line(error)
 
 

@@ -8,7 +8,7 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import torch
 from torch import nn
@@ -25,6 +25,7 @@ from ahn.distill.recipe import Recipe
 CHECKPOINTS = "checkpoints"
 
 _STEPS_TRIED = 100  # of a schedule whose length is not known yet
+_BEST = "early_stopping_patience saves the weights with the lowest evaluation loss"
 _CHECKPOINTING = "say gradient_checkpointing, an option of the recipe"
 #: Options of transformers that would do nothing here, or something else than they say.
 _REFUSED = {
@@ -35,11 +36,14 @@ _REFUSED = {
     "average_tokens_across_devices": "losses are means of each batch",
     "do_eval": "give an eval_dataset",
     "do_predict": "'run_eval' evaluates",
+    "greater_is_better": _BEST,
     "hub_always_push": "the finished folder is uploaded, once",
     "hub_strategy": "the finished folder is uploaded, once",
     "label_names": "labels are made from conversations",
     "label_smoothing_factor": "the losses here take no smoothed labels",
     "length_column_name": "samples know their lengths",
+    "load_best_model_at_end": _BEST,
+    "metric_for_best_model": _BEST,
     "remove_unused_columns": "windows are drawn by a column that this would remove",
     "resume_from_checkpoint": "the same command goes on from the last checkpoint by itself",
     "save_only_model": "a run could not go on from such a checkpoint",
@@ -49,6 +53,13 @@ _REFUSED = {
 _HARMLESS = {"remove_unused_columns": False}
 #: Options about the order of data, which these options of a recipe settle.
 _OF_ORDER = ("dataloader_drop_last", "train_sampling_strategy")
+#: Options of workers that load batches.
+_OF_LOADERS = (
+    "dataloader_in_order",
+    "dataloader_multiprocessing_context",
+    "dataloader_persistent_workers",
+    "dataloader_prefetch_factor",
+)
 #: Options of an optimiser of transformers.
 _OF_OPTIM = ("optim_args", "optim_target_modules")
 
@@ -125,6 +136,7 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
 def _check_names(recipe: Recipe) -> None:
     """Options of transformers: there are such, and each does what it says."""
     given = recipe.training_arguments
+    kinds = get_type_hints(TrainingArguments)
     known = {item.name: item.default for item in dataclasses.fields(TrainingArguments)}
     problems = []
     for name in sorted(given):
@@ -134,11 +146,17 @@ def _check_names(recipe: Recipe) -> None:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             problems.append(f"transformers has no option {name!r}{hint}")
+        elif wrong := _wrong_type(given[name], kinds[name]):
+            problems.append(f"{name}: {wrong}, not {given[name]!r}")
+        elif name == "dataloader_num_workers" and given[name] < 0:
+            problems.append(f"{name}: 0 or more processes, not {given[name]}")
         elif name in _REFUSED:
             problems.append(f"{name}: not supported: {_REFUSED[name]}")
         elif name in _OF_ORDER and (recipe.tokens_per_batch is not None or recipe.streaming):
             what = "streaming" if recipe.streaming else "tokens_per_batch"
             problems.append(f"{name}: {what} takes samples in the order of the data")
+        elif name in _OF_LOADERS and recipe.streaming:
+            problems.append(f"{name}: streaming has processes of its own, in the rows' order")
         elif name in _OF_OPTIM and "optim" not in given:
             problems.append(f"{name}: goes with training_arguments.optim")
         elif name == "optim" and recipe.optimizer == "muon":
@@ -149,6 +167,23 @@ def _check_names(recipe: Recipe) -> None:
             problems.append(f"{name}: early stopping saves at every better evaluation")
     if problems:
         raise InputError("\n".join(f"training_arguments: {problem}" for problem in problems))
+
+
+def _wrong_type(value: Any, kind: Any) -> str | None:
+    """What is wanted instead of `value`, for options that are numbers or yes/no.
+
+    transformers checks no types: to it, any text is a yes.
+    """
+    kinds = set(get_args(kind) or [kind]) - {type(None)}
+    if value is None or not kinds <= {bool, int, float}:
+        return None
+    if bool in kinds:
+        return None if isinstance(value, bool) else "true or false is needed"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return "a number is needed"
+    if float not in kinds and not isinstance(value, int):
+        return "a whole number is needed"
+    return None if math.isfinite(value) else "a finite number is needed"
 
 
 _ZERO3 = (

@@ -39,7 +39,7 @@ from ahn.distill.student import (
     student_model,
     student_settings,
 )
-from ahn.distill.trainer import Data, PretrainTrainer, RecipeTrainer, last_checkpoint
+from ahn.distill.trainer import Data, PretrainTrainer, RecipeTrainer, last_checkpoint, same_command
 from ahn.distill.windows import check_windows, notices_of_data, notices_of_recipe
 
 logger = logging.getLogger(__name__)
@@ -121,6 +121,8 @@ class _Run:
             if provenance.finished_record(output) is not None:
                 self._say(f"{output}: finished before; --fresh trains anew")
                 return output
+        finally:
+            _close_bars(trainer)
         best = trainer.load_best() if recipe.early_stopping_patience is not None else None
         _finish(trainer, tokenizer, best, output)
         if self.main and wants_upload(recipe):
@@ -300,6 +302,15 @@ class _Run:
         return DistillTrainer(recipe, student_model(recipe), data, **options)
 
 
+def _close_bars(trainer: RecipeTrainer) -> None:
+    """End the lines of progress bars, so that a message after them has one of its own."""
+    for callback in trainer.callback_handler.callbacks:
+        for name in ("training_bar", "prediction_bar"):
+            bar = getattr(callback, name, None)
+            if bar is not None:
+                bar.close()
+
+
 def _step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 
@@ -417,8 +428,7 @@ def _finish(
     except Exception as error:  # OSError, or what a library makes of it
         raise InputError(
             f"{output}: the weights cannot be written: {why_not_written(error, output)}. Free "
-            "space there; the same command then goes on from "
-            f"{last_checkpoint(Path(str(trainer.args.output_dir)))}"
+            f"space there; {same_command(Path(str(trainer.args.output_dir)))}"
         ) from error
     finally:
         if main:

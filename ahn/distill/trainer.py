@@ -30,6 +30,8 @@ from ahn.distill.recipe import Recipe
 from ahn.distill.spread import collected_keys, key_overlap
 
 Data = Conversations | StreamedConversations
+#: options of a loader with workers, as transformers has them with `dataloader_` before them
+_LOADER_OPTIONS = ("in_order", "multiprocessing_context", "persistent_workers", "prefetch_factor")
 
 
 class RecipeTrainer(Trainer):
@@ -58,7 +60,11 @@ class RecipeTrainer(Trainer):
         self.recipe = recipe
         self.data = data
         self.record = record
-        super().__init__(model=model, args=training_arguments(recipe), train_dataset=data, **kwargs)
+        arguments = training_arguments(recipe)
+        try:
+            super().__init__(model=model, args=arguments, train_dataset=data, **kwargs)
+        except (ValueError, TypeError, ImportError) as error:  # options that do not go together
+            raise InputError(f"transformers refuses the options: {first_line(error)}") from error
         # our losses are means of a batch: let the Trainer divide by the accumulated ones
         self.model_accepts_loss_kwargs = False
         self._began = time.perf_counter()
@@ -70,7 +76,16 @@ class RecipeTrainer(Trainer):
         """Batches by tokens in file order, or streamed, where the recipe says so.
 
         Else the Trainer's own.
+
+        Raises:
+            InputError: options of loaders that do not go together.
         """
+        try:
+            return self._train_dataloader()
+        except ValueError as error:
+            raise InputError(f"training_arguments (dataloader_...): {first_line(error)}") from None
+
+    def _train_dataloader(self) -> DataLoader[Any]:
         options: dict[str, Any] = {"collate_fn": self.data_collator}
         options["pin_memory"] = self.args.dataloader_pin_memory
         if isinstance(self.data, StreamedConversations):  # has processes of its own
@@ -82,10 +97,9 @@ class RecipeTrainer(Trainer):
         batches = TokenBudgetBatches(
             self.data.lengths, self.recipe.tokens_per_batch, self.args.world_size
         )
-        if self.args.dataloader_num_workers:
-            options["num_workers"] = self.args.dataloader_num_workers
-            options["prefetch_factor"] = self.args.dataloader_prefetch_factor
-            options["persistent_workers"] = self.args.dataloader_persistent_workers
+        options["num_workers"] = self.args.dataloader_num_workers
+        for name in _LOADER_OPTIONS:
+            options[name] = getattr(self.args, f"dataloader_{name}")
         return self.accelerator.prepare(DataLoader(self.data, batch_sampler=batches, **options))
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -289,8 +303,8 @@ class RecipeTrainer(Trainer):
             why = why_not_written(error, folder)
             shutil.rmtree(folder, ignore_errors=True)
             raise InputError(
-                f"{folder}: the checkpoint cannot be written: {why}. Free space there; the same "
-                f"command then goes on from {last_checkpoint(folder.parent)}"
+                f"{folder}: the checkpoint cannot be written: {why}. Free space there; "
+                f"{same_command(folder.parent)}"
             ) from error
 
 
@@ -347,6 +361,14 @@ class PretrainTrainer(RecipeTrainer):
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         self.check_evaluation(output.metrics[f"{metric_key_prefix}_loss"])
         return output
+
+
+def same_command(folder: Path) -> str:
+    """What the same command does after this one failed, from the checkpoints in `folder`."""
+    last = last_checkpoint(folder)
+    if last is None:
+        return "the same command then begins anew"
+    return f"the same command then goes on from {last}"
 
 
 def last_checkpoint(folder: Path) -> Path | None:

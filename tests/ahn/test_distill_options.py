@@ -277,6 +277,17 @@ def test_a_schedule_that_can_is_not(tmp_path: Path, kind: str, kwargs: dict[str,
             {"training_arguments": {"deepspeed": {"zero_optimization": {"stage": 3}}}},
             "ZeRO stage 3 is not supported.*stage 2.*fsdp",
         ),
+        (
+            {"training_arguments": {"torch_compile": "maybe"}},
+            "true or false is needed, not 'maybe'",
+        ),
+        (
+            {"training_arguments": {"data_seed": 1.5}},
+            "data_seed: a whole number is needed, not 1.5",
+        ),
+        ({"training_arguments": {"adam_epsilon": float("nan")}}, "a finite number is needed"),
+        ({"training_arguments": {"adam_beta1": True}}, "adam_beta1: a number is needed, not True"),
+        ({"training_arguments": {"dataloader_num_workers": -3}}, "0 or more processes, not -3"),
         ({"training_arguments": {"activation_checkpointing": True}}, "say gradient_checkpointing"),
         ({"training_arguments": {"label_smoothing_factor": 0.1}}, "label_smoothing_factor: not"),
         ({"training_arguments": {"remove_unused_columns": True}, "seed": 1}, "windows are drawn"),
@@ -284,10 +295,17 @@ def test_a_schedule_that_can_is_not(tmp_path: Path, kind: str, kwargs: dict[str,
         ({"training_arguments": {"auto_find_batch_size": True}}, "another than the recipe's"),
         ({"training_arguments": {"resume_from_checkpoint": "x"}}, "goes on from the last"),
         ({"training_arguments": {"save_only_model": True}}, "could not go on"),
+        ({"training_arguments": {"load_best_model_at_end": True}}, "early_stopping_patience saves"),
+        ({"training_arguments": {"metric_for_best_model": "x"}}, "early_stopping_patience saves"),
         ({"training_arguments": {"optim_args": "a=1"}}, "goes with training_arguments.optim"),
         (
             {"training_arguments": {"dataloader_drop_last": True}, "tokens_per_batch": 9},
             "tokens_per_batch takes samples in the order",
+        ),
+        (
+            {"training_arguments": {"dataloader_in_order": False}, "streaming": True}
+            | {"max_steps": 1},
+            "streaming has processes of its own",
         ),
         (
             {"training_arguments": {"train_sampling_strategy": "sequential"}, "streaming": True}
@@ -311,6 +329,30 @@ def test_options_of_transformers_that_would_do_nothing_are_refused(
 ) -> None:
     with pytest.raises(ahn.InputError, match=message):
         arguments_of(tmp_path, **options)
+
+
+def test_loaders_that_cannot_be_are_told(tmp_path: Path) -> None:
+    data = write_conversations(tmp_path / "data.jsonl")
+    extra = {**ON_CPU, "dataloader_persistent_workers": True}
+    for batches in ({}, {"tokens_per_batch": 300}):
+        options = pocket_options(data, tmp_path / "out", training_arguments=extra, **batches)
+        with pytest.raises(ahn.InputError, match="training_arguments.*persistent_workers"):
+            train(Recipe(**options))
+        assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "extra", [{"eval_strategy": "steps"}, {"save_strategy": "best"}, {"save_strategy": "sometimes"}]
+)
+def test_what_transformers_finds_later_is_told_in_one_line(
+    tmp_path: Path, extra: dict[str, Any]
+) -> None:
+    data = write_conversations(tmp_path / "data.jsonl")
+    arguments = {**ON_CPU, **extra}
+    options = pocket_options(data, tmp_path / "out", training_arguments=arguments)
+    with pytest.raises(ahn.InputError, match="^transformers refuses the options: [^\\n]*$"):
+        train(Recipe(**options))
+    assert not (tmp_path / "out").exists()
 
 
 def test_options_of_transformers_at_their_default_are_no_mistake(tmp_path: Path) -> None:
