@@ -15,10 +15,10 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -29,27 +29,52 @@ OF_ONE_START = ("prefill_seconds", "decode_seconds", "start", "record_sha256")
 """Fields of a record that differ between two runs of one command."""
 
 
-def command(run: Path, limit: int) -> list[str]:
-    """A pocket run of three variants, one thread."""
+def arguments(run: Path, limit: int) -> list[str]:
+    """A pocket run of three variants."""
     return [
-        sys.executable, "-m", "evaluation", "pocket", "--tasks", "pocket_qa@1,pocket_qa@4",
-        "--lengths", "512", "--variant", "full,window,ahn-gdn", "--limit", str(limit),
+        "run_eval", "pocket", "--tasks", "pocket_qa@1,pocket_qa@4", "--lengths", "512",
+        "--variant", "full,window,ahn-gdn", "--limit", str(limit), "--threads", "1",
         "--no-report", "--output", str(run),
     ]  # fmt: skip
 
 
-def start(arguments: list[str]) -> subprocess.Popen[str]:
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        arguments, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, preexec_fn=_hears_signals,
-    )  # fmt: skip
+class Start:
+    """`run_eval` in a forked process, which need not import torch once more."""
 
+    def __init__(self, words: list[str], said: Path) -> None:
+        self.said = said
+        self.status: int | None = None
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                self._run(words)
+            finally:
+                os._exit(99)  # `main` exits by itself
 
-def _hears_signals() -> None:
-    """As from a shell, also where this script runs under nohup."""
-    for number in (signal.SIGHUP, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
+    def _run(self, words: list[str]) -> None:
+        from evaluation.cli import main
+
+        for number in (signal.SIGHUP, signal.SIGTERM):  # also where this script runs under nohup
+            signal.signal(number, signal.SIG_DFL)
+        out = os.open(self.said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(out, 1)
+        os.dup2(out, 2)
+        sys.argv = words
+        try:
+            main()
+        except SystemExit as end:
+            os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))
+        except BaseException:
+            traceback.print_exc()
+            os._exit(98)
+
+    def ended(self, wait: bool = False) -> bool:
+        """Whether it has ended; with `wait`, once it has."""
+        if self.status is None:
+            pid, status = os.waitpid(self.pid, 0 if wait else os.WNOHANG)
+            if pid:
+                self.status = os.waitstatus_to_exitcode(status)
+        return self.status is not None
 
 
 def whole_lines(run: Path) -> dict[Path, list[bytes]]:
@@ -77,24 +102,24 @@ def check(run: Path) -> list[str]:
     return check_run(run, workers=1).problems
 
 
-def kill_once(arguments: list[str], run: Path, number: int, draw: random.Random) -> str:
+def kill_once(words: list[str], run: Path, number: int, draw: random.Random) -> str:
     """Start, let some records be written, end; returns what went wrong, empty: nothing."""
     before = whole_lines(run)
-    count = sum(map(len, before.values()))
-    process = start(arguments)
-    wanted = count + draw.randrange(0, 4)
-    while process.poll() is None and sum(map(len, whole_lines(run).values())) < wanted:
+    process = Start(words, run.with_name("said"))
+    wanted = sum(map(len, before.values())) + draw.randrange(0, 4)
+    while not process.ended() and sum(map(len, whole_lines(run).values())) < wanted:
         time.sleep(0.002)
     time.sleep(draw.random() * 0.1)
-    if process.poll() is not None:
-        return f"ended by itself with {process.returncode}; is --limit too small for so many kills?"
-    process.send_signal(number)
-    _, errors = process.communicate()
+    if process.ended():
+        return f"ended by itself with {process.status}; is --limit too small for so many kills?"
+    os.kill(process.pid, number)
+    process.ended(wait=True)
+    said = process.said.read_text("utf-8", "replace")
     expected = -number if number == signal.SIGKILL else 128 + number
-    if process.returncode not in (expected, -number):  # -number: before the handler was there
-        return f"exit code {process.returncode}, not {expected}: {errors[-300:]}"
-    if "Traceback" in errors:
-        return f"traceback: {errors[-500:]}"
+    if process.status not in (expected, -number):  # -number: before the handler was there
+        return f"exit code {process.status}, not {expected}: {said[-300:]}"
+    if "Traceback" in said:
+        return f"traceback: {said[-500:]}"
     after = whole_lines(run)
     for path, lines in before.items():
         if after.get(path, [])[: len(lines)] != lines:
@@ -113,15 +138,18 @@ def main() -> int:
     parser.add_argument("--limit", type=int, default=40, help="examples per task and variant")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}  # a fork copies no threads
     sys.path.insert(0, str(ROOT))
+    import evaluation.session  # noqa: F401 - torch, once
+
     draw = random.Random(options.seed)
     failures, sent = [], Counter[str]()
     with tempfile.TemporaryDirectory() as folder:
         run, undisturbed = Path(folder, "run"), Path(folder, "undisturbed")
-        arguments = command(run, options.limit)
+        words = arguments(run, options.limit)
         for kill in range(options.kills):
             number = SIGNALS[kill % len(SIGNALS)]
-            wrong = kill_once(arguments, run, number, draw)
+            wrong = kill_once(words, run, number, draw)
             count = sum(map(len, whole_lines(run).values()))
             name = signal.Signals(number).name
             sent[name] += 1
@@ -129,10 +157,10 @@ def main() -> int:
             if wrong:
                 failures.append(wrong)
         for place in (run, undisturbed):
-            process = start(command(place, options.limit))
-            _, errors = process.communicate()
-            if process.returncode:
-                failures.append(f"{place.name}: {errors[-500:]}")
+            process = Start(arguments(place, options.limit), run.with_name("said"))
+            process.ended(wait=True)
+            if process.status:
+                failures.append(f"{place.name}: {process.said.read_text('utf-8')[-500:]}")
         left = check(run)
         failures += left
         equal = records(run) == records(undisturbed)
