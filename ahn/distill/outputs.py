@@ -70,7 +70,7 @@ def write_outputs(
     trained_parameters: int,
     output: Path,
 ) -> None:
-    """Write `training.json`, `loss.png` and `README.md` (the model card) into `output`.
+    """Write `training.json`, `recipe.yaml`, `loss.png` and `README.md` (the card) into `output`.
 
     Args:
         recipe: what was trained.
@@ -102,6 +102,7 @@ def write_outputs(
         "history": history,
     }
     (output / "training.json").write_text(strict_json(log), encoding="utf-8")
+    record.write_recipe(output)
     _draw(recipe, history, output / "loss.png")
     (output / "README.md").write_text(_card(recipe, log), encoding="utf-8")
 
@@ -190,7 +191,7 @@ def _card(recipe: Recipe, log: dict[str, Any]) -> str:
             "",
             "![loss over steps](loss.png)",
             "",
-            "Recipe (what is not named is the default):",
+            "Recipe (what is not named is the default; all of it, to run again: `recipe.yaml`):",
             "",
             "```yaml",
             recipe_yaml.strip(),

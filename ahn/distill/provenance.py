@@ -93,10 +93,14 @@ class RunRecord:
     samples: dict[str, int] | None = None
     starts: list[dict[str, Any]] = field(default_factory=list)
 
-    def write(self, folder: Path) -> None:
-        """Write `recipe.yaml` and `run.json`."""
+    def write_recipe(self, folder: Path) -> None:
+        """Write `recipe.yaml`."""
         text = yaml.safe_dump(self.recipe, sort_keys=False, allow_unicode=True)
         (folder / RECIPE).write_text(text, encoding="utf-8")
+
+    def write(self, folder: Path) -> None:
+        """Write `recipe.yaml` and `run.json`."""
+        self.write_recipe(folder)
         values = {"format": _FORMAT, **asdict(self)}
         del values["recipe"]
         (folder / RECORD).write_text(strict_json(values), encoding="utf-8")
@@ -125,7 +129,7 @@ def read_record(folder: Path) -> RunRecord | None:
 def finished_record(output: Path) -> RunRecord | None:
     """What the log of a finished training says about it; None where none is finished here."""
     log = output / "training.json"
-    if not log.is_file() or not (output / "model.safetensors").is_file():
+    if not log.is_file() or not any(output.glob("*.safetensors")):
         return None
     try:
         values = json.loads(log.read_text(encoding="utf-8"))

@@ -100,10 +100,13 @@ class _Run:
         if recipe.eval_dataset is not None:
             eval_sources = find_sources(recipe.eval_dataset)
         content = provenance.content_of(recipe, tokenizer, sources, eval_sources)
-        if self._is_finished(content, before):
-            return output
-        if self.main and wants_upload(recipe):
+        uploads = self.main and wants_upload(recipe)
+        if uploads:
             check_hub(recipe)
+        if self._is_finished(content, before):
+            if uploads:  # the last time it may have failed
+                upload(recipe, output)
+            return output
         data = self._data(tokenizer, sources)
         evaluation = self._evaluation(tokenizer, eval_sources)
         transformers.set_seed(recipe.seed)
@@ -125,7 +128,7 @@ class _Run:
             _close_bars(trainer)
         best = trainer.load_best() if recipe.early_stopping_patience is not None else None
         _finish(trainer, tokenizer, best, output)
-        if self.main and wants_upload(recipe):
+        if uploads:
             upload(recipe, output)
         return output
 

@@ -10,7 +10,8 @@ import json
 import math
 import shutil
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -265,16 +266,17 @@ class RecipeTrainer(Trainer):
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
     ) -> None:
-        try:
+        with _readable(resume_from_checkpoint):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
-        except InputError:
-            raise
-        except Exception as error:  # of safetensors, torch, accelerate
-            raise InputError(
-                f"{resume_from_checkpoint}: the run cannot go on from this checkpoint: "
-                f"{first_line(error)}. Was it made with other devices (FSDP or not), or damaged? "
-                "Remove it, train with --fresh, or into another folder"
-            ) from error
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """As the Trainer's, which starts anew, in silence, what a checkpoint lacks."""
+        whole = not (checkpoint is None or self.is_fsdp_enabled or self.is_deepspeed_enabled)
+        with _readable(str(checkpoint)):
+            for name in ("optimizer.pt", "scheduler.pt") if whole else ():
+                if not (Path(str(checkpoint)) / name).is_file():
+                    raise FileNotFoundError(f"{name} is missing")
+            super()._load_optimizer_and_scheduler(checkpoint)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """As the Trainer's, with the recipe beside it.
@@ -308,6 +310,21 @@ class RecipeTrainer(Trainer):
             ) from error
 
 
+@contextmanager
+def _readable(checkpoint: str) -> Iterator[None]:
+    """Whatever goes wrong inside is the checkpoint's fault, and told so."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # of safetensors, torch, accelerate
+        raise InputError(
+            f"{checkpoint}: the run cannot go on from this checkpoint: {first_line(error)}. Was it "
+            "made with other devices (FSDP or not), or damaged? Remove it, train with --fresh, or "
+            "into another folder"
+        ) from error
+
+
 def _finite(tensor: torch.Tensor) -> bool:
     """Whether all numbers are finite, of the part that this process holds."""
     local: torch.Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
@@ -335,10 +352,13 @@ class PretrainTrainer(RecipeTrainer):
         labels = inputs.pop("labels")[:, 1:]
         keys: list[torch.Tensor] = []
         spread = self.recipe.key_spread
-        with collected_keys(model, keys) if spread else nullcontext():
-            hidden = model.model(**inputs, use_cache=False).last_hidden_state[:, :-1]
         chosen = labels != IGNORED
-        logits = model.lm_head(hidden[chosen])
+        with (
+            self.accelerator.autocast(),  # not by itself: this is no forward pass of the model
+            collected_keys(model, keys) if spread else nullcontext(),
+        ):
+            hidden = model.model(**inputs, use_cache=False).last_hidden_state[:, :-1]
+            logits = model.lm_head(hidden[chosen])
         if chosen.any():
             loss = F.cross_entropy(logits.float(), labels[chosen])
         else:  # the only label is the first token's, which nothing predicts

@@ -464,6 +464,10 @@ def test_the_finished_folder_goes_to_the_hub(
     _, (name, held, left_out) = calls[1]
     assert name == "me/mine" and left_out == ["checkpoints/*", ".*"]
     assert {"model.safetensors", "README.md", "config.json", "training.json"} <= set(held)
+    calls.clear()
+    train(Recipe(**options))  # finished before: uploaded, since it may have failed
+    assert [what for what, _ in calls] == ["create", "upload"]
+    calls.append(("one more", None))
     with pytest.raises(ahn.InputError, match="me/mine: gone. The training is finished and saved"):
         train(Recipe(**options), resume=False)
     assert (tmp_path / "out" / "model.safetensors").exists()

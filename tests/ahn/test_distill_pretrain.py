@@ -148,6 +148,18 @@ def test_the_loss_is_the_next_tokens_of_answers(folder: Path, tmp_path: Path) ->
     assert logged["loss"] == pytest.approx(total / count, rel=1e-4)
 
 
+def test_bf16_is_computed_with_where_it_is_asked_for(folder: Path, tmp_path: Path) -> None:
+    """Nearly the same loss, but not the same; weights stay in float32."""
+    losses = []
+    for bf16 in (False, True):
+        chosen = options(folder, tmp_path / str(bf16), max_steps=1, bf16=bf16)
+        output = train(Recipe(**chosen))
+        losses.append(json.loads((output / "training.json").read_text())["history"][0]["loss"])
+        weights = load_file(output / "model.safetensors")
+        assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+    assert losses[0] != losses[1] and losses[1] == pytest.approx(losses[0], rel=0.02)
+
+
 # --- a new model ---
 
 

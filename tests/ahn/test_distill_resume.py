@@ -178,6 +178,7 @@ def test_length_logging_saving_and_devices_may_differ(
 
 def test_the_recipe_beside_a_checkpoint_runs_again(data: Path, begun: Path, tmp_path: Path) -> None:
     recipe = begun / "checkpoints" / "checkpoint-2" / "recipe.yaml"
+    assert (begun / "recipe.yaml").read_bytes() == recipe.read_bytes()
     again = load_recipe(recipe, {"output_dir": str(tmp_path / "again")})
     train(again)
     one, two = (load_file(f / "model.safetensors") for f in (begun, tmp_path / "again"))
@@ -231,6 +232,24 @@ def test_a_damaged_record_is_told(data: Path, begun: Path, tmp_path: Path) -> No
     (folder / "checkpoints" / "checkpoint-2" / "run.json").write_text("{half")
     with pytest.raises(ahn.InputError, match="run.json: cannot be read"):
         train(Recipe(**pocket_options(data, folder, loss_type="kl+ce")))
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "model.safetensors"])
+@pytest.mark.parametrize("damage", ["missing", "cut short"])
+def test_a_checkpoint_that_is_not_whole_is_told(
+    data: Path, begun: Path, tmp_path: Path, name: str, damage: str
+) -> None:
+    """Without its optimiser the Trainer would go on with a fresh one, in silence."""
+    folder = copied(begun, tmp_path, False)
+    path = folder / "checkpoints" / "checkpoint-2" / name
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:20])
+    options = pocket_options(data, folder, loss_type="kl+ce", max_steps=3)
+    with pytest.raises(ahn.InputError, match="checkpoint-2: the run cannot go on"):
+        train(Recipe(**options))
+    assert not (folder / "model.safetensors").exists()
 
 
 def test_a_folder_with_a_model_that_no_training_made_is_not_overwritten(
