@@ -19,8 +19,6 @@ _PAGED = (
 )
 #: Arguments of other models and of transformers' machinery, and why they mean nothing here.
 _FOREIGN = {
-    "seq_idx": "documents of a packed batch are told by position_ids that begin anew at 0, or by "
-    "cu_seq_lens_q and cu_seq_lens_k",
     "block_table": _PAGED,
     "cache": _PAGED,
     "read_index": _PAGED,
@@ -196,7 +194,7 @@ def check_shapes(
         return None
     mask = attention_mask if len(attention_mask) == rows else attention_mask.expand(rows, -1)
     # a token at a time, nobody waits for a GPU to count its whole past
-    if mask.shape[1] > tokens and (tokens > 1 or not mask.is_cuda):
+    if mask.shape[1] > tokens and (tokens > 1 or mask.device.type == "cpu"):
         counts = (mask[:, :-tokens] == 1).sum(1)
         if not bool((counts == (seen if isinstance(seen, int) else seen.to(mask.device))).all()):
             raise ValueError(

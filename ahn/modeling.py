@@ -136,6 +136,7 @@ class _StreamingCausalLM(OwnAttention, InitialisesCells):
         cu_seq_lens_k: Tensor | None = None,
         max_length_q: int | None = None,
         max_length_k: int | None = None,
+        seq_idx: Tensor | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
         """Logits `[B, T or logits_to_keep, V]`; the loss when `labels [B, T]` are given.
@@ -160,6 +161,7 @@ class _StreamingCausalLM(OwnAttention, InitialisesCells):
             layout,
             output_hidden_states,
             (cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k),
+            seq_idx,
             kwargs,
         )
         rows, tokens = given.shape[:2]
@@ -170,6 +172,14 @@ class _StreamingCausalLM(OwnAttention, InitialisesCells):
         whole = self.model.computes_twice or torch.is_grad_enabled() or tokens <= size
         if cache is None and not documents and (use_cache or not whole):
             cache = AHNCache(layouts, self)
+        # one token: the stack looks at them itself
+        lengths: dict[str, Any] = {
+            "cu_seq_lens_q": cu_seq_lens_q,
+            "cu_seq_lens_k": cu_seq_lens_k,
+            "max_length_q": max_length_q,
+            "max_length_k": max_length_k,
+            "seq_idx": seq_idx,
+        }
         # a loss needs them all
         columns, order = self._columns(tokens, 0 if labels is not None else logits_to_keep)
         kept = _Kept(rows, columns)
@@ -188,6 +198,7 @@ class _StreamingCausalLM(OwnAttention, InitialisesCells):
                 output_hidden_states=wanted or False,
                 output_attentions=output_attentions,
                 return_dict=True,
+                **(lengths if inside is None else {}),
                 documents=inside,
             )
             kept.add(output.last_hidden_state, some, start, end, whole)
@@ -233,6 +244,7 @@ class _StreamingCausalLM(OwnAttention, InitialisesCells):
         layout: Sequence[LayerLayout] | None,
         output_hidden_states: bool | int | Sequence[int] | None,
         lengths: tuple[Any, Any, Any, Any],
+        numbers: Tensor | None,
         unknown: dict[str, Any],
     ) -> tuple[
         Tensor,
@@ -269,7 +281,7 @@ class _StreamingCausalLM(OwnAttention, InitialisesCells):
             return given, layouts, attention_mask, None, wanted
         past, seen = self.model.past(cache, layouts, rows)
         mask = check_shapes(rows, tokens, attention_mask, position_ids, past, seen)
-        documents = find_documents(rows, tokens, position_ids, mask, seen, edges)
+        documents = find_documents(rows, tokens, position_ids, mask, seen, edges, numbers)
         if documents is not None:
             refuse_cache(cache, use_cache)
         return given, layouts, mask, documents or False, wanted

@@ -88,6 +88,7 @@ def find_documents(
     mask: Tensor | None,
     seen: int | Tensor = 0,
     boundaries: Sequence[int] | None = None,
+    numbers: Tensor | None = None,
 ) -> Documents | None:
     """Where documents begin in a batch.
 
@@ -102,16 +103,19 @@ def find_documents(
         seen: tokens of each row before these, in a cache: an int or `[B]`.
         boundaries: of the documents of all rows, counted through the batch `[B * T]`: 0, ...,
             `B * T`.
+        numbers: `[1 or B, T]`, the document of each token (`seq_idx`), which must agree.
 
     Returns:
         None when each row holds one document.
 
     Raises:
         ValueError: positions that fall without beginning anew, or lie before what the cache holds,
-            or contradict the boundaries.
+            or contradict the boundaries; numbers alone, or other documents by them.
     """
+    if numbers is not None:
+        _check_numbers(rows, tokens, numbers, position_ids is None and boundaries is None)
     if tokens <= 1:
-        if tokens and position_ids is not None and not position_ids.is_cuda:
+        if tokens and position_ids is not None and position_ids.device.type == "cpu":
             first = position_ids.expand(rows, -1)[:, 0]  # nobody waits for a GPU for one token
             if bool(((first < seen) & (True if mask is None else mask[:, 0])).any()):
                 _refuse_what_lies_behind(first.tolist(), seen)
@@ -130,6 +134,8 @@ def find_documents(
                     f"position_ids do not increase at row {row}, column {min(found - told)}, where "
                     "by cu_seq_lens_q no document begins"
                 )
+    if numbers is not None:
+        _refuse_other_numbers(numbers.expand(rows, -1), mask, starts)
     if not any(starts):
         return None
     valid = None if mask is None else mask.bool().cpu()
@@ -165,6 +171,33 @@ def _begins(
     return [
         {n + 1 for n in row.nonzero().flatten().tolist()} for row in falls.cpu()
     ], first.tolist()
+
+
+def _check_numbers(rows: int, tokens: int, numbers: Tensor, alone: bool) -> None:
+    if alone:
+        raise ValueError(
+            "seq_idx alone is refused: documents of a packed batch are told by position_ids that "
+            "begin anew at 0, or by cu_seq_lens_q and cu_seq_lens_k"
+        )
+    if numbers.dim() != 2 or numbers.shape[0] not in (1, rows) or numbers.shape[1] != tokens:
+        raise ValueError(f"seq_idx must be [1 or {rows}, {tokens}], not {tuple(numbers.shape)}")
+
+
+def _refuse_other_numbers(numbers: Tensor, mask: Tensor | None, starts: list[set[int]]) -> None:
+    """Hold `seq_idx [B, T]` against where documents begin, between tokens that are no padding."""
+    told = torch.zeros(numbers.shape, dtype=torch.bool)
+    for row, columns in enumerate(starts):
+        told[row, sorted(columns)] = True
+    differ = (numbers[:, 1:] != numbers[:, :-1]).cpu() != told[:, 1:]
+    if mask is not None:
+        real = mask.cpu()
+        differ &= real[:, 1:] & real[:, :-1]
+    if bool(differ.any()):
+        row, column = differ.nonzero()[0].tolist()
+        raise ValueError(
+            f"seq_idx tells of other documents than position_ids or cu_seq_lens_q do: row {row}, "
+            f"column {column + 1}"
+        )
 
 
 def _starts(boundaries: Sequence[int], rows: int, tokens: int) -> list[set[int]]:

@@ -222,6 +222,7 @@ class _StreamingModel(OwnAttention, InitialisesCells):
         cu_seq_lens_k: Tensor | None = None,
         max_length_q: int | None = None,
         max_length_k: int | None = None,
+        seq_idx: Tensor | None = None,
         documents: Documents | Literal[False] | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast | tuple[Any, ...]:
@@ -253,6 +254,8 @@ class _StreamingModel(OwnAttention, InitialisesCells):
             cu_seq_lens_k: the same.
             max_length_q: at least the length of the longest document.
             max_length_k: the same.
+            seq_idx: `[B, T]`, the document of each token; it must agree with what the positions
+                or lengths tell.
             documents: of a packed batch, where a caller knows them; False: there is one a row.
             kwargs: nothing else is understood.
 
@@ -279,6 +282,7 @@ class _StreamingModel(OwnAttention, InitialisesCells):
             use_cache,
             layouts,
             boundaries if documents is None else documents,
+            seq_idx,
             observer,
             fixed=self.compiled_step is not None or torch.compiler.is_compiling(),
         )
@@ -346,6 +350,7 @@ class _StreamingModel(OwnAttention, InitialisesCells):
         use_cache: bool | None,
         layouts: list[LayerLayout],
         documents: Documents | list[int] | Literal[False] | None,
+        numbers: Tensor | None,
         observer: Observer | None,
         fixed: bool,
     ) -> tuple[AHNCache | None, Chunk, list[Plan], Documents | None]:
@@ -354,7 +359,7 @@ class _StreamingModel(OwnAttention, InitialisesCells):
         past, seen = self.past(cache, layouts, rows)
         mask = check_shapes(rows, tokens, attention_mask, position_ids, past, seen)
         if documents is None or isinstance(documents, list):
-            found = find_documents(rows, tokens, position_ids, mask, seen, documents)
+            found = find_documents(rows, tokens, position_ids, mask, seen, documents, numbers)
         else:
             found = documents or None
         if found is not None:

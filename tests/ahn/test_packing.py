@@ -137,6 +137,34 @@ def test_a_collator_of_transformers_packs_and_the_model_unpacks(models: Any) -> 
 
 
 @torch.no_grad()
+def test_numbers_of_documents_must_agree(models: Any) -> None:
+    # trl and transformers send them along for models with other recurrences
+    rows = documents([30, 22, 1, 9])
+    ids, where = torch.cat(rows)[None], told("positions", [30, 22, 1, 9])
+    numbers = torch.repeat_interleave(torch.arange(4), torch.tensor([30, 22, 1, 9]))[None].int()
+    edges = {name: boundaries([30, 22, 1, 9]) for name in ("cu_seq_lens_q", "cu_seq_lens_k")}
+    mask = torch.ones_like(ids)
+    mask[0, :2] = 0
+    for model in (models("ahn"), models("ahn").model):
+        plain = model(ids, **where)[0]
+        for given_ in (where, edges):
+            assert torch.equal(model(ids, seq_idx=numbers, **given_)[0], plain)
+        padded = numbers.clone()
+        padded[0, :2] = 7
+        assert model(ids, seq_idx=padded, attention_mask=mask, **edges)[0].isfinite().all()
+        for wrong in (numbers // 2, numbers.roll(1), torch.arange(62)[None]):
+            with pytest.raises(ValueError, match="seq_idx tells of other documents.*row 0, column"):
+                model(ids, seq_idx=wrong, **where)
+        with pytest.raises(ValueError, match="other documents"):
+            model(ids, seq_idx=numbers, position_ids=torch.arange(62)[None])
+        for length in (62, 1):
+            with pytest.raises(ValueError, match="seq_idx alone is refused"):
+                model(ids[:, :length], seq_idx=numbers[:, :length])
+        with pytest.raises(ValueError, match=r"seq_idx must be \[1 or 1, 62\]"):
+            model(ids, seq_idx=numbers[:, :-1], **where)
+
+
+@torch.no_grad()
 def test_shifted_labels_are_the_callers(models: Any, stock: Any) -> None:
     rows = documents([10, 7])
     ids = torch.cat(rows)[None]
