@@ -267,6 +267,19 @@ def test_dry_run_lists_what_is_missing(run_eval, base):
     assert "nowhere" in "\n".join(lines)
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--variant", "window", "--window", 1, "--sinks", 0],
+        ["--variant", "window", "--window", 8, "--sinks", 8],
+        ["--limit", 1, "--max-length", 2, "--seed", 0],
+    ],
+)
+def test_the_smallest_values_are_no_mistake(run_eval, base, flags):
+    result = run_eval(*base, *flags, "--dry-run")
+    assert result.exit_code == 0, result.stderr
+
+
 def test_the_process_ends_with_code_2_and_no_traceback(tiny, data, tmp_path):
     process = start_process(
         "longbench", "--model", tiny, "--data", data, "--tasks", "nope", "--window", 0,

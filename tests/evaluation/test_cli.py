@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import re
 import sys
 
 import pytest
@@ -180,6 +181,22 @@ def test_cost_prints_the_papers_figures(run_eval):
     assert result.exit_code == 0
     assert "-74.0 %" in result.stdout and "-40.5 %" in result.stdout
     assert "GatedDeltaNet" in result.stdout
+    rows = [line for line in result.stdout.splitlines() if "FLOPs, " in line or "cache, " in line]
+    assert len(rows) == 5
+    for row in rows:
+        unit = r"[0-9.]+ PFLOP\b" if "FLOPs, " in row else r"[0-9.]+ GiB\b"
+        assert len(re.findall(unit, row)) == 3, row
+
+
+def test_cost_counts_the_tokens_that_are_in_the_cache(run_eval):
+    """The first answer token comes out of the prompt, and the last is never read."""
+    for generated, positions in ((0, 1), (1, 1), (3, 3)):
+        result = run_eval(
+            "cost", "--model", "qwen2.5-3b", "--length", 1, "--generate", generated, "--json"
+        )
+        full = json.loads(result.stdout)["variants"]["full"]
+        assert full["cache_bytes"]["paper"]["total"] == 36 * positions * 2 * 2 * 128 * 2
+        assert bool(full["flops"]["exact"]["decode"]) == (generated > 1)
 
 
 def test_cost_as_json(run_eval):
