@@ -24,9 +24,9 @@ from tests.processes import start_fork
 
 @pytest.fixture(scope="module")
 def command(tiny, tmp_path_factory):
-    """Two variants, twelve examples each, six documents."""
+    """Two variants, eight examples each, four documents."""
     folder = tmp_path_factory.mktemp("rows")
-    rows = write_rows(folder / "hotpotqa.jsonl", [question(i, 1 + i % 6) for i in range(12)])
+    rows = write_rows(folder / "hotpotqa.jsonl", [question(i, 1 + i % 4) for i in range(8)])
     return [
         "longbench", "--model", tiny, "--data", rows.parent, "--tasks", "hotpotqa",
         "--variant", "full", "--variant", "window", "--window", 48, "--sinks", 4,
@@ -95,7 +95,7 @@ def test_a_stopped_run_is_continued_to_the_same_records(
 
     result = run_eval(*command, "--output", run)
     assert result.exit_code == 0, result.stderr
-    assert f"continuing: {HELD_AFTER} of 24" in result.stderr
+    assert f"continuing: {HELD_AFTER} of 16" in result.stderr
     assert json.loads((run / "run.json").read_text("utf-8"))["status"] == "finished"
     assert records_of(run) == uninterrupted
 
