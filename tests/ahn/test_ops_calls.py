@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
+import sys
+import types
 from typing import Any
 
 import pytest
@@ -176,3 +179,31 @@ def test_an_absent_package_is_named_with_its_command(
 def test_kernels_that_are_there_are_tables_of_this_package() -> None:
     for name, kernels_ in selector.KERNELS.items():
         assert importlib.util.find_spec(kernels_.module) is not None, name
+
+
+def test_kernels_join_the_forms_when_they_are_first_picked(monkeypatch: pytest.MonkeyPatch) -> None:
+    def form(*arguments: Any) -> Any:
+        return arguments
+
+    module = types.ModuleType("kernels_of_somebody")
+    module.fla = form  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    able = dataclasses.replace(selector.KERNELS["fla"], module=module.__name__)
+    monkeypatch.setitem(selector.KERNELS, "fla", able)
+    monkeypatch.setattr(selector, "BACKENDS", dict(selector.BACKENDS))
+    selector._load.cache_clear()
+    try:
+        assert selector._load("fla") is None
+        assert selector.BACKENDS["fla"] is form
+    finally:
+        selector._load.cache_clear()
+
+
+def test_kernels_that_do_not_import_are_told_word_for_word() -> None:
+    selector._warn.cache_clear()
+    with pytest.warns(UserWarning) as caught:
+        selector._warn("fla", "ImportError: no driver")
+    assert [str(warning.message) for warning in caught] == [
+        "fla is installed but does not import (ImportError: no driver); torch computes the memory, "
+        "which is slower"
+    ]
