@@ -9,7 +9,7 @@ per task for averages). Every cell has a seed of its own, made from `--seed` and
 a part gives the same figures as the whole. Prints the tables of `docs/statistics.md` (Markdown),
 then one line of JSON; exit code 1 when a coverage is below `--least`.
 
-2,000 replications have a standard error of 0.5 points. Ten minutes on one core.
+2,000 replications have a standard error of 0.5 points. About a quarter of an hour on one core.
 """
 
 from __future__ import annotations
