@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.files import shown
 from evaluation.problems import InputError
 from reports.records import ExampleRecord
 from reports.run_folders import Run, read_run
@@ -144,4 +145,6 @@ def _write_all(output: Path, contents: dict[Path, str]) -> None:
         finally:
             shutil.rmtree(beside, ignore_errors=True)
     except OSError as error:
-        raise InputError(f"--output: {output}: cannot be written ({error.strerror})") from error
+        raise InputError(
+            f"--output: {shown(output)}: cannot be written ({error.strerror})"
+        ) from error

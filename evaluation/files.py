@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from common.files import kind_of
+from common.files import kind_of, shown
 from evaluation.problems import InputError
 
 
@@ -15,15 +15,15 @@ def check_writable(path: Path) -> None:
     try:
         is_folder = path.is_dir() or not path.name
     except OSError as error:  # a name that is too long
-        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
+        raise InputError(f"{shown(path)}: cannot be written ({error.strerror or error})") from error
     if is_folder:
-        raise InputError(f"{path}: cannot be written (it is a folder)")
+        raise InputError(f"{shown(path)}: cannot be written (it is a folder)")
     if not folder.is_dir():
-        raise InputError(f"{path}: cannot be written (there is no folder {folder})")
+        raise InputError(f"{shown(path)}: cannot be written (there is no folder {shown(folder)})")
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise InputError(f"{path}: cannot be written (no permission in {folder})")
+        raise InputError(f"{shown(path)}: cannot be written (no permission in {shown(folder)})")
     if (kind := kind_of(path)) not in (None, "a file"):  # replacing it would destroy it
-        raise InputError(f"{path}: cannot be written (it is {kind}, not a file)")
+        raise InputError(f"{shown(path)}: cannot be written (it is {kind}, not a file)")
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -47,4 +47,4 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         finally:
             beside.unlink(missing_ok=True)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
+        raise InputError(f"{shown(path)}: cannot be written ({error.strerror or error})") from error

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from common.files import shown
 from evaluation.problems import InputError
 
 
@@ -39,7 +40,9 @@ def write_pocket_data(output: Path, share: float = 1.0) -> dict[str, int]:
             for name, path in paths.items()
         }
     except OSError as error:
-        raise InputError(f"--output: {output} cannot be written ({error.strerror})") from error
+        raise InputError(
+            f"--output: {shown(output)} cannot be written ({error.strerror})"
+        ) from error
 
 
 def _write_lines(path: Path, lines: Iterator[Any]) -> int:

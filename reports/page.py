@@ -18,6 +18,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from common.files import shown
 from reports import compare, examples, figures, formats
 from reports.curves import Curve, Panel, curves
 from reports.figure_tables import MakeRemarks, MakeTables
@@ -346,4 +347,4 @@ def _write_atomically(path: Path, content: bytes) -> None:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
+        raise InputError(f"{shown(path)}: cannot be written ({error.strerror or error})") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from common.files import shown
 from reports.records import InputError
 from reports.run_folders import read_run_info
 
@@ -23,7 +24,7 @@ def check_page_target(output: Path) -> None:
         is_folder = output.is_dir()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{output}: cannot be written ({reason})") from error
+        raise InputError(f"{shown(output)}: cannot be written ({reason})") from error
     if is_folder:
         raise InputError(f"{output}: is a folder; give the name of the HTML file to write")
     check_no_run_file(output)

@@ -78,7 +78,8 @@ def form_of(benchmark: str) -> RowForm:
 # -- what the forms check alike ------------------------------------------------------------------
 
 
-def _is_text(text: str) -> str:
+def is_text(text: str) -> str:
+    """The text, if it can be written as UTF-8; ValueError otherwise."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -97,7 +98,7 @@ def answer_text(value: Any) -> Any:
     return str(value) if type(value) in (int, float) else value
 
 
-Text = Annotated[StrictStr, AfterValidator(_is_text)]
+Text = Annotated[StrictStr, AfterValidator(is_text)]
 """A string that can be written as UTF-8."""
 FullText = Annotated[Text, AfterValidator(_is_not_blank)]
 """A `Text` that is not blank."""

@@ -52,7 +52,8 @@ def check_output(output: Path) -> None:
     """
     if (output / "training.json").exists() or (output / CHECKPOINTS).is_dir():
         return
-    foreign = [name for name in _NAMES if (output / name).exists()]
+    weights = {path.name for path in output.glob("*.safetensors")}
+    foreign = sorted(weights.union(name for name in _NAMES if (output / name).exists()))
     if foreign:
         raise InputError(
             f"output_dir: {output} holds {', '.join(foreign)}, which no training wrote and which "

@@ -157,16 +157,9 @@ class _Run:
         """What the output folder holds is of this recipe; the record of what is gone on from.
 
         Raises:
-            InputError: it holds another recipe's, or a model that no training made.
+            InputError: it holds another recipe's.
         """
         recipe, output, place = self.recipe, self.output, self.checkpoint
-        ours = (output / "training.json").is_file() or self.checkpoints.is_dir()
-        held = [path.name for path in output.glob("*.safetensors")] if output.is_dir() else []
-        if held and not ours:
-            raise InputError(
-                f"output_dir: {output} holds a model that no training made ({held[0]}); it would "
-                "be overwritten: choose another folder"
-            )
         if not self.resume:
             return None
         processes = self.arguments.world_size

@@ -14,6 +14,7 @@ from ahn.checkpoints import build_model, check_model, describe_model, local_fold
 from ahn.config import AHNConfig, InputError
 from ahn.distill.recipe import Recipe
 from ahn.released import read_ahn_config
+from ahn.weights import stored_weights
 
 _FAMILIES = ("qwen2", "qwen3")
 
@@ -122,7 +123,7 @@ def student_model(recipe: Recipe) -> PreTrainedModel:
 
 def _load_memory(model: Any, source: str) -> None:
     """Put the weights of `source` into the memories of `model`, in float32."""
-    memories = {name: p for name, p in model.named_parameters() if ".ahn.fn." in name}
+    memories = {name: t for name, t in stored_weights(model) if ".ahn.fn." in name}
     for path in weight_files(source):
         with safe_open(path, "pt") as file:
             for name in memories.keys() & set(file.keys()):
@@ -144,8 +145,7 @@ def make_trainable(model: Any, recipe: Recipe, std: float = 0.02) -> None:
         std: of a fresh projection.
     """
     for name, parameter in model.named_parameters():
-        # a released GatedDeltaNet holds a D that nothing reads
-        parameter.requires_grad_(".ahn.fn." in name and not name.endswith(".fn.D"))
+        parameter.requires_grad_(".ahn.fn." in name)
     for layer in model.model.layers:
         if layer.ahn is not None:
             layer.ahn.fn.reset_parameters(std, recipe.decay_init_max)

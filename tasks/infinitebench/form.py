@@ -14,10 +14,19 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr, TypeAdapter
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    TypeAdapter,
+)
 from pydantic import ValidationError as Invalid
 
-from tasks.rows import Answer, FullText, Row, RowForm, Text, describe, parse
+from tasks.rows import Answer, FullText, Row, RowForm, Text, describe, is_text, parse
 from tasks.schema import Example, Task, scored_example
 
 CHOICE_TASKS = frozenset({"code_debug", "longbook_choice_eng"})
@@ -28,12 +37,21 @@ _TARGET = re.compile("The .+ of")
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 
 
+def _is_identifier(value: Any) -> Any:
+    if isinstance(value, str):
+        return is_text(value)
+    if type(value) is not int:
+        raise ValueError("must be a text or a whole number")
+    return value
+
+
 class InfiniteBenchRow(BaseModel):
     """The row schema; further fields may be there and are kept."""
 
     model_config = ConfigDict(extra="allow")
 
-    id: StrictInt | Text | None = None
+    id: Annotated[Any, AfterValidator(_is_identifier)] = None
+    """A text or a whole number, where the row has one."""
     context: FullText
     input: Text
     """May be empty: some tasks ask the same of every document."""

@@ -398,7 +398,7 @@ def test_adams_other_numbers_reach_the_optimiser(tmp_path: Path) -> None:
 def test_a_key_that_stands_twice_in_a_recipe_is_named(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text("dataset: x\noutput_dir: x\nseed: 1\nmodel_name_or_path: x\nseed: 2\n")
-    with pytest.raises(ahn.InputError, match="recipe.yaml:5: .*seed stands here twice"):
+    with pytest.raises(ahn.InputError, match="recipe.yaml:5: .*key 'seed' is given twice"):
         load_recipe(path)
 
 
@@ -406,7 +406,7 @@ def test_a_key_that_stands_twice_in_a_recipe_is_named(tmp_path: Path) -> None:
 def test_numbers_that_are_none_are_refused(tmp_path: Path, value: str) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(f"dataset: x\noutput_dir: x\nmodel_name_or_path: x\nlearning_rate: {value}\n")
-    with pytest.raises(ahn.InputError, match="learning_rate"):
+    with pytest.raises(ahn.InputError, match="learning_rate|recipe.yaml:4: .* is no finite number"):
         load_recipe(path)
 
 

@@ -260,7 +260,7 @@ def test_a_folder_with_a_model_that_no_training_made_is_not_overwritten(
     before = files(base)
     for resume in (True, False):
         options = pocket_options(data, base, model_name_or_path=str(base))
-        with pytest.raises(ahn.InputError, match="holds a model that no training made"):
+        with pytest.raises(ahn.InputError, match="which no training wrote"):
             train(Recipe(**options), resume=resume)
     assert files(base) == before
 

@@ -18,6 +18,7 @@ from ahn.cli import app
 from ahn.distill.recipe import Recipe
 from ahn.distill.run import train
 from ahn.distill.student import student_model
+from ahn.weights import stored_weights
 from tests.ahn.distill_recipes import pocket_options, write_conversations
 
 CELLS = {"gdn": "GatedDeltaNet", "dn": "DeltaNet", "mamba2": "Mamba2"}
@@ -37,7 +38,7 @@ def test_a_memory_is_gone_on_with(data: Path, tmp_path: Path, cell: str, bf16: b
     assert recipe.ahn_name_or_path == str(ahn.POCKET_PATH / cell)
     model = student_model(recipe)
     stored = load_file(ahn.POCKET_PATH / cell / "model.safetensors")
-    found = {name: p for name, p in model.named_parameters() if ".ahn.fn." in name}
+    found = {name: t for name, t in stored_weights(model) if ".ahn.fn." in name}
     assert found.keys() == stored.keys()
     for name, parameter in found.items():
         assert torch.equal(parameter, stored[name]) and parameter.dtype == torch.float32

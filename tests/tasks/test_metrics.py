@@ -129,12 +129,14 @@ def test_words_added_to_jiebas_shared_dictionary_do_not_change_scores():
     import jieba
 
     before = qa_f1_zh("我在厦门大学读书", gold("大学读书"))
+    jieba.initialize()
+    words, total = dict(jieba.dt.FREQ), jieba.dt.total  # del_word would leave another total
     jieba.add_word("大学读书", freq=10**9)
     try:
         assert jieba.lcut("我在厦门大学读书")[-1] == "大学读书"
         assert qa_f1_zh("我在厦门大学读书 ", gold("大学读书 ")) == before
     finally:
-        jieba.del_word("大学读书")
+        jieba.dt.FREQ, jieba.dt.total = words, total
 
 
 # -- classification -----------------------------------------------------------------------------
