@@ -274,6 +274,7 @@ def test_released_configuration_has_released_keys(base: Path) -> None:
     assert config["model_type"] == "qwen2"
 
 
+@pytest.mark.slow
 def test_importing_ahn_is_light_and_leaves_stock_qwen2_alone(base: Path) -> None:
     script = f"""
 import sys, ahn

@@ -111,7 +111,7 @@ def test_only_memories_get_gradients(pocket: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "killed_at"),
     [
-        ({}, ["pass 1", "pass 3", "saving 4", "pass 6"]),
+        pytest.param({}, ["pass 1", "pass 3", "saving 4", "pass 6"], marks=pytest.mark.slow),
         ({**BY_SAMPLE, "gradient_accumulation_steps": 2, "max_steps": 3}, ["pass 6"]),
         ({**BY_SAMPLE, "streaming": True}, ["pass 4"]),
     ],

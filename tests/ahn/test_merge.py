@@ -132,7 +132,8 @@ def test_a_released_merged_folder_is_split(tmp_path: Path, base: Path, memory: P
         assert (tmp_path / "out" / name).read_bytes() == (memory / name).read_bytes()
 
 
-@pytest.mark.parametrize("first", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("first", [False, True])
 def test_import_ahn_is_enough_for_auto_classes(
     tmp_path: Path, base: Path, memory: Path, first: bool
 ) -> None:

@@ -165,6 +165,7 @@ def test_a_configuration_names_its_backend_only_where_one_is_set() -> None:
         assert AHNConfig(**fields) == AHNConfig(backend=name, full_attention_layers=(1, 3))
 
 
+@pytest.mark.slow
 def test_importing_the_models_imports_no_kernels() -> None:
     code = (
         "import sys, ahn, ahn.ops\n"
