@@ -59,6 +59,8 @@ test: MARKED := -m 'not slow'
 test-slow: MARKED := -m slow
 test test-slow test-all: export OMP_NUM_THREADS := 1
 test test-slow test-all: export HF_HUB_OFFLINE := 1
+# Compiled files are kept whatever the environment says: many tests start processes that import them.
+test test-slow test-all: export PYTHONDONTWRITEBYTECODE :=
 test test-slow test-all: $(STAMP)
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal $(MARKED) $(PYTEST_ARGS)
 

@@ -74,6 +74,7 @@ def test_the_wheel_names_version_licence_and_commands(wheel):
     assert "ahn = ahn.cli:main" in commands
 
 
+@pytest.mark.slow
 def test_installed_elsewhere_the_commands_find_their_data(wheel, tmp_path):
     """From another folder, with only the wheel's files in reach."""
     site, elsewhere = tmp_path / "site", tmp_path / "elsewhere"

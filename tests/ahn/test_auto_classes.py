@@ -95,6 +95,7 @@ def greedy(folder: Path, text: str, new: int) -> str:
     return tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)
 
 
+@pytest.mark.slow
 def test_names_are_found_in_every_module_object_of_transformers(merged: Path) -> None:
     """`transformers.processing_utils` makes a second one, and who came first holds the first."""
     script = f"""

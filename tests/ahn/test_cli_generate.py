@@ -67,6 +67,7 @@ def test_long_prompts_are_read_in_chunks_with_progress() -> None:
     assert generate_text(model, tokenizer, [10], Sampling(5)) != ""  # nothing to read ahead
 
 
+@pytest.mark.slow
 def test_streams_apart() -> None:
     command = [sys.executable, "-m", "ahn.cli", *POCKET, "--prompt", "hello"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -265,6 +265,7 @@ def test_a_folder_with_a_model_that_no_training_made_is_not_overwritten(
     assert files(base) == before
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_other_processes_where_a_step_has_as_many_samples(
     data: Path, tmp_path: Path
 ) -> None:
@@ -294,6 +295,7 @@ def test_other_processes_without_that_are_told(data: Path, begun: Path, tmp_path
     assert ended.output.count("made by 1 processes, now 2") == 1
 
 
+@pytest.mark.slow
 def test_a_streamed_run_resumes_in_its_second_pass(data: Path, tmp_path: Path) -> None:
     """Twelve samples, fifteen steps: it goes on with the third sample, not with the first."""
     options = pocket_options(data, tmp_path / "whole", streaming=True, max_steps=15, save_steps=14)
@@ -308,6 +310,7 @@ def test_a_streamed_run_resumes_in_its_second_pass(data: Path, tmp_path: Path) -
     assert log["samples"]["read"] == 12
 
 
+@pytest.mark.slow
 def test_streaming_with_data_workers_is_streaming_without(data: Path, tmp_path: Path) -> None:
     """Each row once, in its order, counted: the same weights, log and card."""
     found = []

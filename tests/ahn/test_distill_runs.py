@@ -155,6 +155,7 @@ def test_streaming_trains_and_says_what_it_read(data: Path, tmp_path: Path) -> N
     assert log["steps"] == 3 and log["samples"]["kept"] >= 3
 
 
+@pytest.mark.slow
 def test_evaluation_and_early_stopping(data: Path, tmp_path: Path) -> None:
     """A learning rate of nearly nothing: no evaluation is better than the first by much."""
     options = pocket_options(
@@ -283,6 +284,7 @@ def test_rows_without_any_label_are_skipped_not_nan(
             assert torch.equal(tensor, fresh[name])
 
 
+@pytest.mark.slow
 def test_a_full_disk_loses_nothing_that_was_saved(data: Path, tmp_path: Path) -> None:
     """The second checkpoint cannot be written: one message, and the run goes on from the first."""
     options = pocket_options(data, tmp_path / "out", max_steps=3)
@@ -308,6 +310,7 @@ def test_a_full_disk_loses_nothing_that_was_saved(data: Path, tmp_path: Path) ->
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
 
 
+@pytest.mark.slow
 def test_skipped_batches_are_counted_over_processes_and_resumptions(
     data: Path, tmp_path: Path
 ) -> None:
@@ -366,6 +369,7 @@ def test_weights_that_cannot_be_written_leave_the_last_checkpoint(
     assert (folder / "model.safetensors").stat().st_size > 1_000_000
 
 
+@pytest.mark.slow
 def test_a_finished_run_takes_no_step_more(data: Path, tmp_path: Path) -> None:
     options = pocket_options(data, tmp_path / "out", max_steps=3, save_total_limit=3)
     folder = train(Recipe(**options))

@@ -70,6 +70,7 @@ def train_sharded(options: dict[str, Any]) -> None:
     train(Recipe(**options))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "configuration", "tolerance"),
     [

@@ -238,6 +238,7 @@ def losses_of_evaluations(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return wanted
 
 
+@pytest.mark.slow
 def test_early_stopping_saves_the_best_weights(
     data: Path, tmp_path: Path, losses_of_evaluations: list[float]
 ) -> None:
@@ -258,6 +259,7 @@ def test_early_stopping_saves_the_best_weights(
     assert (log["steps"], log["saved_step"]) == (9, 9)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_is_finished_and_a_killed_one_stops_at_the_same_step(
     data: Path, tmp_path: Path, losses_of_evaluations: list[float]
 ) -> None:
@@ -299,6 +301,7 @@ def test_two_processes_save_the_best_weights(data: Path, tmp_path: Path) -> None
     )
 
 
+@pytest.mark.slow
 def test_best_weights_that_are_gone_are_told(
     data: Path, tmp_path: Path, losses_of_evaluations: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -406,6 +409,7 @@ def test_a_refused_training_leaves_no_folder(
     assert list((tmp_path / "deep").iterdir()) == [output] and not list(output.iterdir())
 
 
+@pytest.mark.slow
 def test_ranks_wait_for_the_one_that_tokenises_longer_than_a_collective_may_take(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

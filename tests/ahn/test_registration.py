@@ -35,6 +35,7 @@ assert "no_such_type" not in __import__("transformers").CONFIG_MAPPING
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "imports", [IMPORTS[0], *(pytest.param(order, marks=pytest.mark.slow) for order in IMPORTS[1:])]
 )

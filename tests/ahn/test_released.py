@@ -328,6 +328,7 @@ class TestCommands:
         done = self.run(*command, "--output", str(tmp_path / "mine"), "--window", "300")
         assert done.stderr == ""
 
+    @pytest.mark.slow
     def test_generate_says_it_once(self, tmp_path: Path) -> None:
         memory = pocket_released(tmp_path / "released")
         words = ["generate", "--model", "pocket", "--ahn", str(memory), "--prompt", "a"]

@@ -87,6 +87,7 @@ def test_pocket_tasks(variant: str, run_eval: Callable[..., Any], tmp_path: Path
         assert means[theirs[0]] > 0.8  # answers were found, not only equal
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.parametrize("protocol", ["official", "ahn"])
 @pytest.mark.parametrize("variant", ["full", "ahn"])
@@ -237,6 +238,7 @@ def request_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "requests"
 
 
+@pytest.mark.slow
 def test_prompts_are_not_reused_across_protocols_and_data(
     request_cache: Path, tmp_path: Path, data: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -328,6 +330,7 @@ def test_another_model_beside_ours_is_told_when_its_answers_are_there(
         assert len(told) == (0 if followed else 1)
 
 
+@pytest.mark.slow
 def test_what_the_harness_would_put_around_a_prompt_is_told(
     tiny: Path, data: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -247,6 +247,7 @@ def test_a_folder_of_an_earlier_schema_is_reported_but_not_continued(run_eval, a
     assert run_eval("report", run, "-o", tmp_path / "page.html").exit_code == 0
 
 
+@pytest.mark.slow
 def test_several_memories_in_one_run(run_eval, command, memory, tiny, tmp_path):
     """Each named AHN is a variant of its own, and equals the run of that one alone."""
     other = save_tiny_memory(tmp_path / "other", tiny, seed=3)

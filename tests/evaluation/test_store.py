@@ -93,6 +93,7 @@ with RunStore(Path(sys.argv[1]), info(), IDS) as store:
 """
 
 
+@pytest.mark.slow
 def test_a_killed_process_loses_nothing_it_acknowledged(tmp_path):
     folder = tmp_path / "run"
     process = start_process(folder, code=KILLED_WRITER)
@@ -274,6 +275,7 @@ def test_records_without_a_description_are_not_mixed_with(tmp_path):
         RunStore(folder, info(), IDS).__enter__()
 
 
+@pytest.mark.slow
 def test_two_processes_do_not_write_to_one_folder(tmp_path):
     folder = tmp_path / "run"
     with RunStore(folder, info(), IDS):
