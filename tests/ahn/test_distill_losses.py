@@ -108,6 +108,7 @@ def test_a_single_term_is_the_loss_and_is_not_logged_twice(data: Path, tmp_path:
     assert not any(name in row for row in log["history"] for name in LOSSES)
 
 
+@pytest.mark.slow
 def test_two_processes_log_the_terms_of_both(data: Path, tmp_path: Path) -> None:
     options = pocket_options(data, tmp_path / "one", loss_type="kl+ce", logging_steps=2)
     train(Recipe(**{**options, "gradient_accumulation_steps": 2}))

@@ -36,6 +36,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_conversations(tmp_path_factory.mktemp("data") / "data.jsonl")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batches", [{}, {"tokens_per_batch": 300}, {"streaming": True}])
 def test_two_processes_give_what_one_with_accumulated_gradients_gives(
     data: Path, tmp_path: Path, batches: dict[str, Any]

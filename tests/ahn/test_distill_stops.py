@@ -284,6 +284,7 @@ def test_a_stopped_run_is_finished_and_a_killed_one_stops_at_the_same_step(
     assert (log["steps"], log["saved_step"]) == (9, 9)
 
 
+@pytest.mark.slow
 def test_two_processes_save_the_best_weights(data: Path, tmp_path: Path) -> None:
     """A learning rate of nearly nothing after a great one: the best is not the last."""
     options = evaluating(data, tmp_path / "two", max_steps=4, learning_rate=0.5)

@@ -280,6 +280,7 @@ def test_the_smallest_values_are_no_mistake(run_eval, base, flags):
     assert result.exit_code == 0, result.stderr
 
 
+@pytest.mark.slow
 def test_the_process_ends_with_code_2_and_no_traceback(tiny, data, tmp_path):
     process = start_process(
         "longbench", "--model", tiny, "--data", data, "--tasks", "nope", "--window", 0,

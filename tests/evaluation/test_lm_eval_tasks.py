@@ -63,6 +63,7 @@ def through_run_eval(
     return answers, {task: sum(found) / len(found) for task, found in scores.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["full", "window", "ahn", "no-write"])
 def test_pocket_tasks(variant: str, run_eval: Callable[..., Any], tmp_path: Path) -> None:
     window = [] if variant == "full" else ["--window", 128, "--sinks", 4]
@@ -125,6 +126,7 @@ def test_real_rows(
     assert [means[name] for name in theirs] == [scores[name] for name in names]
 
 
+@pytest.mark.slow
 def test_sampled_answers_are_the_same_too(
     tmp_path: Path, tiny: Path, data: Path, run_eval: Callable[..., Any]
 ) -> None:

@@ -259,6 +259,7 @@ def expected_ids(raw, row: dict, protocol: str, limit: int, new_tokens: int, tem
     return raw.encode(text).ids, cut
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.parametrize("protocol", ["official", "ahn"])
 @pytest.mark.parametrize("name", ["multifieldqa_zh", "multi_news", "passage_retrieval_zh"])

@@ -208,6 +208,7 @@ def test_a_changed_run_is_refused_its_folder(run_eval, again, tmp_path, change, 
     assert records_of(tmp_path / "run") == before and len(before) == 10
 
 
+@pytest.mark.slow
 def test_a_raised_limit_continues_the_run(run_eval, again, tmp_path):
     result = run_eval(*again, "--limit", 7)
     assert result.exit_code == 0, result.stderr
@@ -300,6 +301,7 @@ def test_variants_in_turns_give_the_same_records(run_eval, arguments, finished, 
     assert len(first) == 3
 
 
+@pytest.mark.slow
 def test_failures_in_turns_are_counted_once_and_tried_by_the_next_start(
     run_eval, arguments, finished, tmp_path, monkeypatch
 ):
@@ -320,6 +322,7 @@ def test_failures_in_turns_are_counted_once_and_tried_by_the_next_start(
     assert records_of(tmp_path / "run") == records_of(finished[1])
 
 
+@pytest.mark.slow
 def test_other_weights_or_other_rows_are_another_run(run_eval, again, tmp_path, tiny, data):
     model = shutil.copytree(tiny, tmp_path / "model")
     result = run_eval(*again, "--model", model)
