@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import Cache
 
 from ahn.attention import Chunk, LayerPlan, SlotWrite
-from ahn.cache_files import identify, load_cache, mismatches, save_cache
+from ahn.cache_files import SavedCache, identify, mismatches, read_cache, write_cache
 from ahn.cells.base import Gates
 from ahn.config import InputError, LayerLayout
 from ahn.cost import allocated_slots
@@ -400,7 +400,15 @@ class AHNCache(Cache):
             owner = identify(self._owner("saved")) if self._claims is None else self._claims[1]
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
-        save_cache(self, path, owner)
+        saved = SavedCache(
+            layouts=[layer.layout for layer in self.layers],
+            tensors=[layer.tensors() for layer in self.layers],
+            rows=self.batch_size,
+            seen=self.seen if isinstance(self.seen, int) else self.seen.tolist(),
+            columns=self.get_seq_length(),
+            model=owner,
+        )
+        write_cache(saved, Path(path))
 
     @classmethod
     def load(cls, path: str | Path, model: Any = None) -> AHNCache:
@@ -415,8 +423,14 @@ class AHNCache(Cache):
         Raises:
             InputError: no cache, a damaged one, or one of another model or layout.
         """
-        cache, owner = load_cache(path)
-        cache._claims = (Path(path), owner)
+        saved = read_cache(Path(path))
+        cache = cls(saved.layouts)
+        for layer, tensors in zip(cache.layers, saved.tensors, strict=True):
+            for name in layer.names:
+                setattr(layer, name, tensors.get(name))
+        seen = saved.seen if isinstance(saved.seen, int) else torch.tensor(saved.seen)
+        cache.restore(seen, saved.columns)
+        cache._claims = (Path(path), saved.model)
         if model is not None:
             cache.belong_to(model)
             made, own = [layer.layout for layer in cache.layers], list(model.layout)

@@ -12,10 +12,10 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -26,9 +26,6 @@ from ahn.config import InputError, LayerLayout
 from ahn.cost import allocated_slots
 from ahn.shapes import CELL_SIZES
 from ahn.weights import stored_weights
-
-if TYPE_CHECKING:
-    from ahn.cache import AHNCache
 
 #: of the file; a reader refuses what it does not know
 FORMAT = "ahn-cache"
@@ -85,31 +82,43 @@ def fingerprint(model: Any, samples: int = 64) -> str:
     return digest.hexdigest()
 
 
-def save_cache(cache: AHNCache, path: str | Path, owner: Mapping[str, Any]) -> None:
-    """Write the cache to `path`; a reader never sees half a file.
+@dataclass(frozen=True)
+class SavedCache:
+    """What a file of `AHNCache.save` holds."""
 
-    Args:
-        cache: of a model.
-        path: of the file; folders on the way are made.
-        owner: `identify(model)`.
+    layouts: Sequence[LayerLayout]
+    """Window, sinks and cell of each layer."""
+    tensors: Sequence[Mapping[str, Tensor]]
+    """The tensors of each layer by name (`keys`, `values`, `write`, `log_decay`, `state`)."""
+    rows: int | None
+    """Batch size; None: the cache is empty."""
+    seen: int | list[int]
+    """Tokens of each row; one number where all rows have as many."""
+    columns: int
+    """Columns of the input so far, padding counted."""
+    model: Mapping[str, Any]
+    """`identify(model)` of the model that made the cache."""
+
+
+def write_cache(saved: SavedCache, path: Path) -> None:
+    """Write a cache to `path`; folders on the way are made, a reader never sees half a file.
 
     Raises:
         InputError: the file cannot be written there.
     """
-    path = Path(path)
     tensors = {
         f"layers.{index}.{name}": tensor.detach().cpu().contiguous()
-        for index, layer in enumerate(cache.layers)
-        for name, tensor in layer.tensors().items()
+        for index, layer in enumerate(saved.tensors)
+        for name, tensor in layer.items()
     }
     facts = {
         "format": FORMAT,
         "version": VERSION,
-        "model": dict(owner),
-        "layouts": [asdict(layer.layout) for layer in cache.layers],
-        "rows": cache.batch_size,
-        "seen": cache.seen if isinstance(cache.seen, int) else cache.seen.tolist(),
-        "columns": cache.get_seq_length(),
+        "model": dict(saved.model),
+        "layouts": [asdict(layout) for layout in saved.layouts],
+        "rows": saved.rows,
+        "seen": saved.seen,
+        "columns": saved.columns,
     }
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -125,15 +134,12 @@ def save_cache(cache: AHNCache, path: str | Path, owner: Mapping[str, Any]) -> N
             temporary.unlink(missing_ok=True)
 
 
-def load_cache(path: str | Path) -> tuple[AHNCache, dict[str, Any]]:
-    """Read a cache, on the CPU, and what `identify` said of its model.
+def read_cache(path: Path) -> SavedCache:
+    """Read what `write_cache` wrote; the tensors are on the CPU.
 
     Raises:
         InputError: no such file, no cache, a damaged one, or one of another version.
     """
-    from ahn.cache import AHNCache
-
-    path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:
@@ -152,13 +158,13 @@ def load_cache(path: str | Path) -> tuple[AHNCache, dict[str, Any]]:
         raise InputError(f"{path}: its metadata does not fit this version: {error!r}") from None
     if problems:
         raise InputError("\n".join(f"{path}: {problem}" for problem in problems))
-    cache = AHNCache(layouts)
-    for index, layer in enumerate(cache.layers):
-        for name in layer.names:
-            setattr(layer, name, tensors.get(f"layers.{index}.{name}"))
-    seen = facts["seen"]
-    cache.restore(seen if isinstance(seen, int) else torch.tensor(seen), facts["columns"])
-    return cache, facts["model"]
+    by_layer: list[dict[str, Tensor]] = [{} for _ in layouts]
+    for key, tensor in tensors.items():
+        _, index, name = key.split(".")
+        by_layer[int(index)][name] = tensor
+    return SavedCache(
+        layouts, by_layer, facts["rows"], facts["seen"], facts["columns"], facts["model"]
+    )
 
 
 def _facts(path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:

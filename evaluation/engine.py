@@ -12,7 +12,7 @@ from typing import Protocol
 
 import torch
 
-from evaluation.plan import Plan
+from evaluation.planned import Plan
 from evaluation.runner import Listener, run_in_turns, run_variant
 from evaluation.store import RunStore
 

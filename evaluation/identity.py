@@ -28,7 +28,7 @@ from evaluation.environment import (
     package_versions,
 )
 from evaluation.generate import settings_as_dict
-from evaluation.plan import Plan, PlannedTask
+from evaluation.planned import Plan, PlannedTask
 from evaluation.variants import ModelSpec
 from reports.records import RunInfo, Start, content_sha256
 from tasks.metric_code import metric_sha256

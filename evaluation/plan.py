@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,51 +24,15 @@ from evaluation.model_plan import (
     described_model,
     resolve_models,
 )
+from evaluation.planned import Plan, PlannedTask
 from evaluation.problems import InputError, collect
-from evaluation.prompting import PreparedPrompt, prepare, smallest_max_length
+from evaluation.prompting import prepare, smallest_max_length
+from evaluation.recording import unwritable
 from evaluation.task_plan import Watch, load_rows, resolve_tasks
-from evaluation.variants import ModelSpec, model_path
-from tasks.schema import Example, Task, TaskProtocol
+from evaluation.variants import model_path
+from tasks.schema import TaskProtocol
 
 CONTEXT_SLACK = 500  # the authors' max_length is the model's context less this
-
-
-@dataclass(frozen=True)
-class PlannedTask:
-    """One task with its rows and the prompts made of them (same order)."""
-
-    task: Task
-    protocol: str
-    max_length: int
-    examples: list[Example]
-    prompts: list[PreparedPrompt]
-    files: list[dict[str, Any]]
-    settings: Any  # transformers.GenerationConfig: what `generate` is called with
-
-    @property
-    def rules(self) -> TaskProtocol:
-        """The task's constants under the protocol of the run."""
-        return self.task.protocols[self.protocol]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A run that can be started."""
-
-    configuration: RunConfiguration
-    models: dict[str, ModelSpec]  # by variant, in the order asked for
-    shape: ModelShape
-    model_config: Mapping[str, Any]
-    context: int  # tokens the model was made for
-    tokenizer: Any
-    tasks: list[PlannedTask]
-    seed: int
-    warnings: list[str] = field(default_factory=list)
-
-    @property
-    def examples_per_variant(self) -> int:
-        """Examples that each variant answers."""
-        return sum(len(task.examples) for task in self.tasks)
 
 
 def context_length(config: Mapping[str, Any]) -> int | None:
@@ -183,8 +146,6 @@ def make_plan(
     """Resolve and check `configuration`; `earlier_problems` are listed with what is found here.
     `watch` is told of rows and prompts that are made. Raises `InputError` with all problems.
     """
-    from evaluation.recording import unwritable  # which needs this module's types
-
     problems, warnings = list(earlier_problems), list[str]()
     path = model_path(configuration.model)
     config: Mapping[str, Any] | None = None

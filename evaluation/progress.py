@@ -14,7 +14,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from evaluation.plan import Plan
+from evaluation.planned import Plan
 from evaluation.runner import pending_groups
 from evaluation.store import RunStore
 from reports.records import ExampleRecord

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from evaluation.identity import prompt_sha256
-from evaluation.plan import PlannedTask
+from evaluation.planned import PlannedTask
 from reports.records import ExampleRecord
 
 

@@ -22,7 +22,8 @@ from ahn.ops.selector import asked, pick
 from ahn.shapes import CELL_SIZES
 from evaluation.costs import example_cache_bytes, example_flops
 from evaluation.generate import Generation, Generator, is_out_of_memory
-from evaluation.plan import Plan, PlannedTask, sampling_seed
+from evaluation.plan import sampling_seed
+from evaluation.planned import Plan, PlannedTask
 from evaluation.prompting import shared_tokens
 from evaluation.recording import example_fields
 from evaluation.store import RunStore

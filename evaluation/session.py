@@ -16,7 +16,8 @@ from evaluation.identity import (
     prompt_sha256,
     run_info,
 )
-from evaluation.plan import Plan, make_plan
+from evaluation.plan import make_plan
+from evaluation.planned import Plan
 from evaluation.progress import RunProgress
 from evaluation.progress_bar import ProgressBar
 from evaluation.report import write_report

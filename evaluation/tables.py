@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from evaluation.costs import example_cache_bytes, example_flops
-from evaluation.plan import Plan
+from evaluation.planned import Plan
 from reports import formats
 from reports.compare import answer, standings
 from reports.curves import Panel, curve

@@ -15,7 +15,8 @@ import pytest
 from evaluation import identity
 from evaluation.configuration import RunConfiguration
 from evaluation.identity import digest_of, identity_parts, parts_as_of, parts_without_weights
-from evaluation.plan import Plan, PlannedTask, make_plan
+from evaluation.plan import make_plan
+from evaluation.planned import Plan, PlannedTask
 from tasks.schema import TextCut
 from tests.evaluation.conftest import SINKS, WINDOW
 
