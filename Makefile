@@ -82,7 +82,7 @@ lint: $(STAMP)
 
 bench: export HF_HUB_OFFLINE := 1
 bench: $(STAMP)
-	$(BIN)/python -m ahn.bench
+	$(BIN)/python -m ahn.commands.bench
 	$(BIN)/python tests/bench/recurrence.py
 
 # Data, base model in three phases, memories, and their place in the package; an interrupted run

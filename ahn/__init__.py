@@ -15,14 +15,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ahn.checkpoints import check_model, describe_model, load_model, weight_files
+from ahn.checkpoints.load import check_model, describe_model, load_model, weight_files
+from ahn.checkpoints.merge import merge_checkpoint, split_checkpoint
 from ahn.config import CELLS, VARIANTS, AHNConfig, InputError, LayerLayout
-from ahn.merge import merge_checkpoint, split_checkpoint
 from ahn.registration import register_when_needed
 
 if TYPE_CHECKING:
-    from ahn.cache import AHNCache
-    from ahn.compiled import compile_decode
+    from ahn.models.cache import AHNCache
+    from ahn.models.compiled import compile_decode
 
 __version__ = "0.1.0"
 
@@ -51,11 +51,11 @@ register_when_needed()
 
 def __getattr__(name: str) -> Any:
     if name == "AHNCache":
-        from ahn.cache import AHNCache
+        from ahn.models.cache import AHNCache
 
         return AHNCache
     if name == "compile_decode":
-        from ahn.compiled import compile_decode
+        from ahn.models.compiled import compile_decode
 
         return compile_decode
     raise AttributeError(f"module 'ahn' has no attribute {name!r}")

@@ -91,7 +91,7 @@ def generate(
     `ahn generate --model Qwen/Qwen2.5-3B-Instruct
     --ahn ByteDance-Seed/AHN-GDN-for-Qwen-2.5-Instruct-3B --prompt-file book.txt --device cuda`
     """
-    from ahn.generation_cli import answer
+    from ahn.commands.generate import answer
 
     answer(
         model=model,
@@ -143,9 +143,9 @@ def info(
 
     `ahn info --list`
     """
-    from ahn import info_table
-    from ahn.info import checkpoint_info, zoo_info, zoo_table
-    from ahn.names import model_path
+    from ahn.checkpoints.names import model_path
+    from ahn.commands import info_table
+    from ahn.commands.info import checkpoint_info, zoo_info, zoo_table
 
     if (path is not None) + (model is not None) + list_models != 1:
         raise InputError("give one of PATH, --model NAME and --list")
@@ -191,8 +191,8 @@ def merge(
     `ahn merge --base Qwen/Qwen2.5-3B-Instruct
     --ahn ByteDance-Seed/AHN-GDN-for-Qwen-2.5-Instruct-3B --output merged`
     """
-    from ahn.merge import merge_checkpoint
-    from ahn.names import ahn_path, model_path
+    from ahn.checkpoints.merge import merge_checkpoint
+    from ahn.checkpoints.names import ahn_path, model_path
 
     written = merge_checkpoint(
         model_path(base),
@@ -218,7 +218,7 @@ def split(
 
     Example: `ahn split --model merged --output ahn-only`
     """
-    from ahn.merge import split_checkpoint
+    from ahn.checkpoints.merge import split_checkpoint
 
     _print_written(split_checkpoint(model, output, max_shard_size=max_shard_size, force=force))
 
@@ -241,8 +241,8 @@ def serve(
 
     Example: `ahn serve merged --port 8000 --device cuda`
     """
-    from ahn.names import model_path
-    from ahn.serving import serve as run
+    from ahn.checkpoints.names import model_path
+    from ahn.commands.serve import serve as run
 
     run(model_path(model), options or [])
 

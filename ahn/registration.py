@@ -4,8 +4,8 @@
 types, and the first question for one of them imports the classes.  Nothing is imported while
 transformers is itself being imported, so any order of imports works.
 
-`ahn.modeling` then registers its classes with the auto classes, and by their names: who reads
-`architectures` in a `config.json` (`transformers serve`, pipelines) looks in `transformers`.
+`ahn.models.causal_lm` then registers its classes with the auto classes, and by their names: who
+reads `architectures` in a `config.json` (`transformers serve`, pipelines) looks in `transformers`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class _OnDemand(dict[str, Any]):
     def __missing__(self, key: str) -> Any:
         if key not in _MODEL_TYPES:
             raise KeyError(key)
-        importlib.import_module("ahn.modeling")  # registers both
+        importlib.import_module("ahn.models.causal_lm")  # registers both
         return dict.__getitem__(self, key)
 
     def __contains__(self, key: object) -> bool:

@@ -18,8 +18,8 @@ from typing import Annotated, Any
 
 import typer
 
-from evaluation.pocket_data import write_pocket_data
-from evaluation.run_options import COMMANDS, run_command
+from evaluation.commands.pocket_data import write_pocket_data
+from evaluation.plan.options import COMMANDS, run_command
 
 app = typer.Typer(
     name="run_eval",
@@ -109,7 +109,7 @@ def _input_errors() -> Iterator[None]:
 def _run(benchmark: str, flags: dict[str, Any], config: str | None, dry_run: bool) -> None:
     with _tidy_interrupts(), _input_errors():
         try:
-            from evaluation.session import run
+            from evaluation.commands.run import run
 
             code = run(benchmark, flags, config, dry_run)
         except KeyboardInterrupt as interrupt:
@@ -131,7 +131,7 @@ def report(
 ) -> None:
     """Build one self-contained HTML page from run folders. Needs no model and no torch."""
     with _input_errors():
-        from evaluation.report import write_report
+        from evaluation.commands.report import write_report
 
         written = write_report(runs, output)
     typer.echo(f"report: {written}")
@@ -158,9 +158,9 @@ def check(
     2: this is no run folder, or it is in use. Needs no model, no rows and no torch.
     """
     with _input_errors():
-        from evaluation.check import check_run
-        from evaluation.progress_bar import ProgressBar
-        from evaluation.terminal import console
+        from evaluation.commands.check import check_run
+        from evaluation.commands.terminal import console
+        from evaluation.run.progress_bar import ProgressBar
 
         with ProgressBar(console(stderr=True), "checking") as bar:
             found = check_run(run, repair, workers, bar.update)
@@ -209,7 +209,7 @@ def score(
     Reads files in the authors' formats and this project's.
     """
     with _input_errors():
-        from evaluation.scoring import score_to
+        from evaluation.commands.score import score_to
 
         line = score_to(file, benchmark, task, protocol, per_example, data, workers, metric)
     typer.echo(line)
@@ -234,7 +234,7 @@ def export(
 ) -> None:
     """Write a run's predictions as files that the benchmark's authors' scripts read."""
     with _input_errors():
-        from evaluation.export import export_run
+        from evaluation.commands.export import export_run
 
         exported = export_run(run, form, output, variant or (), model_name, force)
     for warning in exported.warnings:
@@ -258,13 +258,13 @@ def cost(
     import json
 
     with _input_errors():
-        from evaluation.cost_table import cost_table, render
+        from evaluation.commands.cost import cost_table, render
 
         costs = cost_table(model, length, generate, window, sinks, cell, dtype)
     if as_json:
         typer.echo(json.dumps(costs, indent=1))
     else:
-        from evaluation.terminal import console
+        from evaluation.commands.terminal import console
 
         console().print(render(costs))
 
@@ -284,13 +284,13 @@ def tasks(
     import json
 
     with _input_errors():
-        from evaluation.task_table import describe_tasks, task_tables
+        from evaluation.commands.tasks import describe_tasks, task_tables
 
         described = describe_tasks(benchmark, data)
     if as_json:
         typer.echo(json.dumps(described, indent=1, ensure_ascii=False))
     else:
-        from evaluation.terminal import console
+        from evaluation.commands.terminal import console
 
         terminal = console()
         terminal.print(task_tables(described, terminal.width))
@@ -309,7 +309,7 @@ def lm_eval(context: typer.Context) -> None:
     """
     with _tidy_interrupts(), _input_errors():
         try:
-            from evaluation.lm_eval_command import run as run_harness
+            from evaluation.commands.lm_eval import run as run_harness
 
             code = run_harness(context.args)
         except KeyboardInterrupt as interrupt:

@@ -23,7 +23,7 @@ BY_PROTOCOL = "asked_by_protocol"
 """Attribute of a request that was asked as its document's protocol says."""
 
 if MODEL not in model_registry:
-    model_registry.register(MODEL, target="evaluation.lm_eval_plugin:AHNLM")
+    model_registry.register(MODEL, target="evaluation.lm_eval.plugin:AHNLM")
 
 _log = logging.getLogger(__name__)
 

@@ -24,7 +24,14 @@ def test_imports_point_the_way_the_architecture_draws():
 
 @pytest.mark.parametrize(
     "module",
-    ["tasks.registry", "tasks.scoring", "reports.page", "ahn.cost", "ahn.zoo", "evaluation.cli"],
+    [
+        "tasks.registry",
+        "tasks.scoring",
+        "reports.page",
+        "ahn.cost.accounting",
+        "ahn.cost.zoo",
+        "evaluation.cli",
+    ],
 )
 def test_scoring_reporting_and_planning_start_without_torch(module):
     code = f"import sys, {module}; print('torch' in sys.modules)"

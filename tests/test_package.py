@@ -209,8 +209,8 @@ def test_readme_names_files_that_exist():
 
 
 def test_readme_gives_the_costs_that_are_computed():
-    from ahn import zoo
-    from ahn.cost import cache_bytes, flops
+    from ahn.cost import zoo
+    from ahn.cost.accounting import cache_bytes, flops
 
     shape = zoo.find("qwen2.5-3b").shape
     settings: dict[str, Any] = {"window": 32_640, "sinks": 128, "cell": "GatedDeltaNet"}

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ahn.checkpoints import describe_model, save_memory
+from ahn.checkpoints.load import describe_model, save_memory
 from ahn.config import InputError, LayerLayout
 from ahn.distill.losses import beyond, ce_loss, distill_loss, kl_loss, shifted
 from ahn.distill.provenance import read_record
@@ -61,7 +61,7 @@ class Distillation(nn.Module):
     like any other's.
 
     Args:
-        model: a model of `ahn.modeling` with memories, all but these frozen.
+        model: a model of `ahn.models.causal_lm` with memories, all but these frozen.
         recipe: names the losses.
 
     Attributes:
@@ -354,7 +354,7 @@ def distillation_terms(
     Cross-entropy is taken where a position at or beyond `W_total` predicts a labelled token.
 
     Args:
-        model: a model of `ahn.modeling` with memories; teacher and student at once.
+        model: a model of `ahn.models.causal_lm` with memories; teacher and student at once.
         inputs: `input_ids`, `attention_mask`, `position_ids` for the model.
         labels: `[B, L]`, -100 where a token carries no loss.
         span: `(W_total, sinks)` of the student.

@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from ahn.checkpoints import describe_model, weight_files
+from ahn.checkpoints.load import describe_model, weight_files
 from ahn.config import InputError
 from ahn.distill.conversations import Source, file_digest
 from ahn.distill.recipe import Recipe

@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from ahn.checkpoints.names import ahn_path, model_path
 from ahn.config import CELLS, InputError
-from ahn.names import ahn_path, model_path
 from common import yaml as strict_yaml
 from common.errors import InputError as UnreadableError
 from common.files import kind_of, shown

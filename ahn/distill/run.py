@@ -19,7 +19,7 @@ from transformers import (
     TrainerCallback,
 )
 
-from ahn.building import check_finite
+from ahn.checkpoints.build import check_finite
 from ahn.config import InputError
 from ahn.distill import provenance
 from ahn.distill.conversations import Source, find_sources

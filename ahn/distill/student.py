@@ -9,12 +9,18 @@ import torch
 from safetensors import safe_open
 from transformers import PreTrainedModel
 
-from ahn.building import check_finite
-from ahn.checkpoints import build_model, check_model, describe_model, local_folder, weight_files
+from ahn.checkpoints.build import check_finite
+from ahn.checkpoints.load import (
+    build_model,
+    check_model,
+    describe_model,
+    local_folder,
+    weight_files,
+)
 from ahn.config import AHNConfig, InputError
 from ahn.distill.recipe import Recipe
+from ahn.models.weights import stored_weights
 from ahn.released import read_ahn_config
-from ahn.weights import stored_weights
 
 _FAMILIES = ("qwen2", "qwen3")
 
@@ -140,7 +146,7 @@ def make_trainable(model: Any, recipe: Recipe, std: float = 0.02) -> None:
     """Freeze all but the memories of `model`, which start anew, in float32.
 
     Args:
-        model: a model of `ahn.modeling` with memories.
+        model: a model of `ahn.models.causal_lm` with memories.
         recipe: says how decays start and whether layers are run again going backward.
         std: of a fresh projection.
     """

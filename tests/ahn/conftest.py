@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from ahn.modeling import (
+from ahn.models.causal_lm import (
     Qwen2AHNConfig,
     Qwen2AHNForCausalLM,
     Qwen3AHNConfig,

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 import ahn
-from ahn import checkpoints
+from ahn.checkpoints import load as checkpoints
 from ahn.cli import main
-from tests.ahn.broken_checkpoints import CASES, GATE, Case, Folders
-from tests.ahn.checkpoint_makers import base_folder, edit_config, edit_tensors, memory_folder
+from tests.ahn.checkpoints.broken import CASES, GATE, Case, Folders
+from tests.ahn.checkpoints.makers import base_folder, edit_config, edit_tensors, memory_folder
 
 
 @pytest.fixture(scope="module")

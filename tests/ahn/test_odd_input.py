@@ -14,11 +14,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from ahn import prompting
 from ahn.cli import main
+from ahn.commands import prompting
+from ahn.commands.prompting import Sampling, read_prompt
 from ahn.config import AHNConfig, InputError
 from ahn.distill.recipe import load_recipe
-from ahn.prompting import Sampling, read_prompt
 
 LONG = "x" * 5000
 TRAIN = "--output_dir out --sliding_window 32"

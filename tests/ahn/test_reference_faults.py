@@ -17,7 +17,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 import ahn
 from ahn import InputError
 from ahn.distill.distillation import distillation_loss
-from ahn.modeling import Qwen2AHNConfig, Qwen2AHNForCausalLM
+from ahn.models.causal_lm import Qwen2AHNConfig, Qwen2AHNForCausalLM
 from tests.ahn.conftest import SIZES, stock_model, tokens, variant_model
 
 #: float32 through three layers; pieces only change the order of sums

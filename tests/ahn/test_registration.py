@@ -16,8 +16,8 @@ IMPORTS = [
     "import ahn; from transformers import AutoTokenizer, pipeline, Trainer",
     "import transformers; import ahn",
     "from transformers import AutoModelForCausalLM; import ahn",
-    "import ahn.modeling",
-    "import ahn.cost; import transformers.models.qwen2.modeling_qwen2",
+    "import ahn.models.causal_lm",
+    "import ahn.cost.accounting; import transformers.models.qwen2.modeling_qwen2",
 ]
 
 USE = """
@@ -27,7 +27,7 @@ shape = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, num_key
              ahn=dict(cell="DeltaNet", window=4, sinks=1))
 for kind in ("qwen2", "qwen3"):
     ours = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind + "_ahn", **shape))
-    assert type(ours).__module__ == "ahn.modeling", type(ours)
+    assert type(ours).__module__ == "ahn.models.causal_lm", type(ours)
     shape_of_base = {key: value for key, value in shape.items() if key != "ahn"}
     stock = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **shape_of_base))
     assert type(stock).__module__.startswith("transformers.models." + kind), type(stock)

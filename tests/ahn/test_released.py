@@ -18,13 +18,13 @@ import torch
 from typer.testing import CliRunner
 
 import ahn
-from ahn.checkpoints import resolve_checkpoint
+from ahn.checkpoints.load import resolve_checkpoint
+from ahn.checkpoints.merge import merge_checkpoint, split_checkpoint
 from ahn.cli import app
+from ahn.commands.info import checkpoint_info
 from ahn.config import PAPER_SINKS, PAPER_WINDOW
-from ahn.info import checkpoint_info
-from ahn.merge import merge_checkpoint, split_checkpoint
 from ahn.released import window_notice
-from tests.ahn.checkpoint_makers import (
+from tests.ahn.checkpoints.makers import (
     base_folder,
     edit_config,
     memory_folder,

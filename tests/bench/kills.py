@@ -97,7 +97,7 @@ def records(run: Path) -> dict[tuple[str, str, str], dict[str, Any]]:
 
 def check(run: Path) -> list[str]:
     """What `run_eval check` finds."""
-    from evaluation.check import check_run
+    from evaluation.commands.check import check_run
 
     return check_run(run, workers=1).problems
 
@@ -140,7 +140,7 @@ def main() -> int:
     options = parser.parse_args()
     os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}  # a fork copies no threads
     sys.path.insert(0, str(ROOT))
-    import evaluation.session  # noqa: F401 - torch, once
+    import evaluation.commands.run  # noqa: F401 - torch, once
 
     draw = random.Random(options.seed)
     failures, sent = [], Counter[str]()

@@ -63,40 +63,42 @@ AREAS: dict[str, Area] = {
     "cells": Area(
         ("ahn/cells/*.py",),
         (
-            "tests/ahn/test_dense_golden.py",
-            "tests/ahn/test_cell*.py",
-            "tests/ahn/test_gates*.py",
-            "tests/ahn/test_equations.py",
-            "tests/ahn/test_ops_selector.py",
+            "tests/ahn/models/test_dense_golden.py",
+            "tests/ahn/cells/test_*.py",
+            "tests/ahn/models/test_equations.py",
+            "tests/ahn/ops/test_selector.py",
         ),
     ),
     "ops": Area(
         ("ahn/ops/*.py",),
-        ("tests/ahn/test_ops.py", "tests/ahn/test_ops_[!g]*.py"),
+        ("tests/ahn/ops/test_[!k]*.py",),
         # what calls CUDA kernels: its tests need a GPU
         skipped=("ahn/ops/fla_kernels.py", "ahn/ops/mamba_kernels.py"),
     ),
     "attention": Area(
-        ("ahn/attention.py", "ahn/window_attention.py", "ahn/token_step.py"),
+        ("ahn/models/attention.py", "ahn/models/window_attention.py", "ahn/models/decode_step.py"),
         (
-            "tests/ahn/test_window_attention.py",
-            "tests/ahn/test_attention*.py",
-            "tests/ahn/test_dense_golden.py",
-            "tests/ahn/test_streaming.py",
-            "tests/ahn/test_generation.py",
-            "tests/ahn/test_equations.py",
+            "tests/ahn/models/test_window_attention.py",
+            "tests/ahn/models/test_attention*.py",
+            "tests/ahn/models/test_dense_golden.py",
+            "tests/ahn/models/test_streaming.py",
+            "tests/ahn/models/test_causal_lm_generation.py",
+            "tests/ahn/models/test_equations.py",
         ),
     ),
     "cache": Area(
-        ("ahn/cache.py",),
+        ("ahn/models/cache.py",),
         (
-            "tests/ahn/test_cache*.py",
-            "tests/ahn/test_dense_golden.py",
-            "tests/ahn/test_generation.py",
-            "tests/ahn/test_streaming.py",
+            "tests/ahn/models/test_cache*.py",
+            "tests/ahn/models/test_dense_golden.py",
+            "tests/ahn/models/test_causal_lm_generation.py",
+            "tests/ahn/models/test_streaming.py",
         ),
     ),
-    "cost": Area(("ahn/cost.py",), ("tests/ahn/test_cost.py", "tests/ahn/test_cost_details.py")),
+    "cost": Area(
+        ("ahn/cost/accounting.py",),
+        ("tests/ahn/cost/test_accounting.py", "tests/ahn/cost/test_accounting_details.py"),
+    ),
     "metrics": Area(
         ("tasks/metrics/*.py",),
         (
@@ -110,12 +112,12 @@ AREAS: dict[str, Area] = {
         ("tests/reports/test_stat*.py", "tests/reports/test_interval*.py"),
     ),
     "identity": Area(
-        ("evaluation/identity.py",),
-        ("tests/evaluation/test_identity*.py", "tests/evaluation/test_store.py"),
+        ("evaluation/plan/identity.py",),
+        ("tests/evaluation/plan/test_identity*.py", "tests/evaluation/run/test_store.py"),
     ),
     "losses": Area(
         ("ahn/distill/losses.py",),
-        ("tests/ahn/test_dense_golden.py", "tests/ahn/test_losses*.py"),
+        ("tests/ahn/models/test_dense_golden.py", "tests/ahn/distill/test_losses*.py"),
     ),
 }
 

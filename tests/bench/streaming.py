@@ -45,9 +45,9 @@ from rich.console import Console
 from rich.table import Table
 
 import ahn
-from ahn import zoo
 from ahn.config import AHNConfig, InputError
-from ahn.cost import ModelShape, cache_bytes
+from ahn.cost import zoo
+from ahn.cost.accounting import ModelShape, cache_bytes
 
 K = 1024
 VARIANTS = ("full", "window", "ahn")
@@ -89,7 +89,7 @@ class Case:
 
 def build(shape: ModelShape, options: argparse.Namespace, variant: str) -> Any:
     """A model of this shape with random weights on the device."""
-    from ahn.modeling import Qwen2AHNConfig, Qwen2AHNForCausalLM
+    from ahn.models.causal_lm import Qwen2AHNConfig, Qwen2AHNForCausalLM
 
     sizes = {k: v for k, v in asdict(shape).items() if k not in ("attention_bias", "qk_norm")}
     settings = AHNConfig(

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import torch
 
-from ahn import zoo
-from ahn.cost import added_parameters
+from ahn.cost import zoo
+from ahn.cost.accounting import added_parameters
 from tests.bench import training
 from tests.bench.step_memory import StepMemory, step_memory
 from tests.bench.streaming import build

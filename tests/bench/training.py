@@ -50,9 +50,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import ahn
-from ahn import zoo
 from ahn.config import InputError, LayerLayout
-from ahn.cost import ModelShape
+from ahn.cost import zoo
+from ahn.cost.accounting import ModelShape
 from ahn.distill.distillation import Distillation
 from ahn.distill.options import new_optimizer
 from ahn.distill.recipe import Recipe

@@ -75,7 +75,7 @@ def save_tiny_memory(folder: Path, model: Path, seed: int = 2) -> Path:
     """Save random GatedDeltaNet weights for `model`, with a read-out that is not zero."""
     import torch
 
-    from ahn.checkpoints import build_model, describe_model, save_memory
+    from ahn.checkpoints.load import build_model, describe_model, save_memory
     from ahn.config import AHNConfig
 
     config = describe_model(model)

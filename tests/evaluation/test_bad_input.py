@@ -23,7 +23,7 @@ def base(tiny, data, tmp_path, monkeypatch):
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("weights were loaded")
 
-    monkeypatch.setattr("evaluation.variants.ahn.load_model", refuse)
+    monkeypatch.setattr("evaluation.plan.variants.ahn.load_model", refuse)
     monkeypatch.chdir(tmp_path)
     return [
         "longbench", "--model", tiny, "--data", data, "--tasks", "hotpotqa",

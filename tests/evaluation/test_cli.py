@@ -67,7 +67,9 @@ def test_score_leaves_an_earlier_file_alone_when_the_input_is_bad(run_eval, tmp_
     ],
 )  # fmt: skip
 def test_score_refuses_what_it_does_not_know(run_eval, tmp_path, monkeypatch, flags, said):
-    monkeypatch.setattr("evaluation.scoring.scored_file", scored_before(["--per-example"], flags))
+    monkeypatch.setattr(
+        "evaluation.commands.score.scored_file", scored_before(["--per-example"], flags)
+    )
     result = run_eval("score", predictions(tmp_path, 1), *flags)
     assert result.exit_code == 2
     assert said in result.stderr and "Traceback" not in result.output
@@ -275,7 +277,7 @@ def test_tasks_lists_every_task(run_eval):
 def test_tasks_breaks_no_name_in_a_narrow_terminal(benchmark, width):
     from rich.console import Console
 
-    from evaluation.task_table import describe_tasks, task_tables
+    from evaluation.commands.tasks import describe_tasks, task_tables
 
     described = describe_tasks(benchmark, None)
     terminal = Console(width=width, record=True, file=io.StringIO())
@@ -353,4 +355,4 @@ def test_score_gives_the_authors_scores_in_their_format(run_eval, shared, tmp_pa
 
 def test_the_pocket_data_command_is_there(run_eval):
     assert "pocket-data" in run_eval("--help").stdout
-    assert sys.modules["evaluation.pocket_data"]
+    assert sys.modules["evaluation.commands.pocket_data"]

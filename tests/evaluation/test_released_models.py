@@ -82,7 +82,7 @@ def test_a_merged_model_is_asked_alike(run_eval, base, tiny, released, tmp_path)
 
 
 def test_lm_eval_uses_it_and_says_so(tiny, released, caplog):
-    from evaluation.lm_eval_plugin import AHNLM
+    from evaluation.lm_eval.plugin import AHNLM
 
     with caplog.at_level(logging.WARNING, logger="ahn"):
         model = AHNLM(pretrained=str(tiny), ahn=str(released), device="cpu")
@@ -103,7 +103,7 @@ def test_lm_eval_uses_it_and_says_so(tiny, released, caplog):
 def test_bad_numbers_and_stop_tokens_are_one_problem(
     run_eval, base, tiny, tmp_path, file, text, said
 ):
-    from evaluation.lm_eval_plugin import AHNLM
+    from evaluation.lm_eval.plugin import AHNLM
 
     model = shutil.copytree(tiny, tmp_path / "model")
     path = model / file

@@ -22,7 +22,7 @@ from transformers.models.auto.modeling_auto import (
 
 from ahn.cells import MemoryCell
 from ahn.cells.base import HeadLinear
-from ahn.modeling import (
+from ahn.models.causal_lm import (
     Qwen2AHNConfig,
     Qwen2AHNForCausalLM,
     Qwen2AHNModel,
@@ -30,7 +30,7 @@ from ahn.modeling import (
     Qwen3AHNForCausalLM,
     Qwen3AHNModel,
 )
-from ahn.stack import InitialisesCells
+from ahn.models.stack import InitialisesCells
 from tests.peers import conftest, source
 
 #: rows and tokens of an input

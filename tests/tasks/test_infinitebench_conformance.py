@@ -165,7 +165,7 @@ def tokenizer(shared):
 
 
 def test_gpt4_keeps_the_odd_token_at_the_end_and_open_models_drop_it(tokenizer):
-    from evaluation.prompting import truncate
+    from evaluation.plan.prompts import truncate
 
     task = find_task("infinitebench", "math_calc")
     text = "1 + 2 - 3 + 4 - 5 + 6"
@@ -182,7 +182,7 @@ def test_gpt4_keeps_the_odd_token_at_the_end_and_open_models_drop_it(tokenizer):
 
 
 def test_gpt4s_sum_comes_after_the_systems_text_and_the_demonstration(tokenizer):
-    from evaluation.prompting import prepare
+    from evaluation.plan.prompts import prepare
 
     task = find_task("infinitebench", "math_calc")
     example = Example("0", {"context": "8 - 3", "input": ""}, [], "", "here", label=[5])

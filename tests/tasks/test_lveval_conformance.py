@@ -6,7 +6,7 @@ from collections import defaultdict
 
 import pytest
 
-from evaluation.prompting import prepare, truncate
+from evaluation.plan.prompts import prepare, truncate
 from tasks.averages import Scored, benchmark_tables
 from tasks.lveval.averages import AVERAGE, by_level
 from tasks.lveval.form import FORM

@@ -1,0 +1,1 @@
+"""The commands of `ahn`, one file each."""

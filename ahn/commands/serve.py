@@ -1,0 +1,59 @@
+"""`ahn serve`: `transformers serve` for a merged model, in a process that knows its classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ahn.checkpoints.load import check_model
+from ahn.checkpoints.locate import describe_model
+from ahn.config import InputError
+from ahn.released import window_notice
+from common.notices import tell_once
+
+
+def serve(model: str | Path, options: Sequence[str]) -> None:
+    """Answer requests until the process is ended; see `transformers serve --help`.
+
+    Args:
+        model: folder or hub id of a model that `ahn merge` wrote.
+        options: of `transformers serve`, as at the shell.
+
+    Raises:
+        InputError: no such model, one that transformers would load without its memory, or
+            packages that the server needs.
+    """
+    check_servable(model, options)
+    from transformers.utils.import_utils import is_serve_available
+
+    if not is_serve_available():
+        raise InputError("the server's packages are not installed: pip install 'ahn-bench[serve]'")
+    from transformers.cli.transformers import app
+
+    import ahn.models.causal_lm  # noqa: F401  registers the classes
+
+    app(["serve", str(model), *options], prog_name="ahn")
+
+
+def check_servable(model: str | Path, options: Sequence[str] = ()) -> None:
+    """Refuse what transformers would serve wrongly, or not at all; tell of a doubtful window.
+
+    Raises:
+        InputError: see `serve`.
+    """
+    if str(model).startswith("-"):
+        raise InputError("name the model first: ahn serve MODEL [options of transformers serve]")
+    config = describe_model(model)
+    if not str(config.get("model_type")).endswith("_ahn"):
+        raise InputError(
+            f"{model}: config.json: model_type {config.get('model_type')!r}: transformers would "
+            "serve it without a memory; write one folder with 'ahn merge' first"
+        )
+    if any(option.split("=")[0] == "--continuous-batching" for option in options):
+        raise InputError(
+            "--continuous-batching is not supported: its paged cache keeps every token, and a "
+            "memory has a cache of its own"
+        )
+    if problems := check_model(model, "ahn"):
+        raise InputError("\n".join(problems))
+    tell_once(window_notice(config, model))

@@ -1,0 +1,510 @@
+"""The streaming cache: sinks, ring window, pending gates and recurrent state, per layer.
+
+State lives here and never in modules, so a cache can be copied and asked another question.
+Beyond sinks + window nothing grows; slots are allocated in blocks of `ahn.cost.BLOCK` positions
+until then, and decoding writes in place.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from transformers import Cache
+
+from ahn.cells.base import Gates
+from ahn.config import InputError, LayerLayout
+from ahn.cost.accounting import allocated_slots
+from ahn.models.attention import Chunk, LayerPlan, SlotWrite
+from ahn.models.cache_files import SavedCache, identify, mismatches, read_cache, write_cache
+from ahn.models.decode_step import TokenStep
+from ahn.models.layouts import layout_table
+
+
+class LayerCache:
+    """What one layer keeps.
+
+    Attributes:
+        layout: window, sinks and cell of the layer.
+        keys: `[B, num_key_value_heads, slots, d]`, after RoPE; None while empty.
+        values: as `keys`.
+        write: pending write strengths `[B, H, slots]`; None without a memory.
+        log_decay: pending log decays `[B, H, slots]` float32; None without a decaying memory.
+        state: the memory `[B, H, d, d]` float32; None without a memory.
+    """
+
+    #: of the tensors
+    names: ClassVar[tuple[str, ...]] = ("keys", "values", "write", "log_decay", "state")
+
+    def __init__(self, layout: LayerLayout) -> None:
+        self.layout = layout
+        self.keys: Tensor | None = None
+        self.values: Tensor | None = None
+        self.write: Tensor | None = None
+        self.log_decay: Tensor | None = None
+        self.state: Tensor | None = None
+        self._left = self._shapes()
+
+    def _shapes(self) -> tuple[torch.Size | None, ...]:
+        k, v, write, decay = self.keys, self.values, self.write, self.log_decay
+        return (
+            None if k is None else k.shape,
+            None if v is None else v.shape,
+            None if write is None else write.shape,
+            None if decay is None else decay.shape,
+        )
+
+    def settle(self) -> None:
+        """Remember what the slots look like, now that they hold what they should."""
+        self._left = self._shapes()
+
+    def problem(self) -> str | None:
+        """What somebody else has done to the slots since `settle`; None: nothing."""
+        if self._shapes() == self._left:
+            return None
+        for name, now, left in zip(self.names, self._shapes(), self._left, strict=False):
+            if now != left:
+                found = "nothing" if now is None else list(now)
+                return f"{name}: {found} instead of {'nothing' if left is None else list(left)}"
+        return None
+
+    @property
+    def recorded(self) -> bool:
+        """Whether autograd follows what is held: then it must follow what overwrites it, too."""
+        for tensor in (self.keys, self.values, self.write, self.log_decay, self.state):
+            if tensor is not None and tensor.requires_grad:
+                return True
+        return False
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors, allocated slots included."""
+        return sum(x.nbytes for x in self.tensors().values())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What is held, by name."""
+        return {name: x for name in self.names if (x := getattr(self, name)) is not None}
+
+    def to(self, device: torch.device | str) -> None:
+        """Move all tensors to another device."""
+        for name, tensor in self.tensors().items():
+            setattr(self, name, tensor.to(device))
+
+    def follow(self, device: torch.device) -> None:
+        """Be where the layer computes: a cache may have been made or read elsewhere."""
+        if self.keys is not None and self.keys.device != device:
+            self.to(device)
+
+    def thaw(self) -> None:
+        """Replace what inference mode made, which may not be written to outside of it."""
+        for name, tensor in self.tensors().items():
+            if tensor.is_inference():
+                setattr(self, name, tensor.clone())
+
+    def joined(self, name: str, new: Tensor, plan: LayerPlan) -> Tensor:
+        """The columns of a plan: what buffer `name` holds, then `new [B, heads, T, ...]`."""
+        held = getattr(self, name)
+        if held is None or not plan.cached:
+            return new
+        if not plan.turn:
+            return torch.cat([held[:, :, : plan.cached], new], 2)
+        sinks, oldest = plan.sinks, plan.sinks + plan.turn
+        parts = [held[:, :, :sinks], held[:, :, oldest:], held[:, :, sinks:oldest], new]
+        return torch.cat(parts, 2)
+
+    def store(self, new: dict[str, Tensor], plan: LayerPlan) -> None:
+        """Keep what the layout keeps of a chunk's keys, values and gates (see `named`)."""
+        target, slots = plan.slot_write, self._slots(plan.chunk)
+        if self.recorded and not torch.is_grad_enabled():
+            # unrecorded, gradients of what stands in a slot now would reach what stood there before
+            with torch.inference_mode(False), torch.enable_grad():
+                constants = {name: x.detach().clone() for name, x in new.items()}
+                self._write(constants, target.clone(), slots)
+        else:
+            self._write(new, target, slots)
+        self.settle()
+
+    def _write(self, new: dict[str, Tensor], target: SlotWrite, slots: int) -> None:
+        for name, tensor in new.items():
+            fresh = self._with_room(getattr(self, name), tensor, slots)
+            # in place also where gradients flow: `joined` copies what attention sees
+            if target.rows is None:
+                fresh.index_copy_(2, target.slots, tensor.index_select(2, target.tokens))
+            else:
+                fresh[target.rows, :, target.slots] = tensor[target.rows, :, target.tokens]
+            setattr(self, name, fresh)
+
+    def make_room(self, chunk: Chunk) -> None:
+        """Allocate slots for a chunk's tokens in a cache that holds some already."""
+        slots = self._slots(chunk)
+        if self.keys is not None and self.keys.shape[2] >= slots:
+            return
+        for name, buffer in self.tensors().items():
+            if name != "state":
+                setattr(self, name, self._with_room(buffer, buffer, slots))
+        self.settle()
+
+    def _slots(self, chunk: Chunk) -> int:
+        """Slots that the layer needs after a chunk."""
+        after = chunk.after
+        longest = after if isinstance(after, int) else int(after.max())
+        return allocated_slots(longest, self.layout.sinks, self.layout.window)
+
+    @staticmethod
+    def _with_room(buffer: Tensor | None, like: Tensor, slots: int) -> Tensor:
+        """The buffer, or a larger one with its contents where it has too few slots."""
+        held = 0 if buffer is None else buffer.shape[2]
+        if buffer is not None and held >= slots:
+            return buffer
+        grown = like.new_zeros(*like.shape[:2], slots, *like.shape[3:])
+        if buffer is not None:
+            grown[:, :, :held] = buffer
+        return grown
+
+    def select(self, rows: Tensor) -> None:
+        """Keep (or repeat) batch rows."""
+        for name, tensor in self.tensors().items():
+            setattr(self, name, tensor.index_select(0, rows.to(tensor.device)))
+        self.settle()
+
+
+def named(keys: Tensor, values: Tensor, gates: Gates | None) -> dict[str, Tensor]:
+    """Keys, values and gates by the names of their buffers, tokens in the third dimension."""
+    new = {"keys": keys, "values": values}
+    if gates is not None:
+        new["write"] = gates.write.transpose(1, 2)
+        if gates.log_decay is not None:
+            new["log_decay"] = gates.log_decay.transpose(1, 2)
+    return new
+
+
+class AHNCache(Cache):
+    """A transformers cache for models of this package.
+
+    Args:
+        layouts: one per layer, `model.layout`.
+        model: whose cache it is; default: that of the model that first uses it.
+    """
+
+    is_compileable = False
+
+    def __init__(self, layouts: Sequence[LayerLayout], model: Any = None) -> None:
+        self.layers: list[LayerCache] = [LayerCache(layout) for layout in layouts]
+        self.layer_class_to_replicate = None
+        self.offloading = False
+        #: tokens of each row, padding not counted: an int while all rows are alike, else `[B]`
+        #: on the CPU
+        self.seen: int | Tensor = 0
+        self._columns = 0
+        #: whether a pass has begun to store its tokens and has not ended
+        self._torn = False
+        self._model = None if model is None else weakref.ref(model)
+        #: what a cache from disk belongs to, until a model has been held against it
+        self._claims: tuple[Path, Mapping[str, Any]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __repr__(self) -> str:
+        return f"AHNCache(layers={len(self)}, tokens={self._columns}, nbytes={self.nbytes})"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors held: keys, values, pending gates and states of all layers."""
+        return sum(layer.nbytes for layer in self.layers)
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Columns of the input so far, padding counted: what `generate` slices its prompt by."""
+        return self._columns
+
+    def chunk(self, tokens: int, attention_mask: Tensor | None, device: torch.device) -> Chunk:
+        """The index arithmetic for the next `tokens` columns."""
+        if not torch.is_inference_mode_enabled():
+            for layer in self.layers:
+                layer.thaw()
+        return Chunk(tokens, self.seen, attention_mask, device)
+
+    def plans(self, chunk: Chunk, fixed: bool) -> list[LayerPlan | TokenStep]:
+        """What each layer does with the chunk.
+
+        Args:
+            chunk: the next tokens, from `chunk()`.
+            fixed: keep shapes as they are from token to token (see `TokenStep`).
+        """
+        in_place = chunk.tokens == 1 and chunk.valid is None and not torch.is_grad_enabled()
+        in_place = in_place and not any([layer.recorded for layer in self.layers])
+        self._torn = chunk.tokens > 0
+        if not in_place or not self.is_initialized:
+            return [*chunk.plans([layer.layout for layer in self.layers])]
+        steps: dict[LayerLayout, TokenStep] = {}
+        for layer in self.layers:
+            layer.make_room(chunk)
+            if layer.layout not in steps:
+                assert layer.keys is not None
+                allocated = layer.keys.shape[2]
+                steps[layer.layout] = TokenStep(chunk, layer.layout, allocated, fixed)
+        return [steps[layer.layout] for layer in self.layers]
+
+    @torch.compiler.disable
+    def advance(self, chunk: Chunk) -> None:
+        """All layers have stored the chunk."""
+        self.seen = chunk.after
+        self._columns += chunk.tokens
+        self._torn = False
+
+    def check(self) -> None:
+        """Refuse to go on from slots that are no longer where the index arithmetic looks for them.
+
+        Raises:
+            InputError: somebody else has cut or replaced keys, values or gates, or a pass was
+                interrupted while it stored its tokens.
+        """
+        if self._torn:
+            raise InputError(
+                "a pass through the model ended before all layers had stored its tokens (an error, "
+                "or an interrupt): this cache holds a part of them; copy() it before what may fail"
+            )
+        for number, layer in enumerate(self.layers):
+            if (problem := layer.problem()) is not None:
+                raise InputError(
+                    "somebody else has changed the slots of this cache: layer "
+                    f"{number}, {problem}. Each token is looked for in the slot where it was put, "
+                    "so slots can be neither cut nor pruned; a smaller window is set when the "
+                    "model is loaded"
+                )
+
+    def copy(self) -> AHNCache:
+        """A cache that goes its own way from here; costs one copy of the tensors.
+
+        Raises:
+            InputError: the cache does not hold what it should, see `check`.
+        """
+        self.check()
+        fork = AHNCache([layer.layout for layer in self.layers])
+        fork._model, fork._claims = self._model, self._claims
+        fork.restore(self.seen if isinstance(self.seen, int) else self.seen.clone(), self._columns)
+        for mine, theirs in zip(self.layers, fork.layers, strict=True):
+            for name, tensor in mine.tensors().items():
+                setattr(theirs, name, tensor.clone())
+            theirs.settle()
+        return fork
+
+    def __copy__(self) -> AHNCache:
+        """`copy()`: two caches that wrote into the same tensors would both be wrong."""
+        return self.copy()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> AHNCache:
+        """`copy()`; the model stays the one it is."""
+        memo[id(self)] = fork = self.copy()
+        return fork
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickling: tensors without their history, and what tells the model.
+
+        Raises:
+            InputError: the cache does not hold what it should, or its model is gone.
+        """
+        self.check()
+        claims = self._claims
+        if claims is None and self.is_initialized:
+            claims = (Path("a pickled cache"), identify(self._owner("pickled").base_model))
+        return {
+            "layouts": [layer.layout for layer in self.layers],
+            "tensors": [
+                {name: tensor.detach() for name, tensor in layer.tensors().items()}
+                for layer in self.layers
+            ],
+            "seen": self.seen,
+            "columns": self._columns,
+            "claims": claims,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["layouts"])  # type: ignore[misc]
+        for layer, tensors in zip(self.layers, state["tensors"], strict=True):
+            for name, tensor in tensors.items():
+                setattr(layer, name, tensor)
+        self._claims = state["claims"]
+        self.restore(state["seen"], state["columns"])
+
+    def restore(self, seen: int | Tensor, columns: int) -> None:
+        """Say how much went into tensors that were put here from elsewhere.
+
+        Args:
+            seen: tokens of each row, as the attribute.
+            columns: of the input, padding counted.
+        """
+        self.seen, self._columns = seen, columns
+        for layer in self.layers:
+            layer.settle()
+
+    def to(self, device: torch.device | str) -> AHNCache:
+        """Move all tensors to another device, as `Module.to` does; returns the cache itself."""
+        for layer in self.layers:
+            layer.to(device)
+        return self
+
+    def belong_to(self, model: Any) -> None:
+        """Hold the cache against the model that is about to use it; cheap after the first time.
+
+        Args:
+            model: a causal language model, or the stack of layers in one.
+
+        Raises:
+            InputError: it was made by another model, or by one that is gone and cannot be asked.
+        """
+        owner = None if self._model is None else self._model()
+        if owner is model or (owner is not None and owner.base_model is model):
+            return
+        if self._claims is not None:
+            path, saved = self._claims
+            _refuse(f"{path}: ", mismatches(saved, model))
+            self._claims = None
+        elif self.is_initialized and owner is None and self._model is not None:
+            raise InputError(
+                "the model that made this cache is gone, and nothing tells whether this one is its "
+                "equal: keep it, or save the cache before (cache.save, pickle)"
+            )
+        elif self.is_initialized and owner is not None:
+            mine, theirs = owner.base_model, model.base_model
+            _refuse("", [] if mine is theirs else mismatches(identify(mine), theirs))
+        self._model = weakref.ref(model)
+
+    def _owner(self, verb: str) -> Any:
+        """The model that the cache is of.
+
+        Raises:
+            InputError: there is none, or it is gone.
+        """
+        model = None if self._model is None else self._model()
+        if model is None:
+            raise InputError(
+                f"a cache is {verb} with what tells its model, and this one belongs to none (any "
+                f"more); make it with model.new_cache() and keep the model until it is {verb}"
+            )
+        return model
+
+    def save(self, path: str | Path) -> None:
+        """Write the cache to a safetensors file, to be asked later (see `load`).
+
+        Raises:
+            InputError: no model has used the cache, or the file cannot be written.
+        """
+        self.check()
+        try:
+            # from disk, not used yet: it belongs to whom it belonged
+            owner = identify(self._owner("saved")) if self._claims is None else self._claims[1]
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+        saved = SavedCache(
+            layouts=[layer.layout for layer in self.layers],
+            tensors=[layer.tensors() for layer in self.layers],
+            rows=self.batch_size,
+            seen=self.seen if isinstance(self.seen, int) else self.seen.tolist(),
+            columns=self.get_seq_length(),
+            model=owner,
+        )
+        write_cache(saved, Path(path))
+
+    @classmethod
+    def load(cls, path: str | Path, model: Any = None) -> AHNCache:
+        """Read a cache that `save` wrote.
+
+        Args:
+            path: of the file.
+            model: that will use it: it is held against the cache at once, and each layer's tensors
+                are put where that layer is. Without one they stay on the CPU, and the first use
+                holds them against its model and moves them.
+
+        Raises:
+            InputError: no cache, a damaged one, or one of another model or layout.
+        """
+        saved = read_cache(Path(path))
+        cache = cls(saved.layouts)
+        for layer, tensors in zip(cache.layers, saved.tensors, strict=True):
+            for name in layer.names:
+                setattr(layer, name, tensors.get(name))
+        seen = saved.seen if isinstance(saved.seen, int) else torch.tensor(saved.seen)
+        cache.restore(seen, saved.columns)
+        cache._claims = (Path(path), saved.model)
+        if model is not None:
+            cache.belong_to(model)
+            made, own = [layer.layout for layer in cache.layers], list(model.layout)
+            if made != own:
+                raise InputError(
+                    f"{path}: the cache was made for another layout\n{layout_table(made)}\n"
+                    f"than the model's\n{layout_table(own)}"
+                )
+            for mine, layer in zip(cache.layers, model.model.layers, strict=True):
+                mine.to(layer.self_attn.k_proj.weight.device)
+        return cache
+
+    def _select(self, rows: Tensor) -> None:
+        self.check()
+        for layer in self.layers:
+            layer.select(rows)
+        if not isinstance(self.seen, int):
+            self.seen = self.seen.index_select(0, rows.to(self.seen.device))
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Rows in a new order, memory included (beam search)."""
+        self._select(beam_idx)
+
+    def batch_select_indices(self, indices: Tensor | Sequence[int]) -> None:
+        """Keep these rows: numbers, or True for each that stays."""
+        rows = torch.as_tensor(indices)
+        self._select(rows.nonzero().flatten() if rows.dtype == torch.bool else rows)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Each row `repeats` times."""
+        first = next((layer.keys for layer in self.layers if layer.keys is not None), None)
+        if first is not None:
+            rows = torch.arange(first.shape[0], device=first.device)
+            self._select(rows.repeat_interleave(repeats))
+
+    def reset(self) -> None:
+        """Empty the cache."""
+        self.layers = [LayerCache(layer.layout) for layer in self.layers]
+        self.seen, self._columns, self._torn = 0, 0, False
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Refused: what was compressed cannot be taken out again.
+
+        Raises:
+            NotImplementedError: always; `copy()` the cache before what may be undone.
+        """
+        raise NotImplementedError(
+            "an AHNCache cannot be cropped: tokens that left the window were compressed and those "
+            "that the ring overwrote are gone; copy() the cache before the part you may undo"
+        )
+
+    @property
+    def is_croppable(self) -> bool:
+        """False, see `crop`."""
+        return False
+
+    @property
+    def is_sliding(self) -> list[bool]:
+        """Whether each layer has a window."""
+        return [layer.layout.window is not None for layer in self.layers]
+
+    @property
+    def is_initialized(self) -> bool:
+        """Whether anything was stored."""
+        return self._columns > 0
+
+    @property
+    def batch_size(self) -> int | None:
+        """Rows, None while empty."""
+        keys = self.layers[0].keys if self.layers else None
+        return None if keys is None else keys.shape[0]
+
+
+def _refuse(where: str, problems: Sequence[str]) -> None:
+    if problems:
+        listed = "".join(f"\n  {problem}" for problem in problems)
+        raise InputError(f"{where}the cache was made by another model:{listed}")

@@ -1,0 +1,98 @@
+"""One token per row on top of a cache: what decoding does, in place.
+
+A token takes the slot of the one that leaves the window, so a step is: read that slot and write it
+to the memory, overwrite it, attend to the slots as they lie.  What a step needs of positions is
+computed here, once for all layers of a layout, and outside of what is compiled: the layers see
+tensors of unchanging shape, and nothing that counts tokens.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ahn.config import LayerLayout
+from ahn.models.attention import Chunk, ring_slots
+
+
+class TokenStep:
+    """What a layer of this layout does with the token.
+
+    Args:
+        chunk: one token per row, none of them padding.
+        layout: of the layer.
+        allocated: slots that the layer's buffers have, the token's among them.
+        fixed: attend to all of them under a mask until all are in use, so that shapes stay as
+            they are from step to step; else to those in use.
+
+    Attributes:
+        slots: `[b]`, where the token goes, and where what leaves lies (b: 1 while rows are alike).
+        reads: whether any row has something that leaves.
+        leaves: `[b, 1, 1]` bool, which rows have; None: all of them.
+        mask: `[b, 1, 1, N]` bool, slots in use; None: all N.
+        width: N; None: all that are allocated.
+    """
+
+    def __init__(self, chunk: Chunk, layout: LayerLayout, allocated: int, fixed: bool) -> None:
+        window, sinks = layout.window, layout.sinks
+        position = chunk.index[:, 0]  # [b]
+        seen = chunk.seen
+        least, most = (seen, seen) if isinstance(seen, int) else (int(seen.min()), int(seen.max()))
+        self.slots = ring_slots(position, window, sinks)
+        self.reads = window is not None and most >= sinks + window
+        self.leaves: Tensor | None = None
+        if window is not None and self.reads and least < sinks + window:
+            self.leaves = (position >= sinks + window)[:, None, None]
+        used = most + 1 if window is None else min(most + 1, sinks + window)
+        width = allocated if fixed else used
+        self.width = None if width == allocated else width
+        self.mask: Tensor | None = None
+        # where slots are still added, a block that happens to be full is no shape of its own
+        grows = window is None or allocated < sinks + window
+        if least + 1 < width or (fixed and grows):
+            in_use = torch.arange(width, device=position.device) <= position[:, None]
+            self.mask = in_use[:, None, None]
+
+        self._elsewhere: dict[str, TokenStep] = {}
+
+    def to(self, device: torch.device | str | int) -> TokenStep:
+        """The step for layers on another device, made once for each (accelerate's hooks ask)."""
+        target = torch.device(device)
+        if target == self.slots.device:
+            return self
+        if str(target) not in self._elsewhere:
+            twin = copy.copy(self)
+            twin._elsewhere, twin.slots = {}, self.slots.to(target)
+            twin.leaves = None if self.leaves is None else self.leaves.to(target)
+            twin.mask = None if self.mask is None else self.mask.to(target)
+            self._elsewhere[str(target)] = twin
+        return self._elsewhere[str(target)]
+
+    def at(self, buffer: Tensor) -> Tensor:
+        """What lies in the token's slot: `[B, heads, slots, ...] -> [B, heads, 1, ...]`."""
+        if self.slots.shape[0] == 1:
+            return buffer.index_select(2, self.slots)
+        rows = torch.arange(buffer.shape[0], device=buffer.device)
+        return buffer[rows, :, self.slots].unsqueeze(2)
+
+    def put(self, buffer: Tensor, new: Tensor) -> None:
+        """Overwrite the slot with `new [B, heads, 1, ...]`."""
+        if self.slots.shape[0] == 1:
+            buffer.index_copy_(2, self.slots, new)
+        else:
+            rows = torch.arange(buffer.shape[0], device=buffer.device)
+            buffer[rows, :, self.slots] = new[:, :, 0]
+
+    def attend(self, q: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Tensor:
+        """Attention of the token `q [B, H, 1, d]` over `keys`, `values [B, K, slots, d]`."""
+        if self.width is not None:
+            keys, values = keys[:, :, : self.width], values[:, :, : self.width]
+        # the query heads of a group stand as the queries of their key head: no head is repeated
+        grouped = q.reshape(q.shape[0], keys.shape[1], -1, q.shape[-1])  # [B, K, H / K, d]
+        output = F.scaled_dot_product_attention(
+            grouped, keys, values, attn_mask=self.mask, scale=scaling
+        )
+        return output.reshape(q.shape)

@@ -1,0 +1,1 @@
+"""The commands of `run_eval`, one file each."""

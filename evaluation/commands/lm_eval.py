@@ -1,0 +1,104 @@
+"""`run_eval lm-eval`: lm-evaluation-harness with our model and our task files registered."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from common.files import kind_of, shown
+from evaluation.problems import InputError, input_error_types, messages
+from tasks.definitions import LM_EVAL_PREFIX as PREFIX
+
+VERSION = "0.4.13"
+INSTALL = f"pip install 'ahn-bench[lm-eval]' (lm-eval {VERSION})"
+
+_ROWS = """with lm-eval, --data FOLDER is --metadata '{"data": "FOLDER"}'"""
+
+
+def _as_input_error(error: ValueError) -> ValueError:
+    """What the user can mend, in one line per problem; any other error as it is."""
+    if isinstance(error, input_error_types()):
+        told = messages(error)
+        return InputError([*told, _ROWS] if any("--data" in line for line in told) else told)
+    if str(error).startswith("Tasks not found: "):  # lm_eval.config.evaluate_config
+        return InputError(_unknown_tasks(str(error).partition(": ")[2].split(", ")))
+    return error
+
+
+def _unknown_tasks(names: Sequence[str]) -> list[str]:
+    """A message for each name that nobody has, with ours that is nearest to it."""
+    from tasks.registry import nearest_names
+
+    known = our_names()
+    problems = []
+    for name in names:
+        close = f"; did you mean {PREFIX + name!r}?" if PREFIX + name in known else ""
+        close = close or nearest_names(name, known)
+        problems.append(f"--tasks: task not found: {name}{close}")
+    ours = f"`run_eval lm-eval ls tasks` lists all; ours begin with {PREFIX}"
+    return [*problems[:-1], f"{problems[-1]} ({ours})"]
+
+
+def our_names() -> list[str]:
+    """All names in lm-eval of the tasks and groups of this package."""
+    from tasks import pocket
+    from tasks.registry import benchmark_names, find_task, group_names, task_names
+
+    names = [PREFIX + name.replace("@", "_") for name in ("pocket", *pocket.task_names())]
+    for benchmark in benchmark_names():
+        tasks = [find_task(benchmark, name) for name in task_names(benchmark)]
+        implied = {task.dataset for task in tasks}
+        names += [task.lm_eval_name for task in tasks if task.lm_eval_name]
+        names += [PREFIX + group for group in group_names(benchmark) if group not in implied]
+    return names
+
+
+def task_folder() -> Path:
+    """The folder of our task files, what lm-eval calls an include path."""
+    import tasks
+
+    return Path(str(tasks.__file__)).parent
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run lm-eval with `arguments`, those of its own command line, and return the exit code.
+
+    The model `ahn` and the tasks of this package are registered first; `--include_path` of the
+    user's adds to them (several folders are joined by colons). Raises `InputError` where lm-eval
+    is not installed, and for what the model or the tasks refuse.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        from lm_eval._cli import HarnessCLI
+        from lm_eval.utils import setup_logging
+    except ImportError:
+        raise InputError(f"lm-eval is not installed; {INSTALL}") from None
+
+    from evaluation.lm_eval.plugin import NO_ANSWER_CACHE  # and registers the model
+
+    before = sys.argv
+    sys.argv = ["run_eval lm-eval", *arguments]
+    try:
+        setup_logging()
+        harness = HarnessCLI()
+        parsed = harness.parse_args()
+        if getattr(parsed, "use_cache", None) and getattr(parsed, "model", None) == "ahn":
+            raise InputError(NO_ANSWER_CACHE)  # before there is a file for it
+        if hasattr(parsed, "include_path"):
+            given = parsed.include_path.split(os.pathsep) if parsed.include_path else []
+            missing = [path for path in given if kind_of(path) != "a folder"]
+            if missing:
+                raise InputError(
+                    [f"--include_path: {shown(path)} is not a folder" for path in missing]
+                )
+            parsed.include_path = [str(task_folder()), *given]
+        harness.execute(parsed)
+    except ValueError as error:
+        raise _as_input_error(error) from error
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    finally:
+        sys.argv = before
+    return 0

@@ -1,0 +1,1 @@
+"""The plugin for lm-evaluation-harness."""

@@ -1,0 +1,1 @@
+"""Everything about a run that is known before a model is loaded."""

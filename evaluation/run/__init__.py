@@ -1,0 +1,1 @@
+"""Answering: examples handed out, answers scored and recorded."""

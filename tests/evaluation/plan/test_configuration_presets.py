@@ -1,0 +1,92 @@
+"""The presets that ship say what the AHN evaluation does, and resolve to real tasks and models.
+
+Settings: ByteDance-Seed/AHN 3d2d174, eval/README.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from ahn.checkpoints.load import released_config
+from ahn.config import AHNConfig
+from ahn.cost import zoo
+from evaluation.plan.configuration import preset_names, resolve_configuration
+from evaluation.plan.models import resolve_models
+from evaluation.plan.tasks import benchmark_of, resolve_tasks
+
+PAPER = {
+    "longbench": (8064, 32000, {"dureader", "hotpotqa", "musique", "narrativeqa", "qmsum",
+                                "triviaqa"}),
+    "lveval": (32640, 256000, None),
+    "infinitebench": (32640, 128000, {"longbook_qa_eng", "longbook_qa_chn"}),
+}  # fmt: skip
+SIZES = ("3b", "7b", "14b")
+CELLS = {"gdn": "GatedDeltaNet", "dn": "DeltaNet", "mamba2": "Mamba2"}
+
+
+def base_config(model: zoo.ZooModel) -> dict:
+    """What the model's own config.json says, as far as the zoo knows it."""
+    shape = dataclasses.asdict(model.shape)
+    return shape | {"model_type": "qwen2", "max_position_embeddings": model.max_position_embeddings}
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """`ahn.describe_model` for the hub ids of the zoo, without network; unknown ids are errors."""
+    known = {}
+    for size in SIZES:
+        model = zoo.find(f"qwen2.5-{size}")
+        known[model.hub_id] = base_config(model)
+        for cell, hub_id in model.released_ahn.items():
+            known[hub_id] = released_config(base_config(model), AHNConfig(cell=cell))
+    monkeypatch.setattr("evaluation.plan.models.ahn.describe_model", lambda path: known[str(path)])
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    return known
+
+
+def test_every_paper_preset_is_there():
+    assert {n for n in preset_names() if n.startswith("paper-")} == {
+        f"paper-{benchmark}-qwen2.5-{size}" for benchmark in PAPER for size in SIZES
+    }
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("benchmark", PAPER)
+def test_a_paper_preset_has_the_papers_settings(hub, benchmark, size):
+    window, max_length, tasks = PAPER[benchmark]
+    model = zoo.find(f"qwen2.5-{size}")
+    configuration, problems = resolve_configuration(
+        {"benchmark": benchmark}, f"paper-{benchmark}-qwen2.5-{size}"
+    )
+    warnings: list[str] = []
+    specs = resolve_models(configuration, hub[model.hub_id], problems, warnings)
+    found, protocol = resolve_tasks(configuration, problems)
+    assert (problems, warnings, protocol) == ([], [], "ahn")
+    assert configuration.max_length == max_length
+    assert configuration.allow_overlong is (max_length > model.max_position_embeddings)
+    assert list(specs) == ["full", "window", "ahn-gdn", "ahn-dn", "ahn-mamba2"]
+    for name, cell in CELLS.items():
+        spec = specs[f"ahn-{name}"]
+        assert (spec.variant, spec.cell, spec.ahn) == ("ahn", cell, model.released_ahn[cell])
+    assert {(s.path, s.dtype, s.device) for s in specs.values()} == {
+        (model.hub_id, "bfloat16", "cuda")
+    }
+    assert {(s.window, s.sinks) for n, s in specs.items() if n != "full"} == {(window, 128)}
+    assert specs["full"].window is None
+    if tasks is not None:
+        assert {task.name for task in found} == tasks
+    else:
+        assert len(found) == 11 and {task.level for task in found} == {"128k"}
+    for task in found:
+        assert task.benchmark == benchmark
+        assert task.protocol("ahn").default_max_length == max_length
+
+
+@pytest.mark.parametrize("name", [n for n in preset_names() if not n.startswith("paper-")])
+def test_other_presets_resolve_to_tasks(name):
+    configuration, problems = resolve_configuration({}, name)
+    tasks, _ = resolve_tasks(configuration, problems)
+    assert problems == [] and tasks
+    assert {task.benchmark for task in tasks} <= {benchmark_of(configuration.benchmark), "pocket"}

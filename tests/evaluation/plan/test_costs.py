@@ -1,0 +1,89 @@
+"""The FLOPs of a record, counted once more token by token, from the sizes of the tiny model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ahn.cost.shapes import ModelShape
+from evaluation.plan.costs import DTYPE_BYTES, example_cache_bytes, example_flops
+from evaluation.plan.variants import ModelSpec
+from tests.evaluation.conftest import SINKS, WINDOW, records_of
+
+LAYERS, D, H, H_KV, WIDTH, MLP, VOCABULARY = 2, 32, 4, 2, 8, 64, 259
+SHAPE = ModelShape(LAYERS, D, H, H_KV, WIDTH, MLP, VOCABULARY, tie_word_embeddings=True)
+
+
+def counted(variant: str, prompt: int, generated: int, keeping_all: Sequence[int] = ()) -> int:
+    """Multiplications and additions of a GatedDeltaNet model, as `ahn.cost` says in words."""
+    total = 0
+    for position in range(prompt + max(generated - 1, 0)):
+        for layer in range(LAYERS):
+            bounded = variant != "full" and layer not in keeping_all
+            total += 2 * (2 * D * H * WIDTH + 2 * D * H_KV * WIDTH)  # q and o, k and v
+            total += 2 * 3 * D * MLP
+            keys = min(position + 1, SINKS + WINDOW) if bounded else position + 1
+            total += 2 * 2 * keys * H * WIDTH  # scores and values
+            if bounded and variant in ("ahn", "no-write"):
+                total += 2 * 2 * D * H  # strength and decay of every token's write
+                if position >= SINKS + WINDOW:  # one token has left, and this one reads
+                    total += 2 * D * H  # output gate
+                    total += H * (3 * 2 * WIDTH * WIDTH)  # S^T k, the update, S^T q
+                    total += H * 2 * WIDTH * WIDTH  # read-out
+        if position >= prompt - 1:
+            total += 2 * D * VOCABULARY
+    return total
+
+
+def spec(variant: str, **changes: Any) -> ModelSpec:
+    seen = {"window": WINDOW, "sinks": SINKS, "cell": "GatedDeltaNet"}
+    if variant == "full":
+        seen = dict.fromkeys(seen)
+    given: dict[str, Any] = {"path": "m", "ahn": None, "dtype": "float32", "device": "cpu"}
+    return ModelSpec(name="x", variant=variant, **{**given, **seen, **changes})
+
+
+@pytest.mark.parametrize("variant", ["full", "window", "ahn", "no-write"])
+@pytest.mark.parametrize(("prompt", "generated"), [(1, 0), (1, 1), (60, 7), (300, 40)])
+def test_an_examples_flops_are_those_of_its_tokens(
+    variant: str, prompt: int, generated: int
+) -> None:
+    found = example_flops(SHAPE, spec(variant), prompt, generated)
+    assert found == counted(variant, prompt, generated)
+
+
+def test_layers_that_keep_full_attention_are_counted_as_such() -> None:
+    kept = spec("ahn", full_attention_layers=(1,))
+    assert example_flops(SHAPE, kept, 300, 40) == counted("ahn", 300, 40, keeping_all=(1,))
+    # 300 tokens take two blocks of 256 positions, the bounded layer as many as it may see
+    positions = 512 + SINKS + WINDOW
+    keys_values = positions * 2 * H_KV * WIDTH * 4
+    gates, state = (SINKS + WINDOW) * H * (4 + 4), H * WIDTH * WIDTH * 4
+    assert example_cache_bytes(SHAPE, kept, 300) == keys_values + gates + state
+
+
+@pytest.mark.parametrize("dtype", DTYPE_BYTES)
+def test_the_cache_is_as_wide_as_the_models_type(dtype: str) -> None:
+    element = 4 if dtype == "float32" else 2
+    found = example_cache_bytes(SHAPE, spec("full", dtype=dtype), 300)
+    assert found == LAYERS * 512 * 2 * H_KV * WIDTH * element
+
+
+def test_records_hold_the_flops_of_what_was_read_and_answered(
+    run_eval: Any, tiny: Path, memory: Path, data: Path, tmp_path: Path
+) -> None:
+    result = run_eval(
+        "longbench", "--model", tiny, "--ahn", memory, "--data", data, "--tasks", "hotpotqa",
+        "--variant", "full,window,ahn", "--limit", 2, "--max-length", 200, "--no-report",
+        "--dtype", "float32", "--device", "cpu", "--output", tmp_path / "run",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    found = records_of(tmp_path / "run")
+    assert len(found) == 6
+    for record in found:
+        read, answered = record["prompt_tokens"], record["generated_tokens"]
+        assert read > SINKS + WINDOW and answered > 1
+        assert record["flops"] == counted(record["variant"], read, answered)
