@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from ahn.checkpoints.load import check_model, describe_model, load_model, weight_files
 from ahn.checkpoints.merge import merge_checkpoint, split_checkpoint
-from ahn.config import CELLS, VARIANTS, AHNConfig, InputError, LayerLayout
+from ahn.config import CELLS, VARIANTS, AHNConfig, LayerLayout
 from ahn.registration import register_when_needed
+from common.errors import InputError
 
 if TYPE_CHECKING:
     from ahn.models.cache import AHNCache

@@ -13,8 +13,8 @@ import typer
 from rich.text import Text
 from typer.core import TyperCommand
 
-from ahn.config import CELLS, InputError
-from common.files import too_long
+from ahn.config import CELLS
+from common.errors import InputError, problems_of
 
 _HELP = "Artificial Hippocampus Networks (AHN) for Qwen2.5 and Qwen3: constant-memory long context."
 
@@ -310,7 +310,7 @@ def train(
 
     bare = [option for option in options or [] if "=" not in option]
     if bare:
-        raise InputError("\n".join(f"--set {option}: give it as option=value" for option in bare))
+        raise InputError(*(f"--set {option}: give it as option=value" for option in bare))
     flags = [f"--{option}" for option in options or []]
     recipe, overrides = parse_words([*flags, *(words or [])])
     if recipe is None and not overrides:
@@ -339,14 +339,12 @@ def main() -> None:
         signal.signal(signal.SIGHUP, _terminate)
     try:
         app(standalone_mode=True)
-    except InputError as error:
-        for problem in str(error).splitlines():
-            typer.echo(f"error: {problem}", err=True)
-        sys.exit(2)
-    except OSError as error:
-        if (told := too_long(error)) is None:
+    except (InputError, OSError) as error:
+        told = problems_of(error)
+        if told is None:
             raise
-        typer.echo(f"error: {told}", err=True)
+        for problem in told:
+            typer.echo(f"error: {problem}", err=True)
         sys.exit(2)
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)

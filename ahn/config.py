@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
+from common.errors import InputError
+
 Cell = Literal["GatedDeltaNet", "DeltaNet", "Mamba2"]
 CELLS: tuple[str, ...] = get_args(Cell)
 
@@ -25,10 +27,6 @@ BACKENDS: tuple[str, ...] = get_args(Backend)
 PAPER_WINDOW, PAPER_SINKS = 32_640, 128
 #: Largest window, and most sinks and tokens that are counted: beyond any model, within 64 bits.
 MOST_TOKENS = 10**12
-
-
-class InputError(ValueError):
-    """A mistake in what the user gave (a path, a flag, a file); the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ class AHNConfig:
             backend=self.backend,
         )
         if problems:
-            raise InputError("\n".join(problems))
+            raise InputError(*problems)
         object.__setattr__(self, "full_attention_layers", tuple(self.full_attention_layers))
 
     @staticmethod

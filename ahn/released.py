@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ahn.config import PAPER_SINKS, PAPER_WINDOW, AHNConfig, InputError
+from ahn.config import PAPER_SINKS, PAPER_WINDOW, AHNConfig
+from common.errors import InputError
 
 _FAMILIES = {"qwen2": "qwen2", "qwen2_ahn": "qwen2", "qwen3": "qwen3", "qwen3_ahn": "qwen3"}
 _STOCK_CLASS = {"qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
@@ -98,7 +99,7 @@ def read_ahn_config(config: Mapping[str, Any], where: str | Path) -> AHNConfig |
         window = PAPER_WINDOW
     sinks = PAPER_SINKS if sinks is None else sinks
     if problems:
-        raise InputError("\n".join(f"{where}: config.json: {problem}" for problem in problems))
+        raise InputError(*(f"{where}: config.json: {problem}" for problem in problems))
     return AHNConfig(cell=cell, window=window, sinks=sinks, full_attention_layers=layers)
 
 

@@ -15,12 +15,11 @@ import zlib
 from collections.abc import Iterator
 from typing import BinaryIO, Protocol, cast
 
-from common.errors import InputError
+from common.errors import InputError, shown
 
 Path = str | os.PathLike[str]
 
 _GZIP = b"\x1f\x8b"
-_LONGEST_SHOWN = 200
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",
@@ -44,15 +43,6 @@ class Digest(Protocol):
         """Add these bytes."""
 
 
-def shown(path: Path) -> str:
-    """A path as a message shows it: the middle of a very long one is left out."""
-    text = os.fspath(path)
-    if len(text) <= _LONGEST_SHOWN:
-        return text
-    half = _LONGEST_SHOWN // 2
-    return f"{text[:half]}...{text[-half:]} ({len(text):,} characters)"
-
-
 def kind_of(path: Path) -> str | None:
     """What a path names: `"a file"`, `"a folder"`, `"a named pipe"` ...; None: nothing.
 
@@ -68,14 +58,6 @@ def kind_of(path: Path) -> str | None:
             return None
         raise InputError(f"{shown(path)}: cannot be read: {error.strerror}") from None
     return "a file" if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "no regular file")
-
-
-def too_long(error: OSError) -> str | None:
-    """What is wrong with the path of an error, where it is one that no file can have; else None."""
-    if error.errno != errno.ENAMETOOLONG:
-        return None
-    name = shown(str(error.filename)) if error.filename else "a path"
-    return f"{name}: there can be no file of so long a name"
 
 
 def open_file(path: Path) -> BinaryIO:

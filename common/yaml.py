@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
-from common.errors import InputError
-from common.files import Path, read_text, shown
+from common.errors import InputError, shown
+from common.files import Path, read_text
 
 MOST_BYTES = 2**20
 """Longest file."""

@@ -88,21 +88,16 @@ def _exit_code(interrupt: KeyboardInterrupt) -> int:
 @contextmanager
 def _input_errors() -> Iterator[None]:
     """End with exit code 2 and one line per problem when the input was bad."""
-    from common.files import too_long
-    from evaluation.problems import input_error_types, messages
+    from common.errors import InputError, problems_of
 
     try:
         yield
-    except ValueError as error:
-        if not isinstance(error, input_error_types()):
+    except (InputError, OSError) as error:
+        told = problems_of(error)
+        if told is None:
             raise
-        for message in messages(error):
+        for message in told:
             typer.echo(f"error: {message}", err=True)
-        raise typer.Exit(BAD_INPUT) from None
-    except OSError as error:
-        if (told := too_long(error)) is None:
-            raise
-        typer.echo(f"error: {told}", err=True)
         raise typer.Exit(BAD_INPUT) from None
 
 
@@ -158,9 +153,9 @@ def check(
     2: this is no run folder, or it is in use. Needs no model, no rows and no torch.
     """
     with _input_errors():
+        from common.progress import ProgressBar
         from evaluation.commands.check import check_run
         from evaluation.commands.terminal import console
-        from evaluation.run.progress_bar import ProgressBar
 
         with ProgressBar(console(stderr=True), "checking") as bar:
             found = check_run(run, repair, workers, bar.update)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from common.files import shown
+from common.errors import InputError
+from common.writing import write_whole
 from reports import compare, examples, figures, formats
 from reports.curves import Curve, Panel, curves
 from reports.figure_tables import MakeRemarks, MakeTables
@@ -33,7 +33,6 @@ from reports.leaderboard import (
 )
 from reports.matched import matched
 from reports.notices import notices
-from reports.records import InputError
 from reports.run_details import details
 from reports.run_folders import Run, read_run
 from reports.stats import Interval, mean_interval
@@ -75,7 +74,7 @@ def build_report(
         path for i, path in enumerate(paths) if path.resolve() in {p.resolve() for p in paths[:i]}
     ]
     if twice:
-        raise InputError("\n".join(f"{path}: given twice" for path in twice))
+        raise InputError(*(f"{path}: given twice" for path in twice))
     runs: list[Run] = []
     problems: list[str] = []
     for path in paths:
@@ -84,9 +83,10 @@ def build_report(
         except InputError as error:
             problems.append(str(error))
     if problems:
-        raise InputError("\n".join(problems))
+        raise InputError(*problems)
     check_page_target(output)
-    _write_atomically(output, _page_within_limit(runs, tables, remarks))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(output, _page_within_limit(runs, tables, remarks))
     return output
 
 
@@ -335,16 +335,3 @@ def _numbers(runs: Sequence[Run]) -> list[dict[str, Any]]:
         {str(k): v for k, v in row.items()}
         for row in table.where(table.notna(), None).to_dict("records")
     ]
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_bytes(content)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(f"{shown(path)}: cannot be written ({error.strerror or error})") from error

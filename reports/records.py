@@ -33,10 +33,6 @@ OLDEST_CONTINUED = 2
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-class InputError(ValueError):
-    """The given folder, file or line cannot be read as a run; the message says which and why."""
-
-
 def _without_lone_surrogates(value: object) -> object:
     """Replace lone UTF-16 surrogates by U+FFFD: they are legal in JSON but not in UTF-8 files."""
     if isinstance(value, str) and _LONE_SURROGATE.search(value):

@@ -10,7 +10,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from reports.records import SCHEMA_VERSION, ExampleRecord, InputError, RunInfo, Start
+from common.errors import InputError
+from reports.records import SCHEMA_VERSION, ExampleRecord, RunInfo, Start
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _FIRST_BYTES = b'{"schema_version":'

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from common.files import shown
-from reports.records import InputError
+from common.errors import InputError, shown
 from reports.run_folders import read_run_info
 
 _PAGE_BEGINS = b"<!doctype html>"

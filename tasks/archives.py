@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from common.files import open_file, shown
-from tasks.schema import InputError
+from common.errors import InputError, shown
+from common.files import open_file
 
 # Their unpacking can be stopped at any byte; that of the others comes in blocks of any size.
 _METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}

@@ -28,9 +28,10 @@ from pydantic import (
 )
 
 from common import yaml
+from common.errors import InputError
 from tasks.metrics import METRICS
 from tasks.rows import form_of
-from tasks.schema import InputError, Task, TaskProtocol, TextCut, Truncation
+from tasks.schema import Task, TaskProtocol, TextCut, Truncation
 
 Settings = dict[str, bool | int | float | str]
 

@@ -6,9 +6,10 @@ import os
 from functools import lru_cache
 from pathlib import Path
 
+from common.errors import InputError
 from tasks.registry import benchmark_definition
 from tasks.rows import form_of
-from tasks.schema import InputError, Task
+from tasks.schema import Task
 
 REVISION_VARIABLE = "AHN_BENCH_DATA_REVISION"
 """Environment variable that pins the hub's files to a commit."""

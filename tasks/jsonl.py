@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from common import json as strict
-from common.files import Digest, Stream, lines, open_unpacked, shown
-from tasks.schema import InputError
+from common.errors import InputError, shown
+from common.files import Digest, Stream, lines, open_unpacked
 
 MOST_ROW_BYTES = 128 * 2**20
 """Longest row: a text of ten million tokens fits."""

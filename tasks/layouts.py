@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from common import json as strict
-from common.files import Digest, kind_of, open_file, open_unpacked, read_text, shown
+from common.errors import InputError, shown
+from common.files import Digest, kind_of, open_file, open_unpacked, read_text
 from tasks.archives import find_member, open_member
 from tasks.jsonl import Bad, Line, stream_objects
 from tasks.rows import form_of
-from tasks.schema import InputError, Task
+from tasks.schema import Task
 from tasks.tables import arrow_rows, parquet_rows
 
 _JSONL = (".jsonl", ".jsonl.gz")

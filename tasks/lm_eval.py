@@ -20,10 +20,11 @@ from functools import lru_cache
 from typing import Any
 from weakref import WeakSet
 
+from common.errors import InputError
 from tasks import pocket
 from tasks.infinitebench.synthetic import parse_length
 from tasks.registry import find_task, is_pocket, protocol_name
-from tasks.schema import Example, InputError, Task
+from tasks.schema import Example, Task
 from tasks.sources import check_limit, load_examples
 
 PROTOCOL_MODELS: WeakSet[Any] = WeakSet()

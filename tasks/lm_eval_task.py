@@ -15,8 +15,9 @@ import lm_eval.models  # noqa: F401 - its models are only known if they come bef
 from lm_eval.api.registry import model_registry
 from lm_eval.api.task import ConfigurableTask
 
+from common.errors import InputError
 from tasks.lm_eval import PROTOCOL_MODELS, TaskDocument, document_of
-from tasks.schema import InputError, TaskProtocol
+from tasks.schema import TaskProtocol
 
 MODEL = "ahn"
 BY_PROTOCOL = "asked_by_protocol"

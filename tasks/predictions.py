@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.files import shown
+from common.errors import InputError, shown
 from tasks.jsonl import located, read_objects
 from tasks.registry import benchmark_names, find_task
 from tasks.rows import foreign_keys, form_of
-from tasks.schema import Example, InputError, Task
+from tasks.schema import Example, Task
 
 
 @dataclass(frozen=True)

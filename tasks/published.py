@@ -16,8 +16,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from common import yaml
+from common.errors import InputError
 from tasks.rows import describe
-from tasks.schema import InputError
 
 
 class _Strict(BaseModel):

@@ -11,14 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from common.files import shown
+from common.errors import InputError, shown
 from tasks.definitions import (
     LM_EVAL_PREFIX,
     Benchmark,
     BenchmarkDefinition,
     read_benchmark,
 )
-from tasks.schema import InputError, Task
+from tasks.schema import Task
 
 POCKET = "pocket"
 """As `data`: generated rows. As a task name: all pocket tasks."""

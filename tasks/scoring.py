@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 
+from common.errors import InputError
 from tasks.averages import Scored, benchmark_tables
 from tasks.metrics import METRICS
 from tasks.predictions import Prediction, read_predictions
 from tasks.registry import find_task, nearest_names, protocol_name
-from tasks.schema import InputError, Task
+from tasks.schema import Task
 from tasks.sources import load_examples
 from tasks.workers import Watch, scores_of
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from common.files import shown
+from common.errors import InputError, shown
 from tasks.hub import from_hub
 from tasks.jsonl import MOST_PROBLEMS, Bad, Line, Problem, located
 from tasks.layouts import Part, find_parts, part_in
@@ -26,7 +26,7 @@ from tasks.registry import (
     is_pocket,
 )
 from tasks.rows import foreign_keys, form_of
-from tasks.schema import Example, InputError, Task, document_id_of
+from tasks.schema import Example, Task, document_id_of
 
 Watch = Callable[[int, int], None]
 """Is told how many rows are made, and of how many."""

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from common.files import open_file, shown, size
+from common.errors import InputError, shown
+from common.files import open_file, size
 from tasks.jsonl import MOST_FILE_BYTES, MOST_ROW_BYTES, Bad, Line
-from tasks.schema import InputError
 
 _ROWS_AT_ONCE = 64
 

@@ -15,8 +15,9 @@ from typing import Any
 from ahn.checkpoints.keys import MEMORY_KEY, listed
 from ahn.checkpoints.locate import stored_tensors
 from ahn.checkpoints.safetensors_files import StoredTensor
-from ahn.config import AHNConfig, InputError
+from ahn.config import AHNConfig
 from ahn.released import RELEASED_KEYS, without_own_window
+from common.errors import InputError
 
 
 def build_model(
@@ -80,7 +81,7 @@ def build_model(
     if info["mismatched_keys"]:
         problems.append(f"{folder}: shapes do not fit: {info['mismatched_keys']}")
     if problems:
-        raise InputError("\n".join(problems))
+        raise InputError(*problems)
     return model
 
 
@@ -107,7 +108,7 @@ def _configuration(
     if not -made.vocab_size <= (made.pad_token_id or 0) < made.vocab_size:  # -1: there is none
         problems.append(f"pad_token_id {made.pad_token_id} is none of the {made.vocab_size} tokens")
     if problems:
-        raise InputError("\n".join(f"{folder / 'config.json'}: {line}" for line in problems))
+        raise InputError(*(f"{folder / 'config.json'}: {line}" for line in problems))
     return made
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ahn.checkpoints.rope import rope_config_problems
-from ahn.config import InputError
+from common.errors import InputError
 
 
 def non_finite(content: Any, name: str = "") -> list[str]:
@@ -43,7 +43,7 @@ def check_values(config: Mapping[str, Any], where: str | Path) -> None:
     if positions is not None and (type(positions) is not int or positions < 1):
         problems.append(f"max_position_embeddings must be a positive integer, not {positions!r}")
     if problems:
-        raise InputError("\n".join(f"{where}: config.json: {problem}" for problem in problems))
+        raise InputError(*(f"{where}: config.json: {problem}" for problem in problems))
 
 
 def stop_problems(stops: Any, vocab_size: int) -> list[str]:

@@ -36,7 +36,7 @@ from ahn.checkpoints.placement import resolve_device_map, resolve_dtype
 from ahn.checkpoints.rope import with_rope
 from ahn.checkpoints.safetensors_files import StoredTensor, not_finite
 from ahn.checkpoints.write import save_memory, write_config
-from ahn.config import AHNConfig, InputError
+from ahn.config import AHNConfig
 from ahn.cost.shapes import ModelShape
 from ahn.released import (
     model_family,
@@ -45,6 +45,7 @@ from ahn.released import (
     sliding_layers,
     window_notice,
 )
+from common.errors import InputError
 from common.notices import tell_once
 
 __all__ = [
@@ -115,7 +116,7 @@ def resolve_checkpoint(
     """
     problems = AHNConfig.problems(variant, None, window, sinks, backend=backend)
     if problems:
-        raise InputError("\n".join(problems))
+        raise InputError(*problems)
     config = describe_model(path_or_id)
     family = model_family(path_or_id, config)
     own = read_ahn_config(config, path_or_id)
@@ -216,7 +217,7 @@ def checkpoint_tensors(checkpoint: Checkpoint, strict: bool = False) -> dict[str
     else:
         problems += router_problems(path, tensors)
     if problems:
-        raise InputError("\n".join(dict.fromkeys(problems)))
+        raise InputError(*(dict.fromkeys(problems)))
     return tensors
 
 

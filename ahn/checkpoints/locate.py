@@ -14,7 +14,7 @@ from typing import Any
 
 from ahn.checkpoints.config_values import non_finite, stop_problems
 from ahn.checkpoints.safetensors_files import StoredTensor, read_header
-from ahn.config import InputError
+from common.errors import InputError
 
 _CONFIGURATION = ["*.json", "*.jinja", "*.txt", "*.model"]
 _WEIGHTS = ["*.safetensors"]
@@ -132,7 +132,7 @@ def check_stop_tokens(path_or_id: str | Path, config: Mapping[str, Any], vocab_s
         place = str(_generation_file(path_or_id))
     stops = (config if defaults is None else defaults).get("eos_token_id")
     if problems := stop_problems(stops, vocab_size):
-        raise InputError("\n".join(f"{place}: {problem}" for problem in problems))
+        raise InputError(*(f"{place}: {problem}" for problem in problems))
 
 
 def _json(path: Path) -> Any:
@@ -147,7 +147,7 @@ def _json(path: Path) -> Any:
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     if problems:
-        raise InputError("\n".join(f"{path}: {problem}" for problem in problems))
+        raise InputError(*(f"{path}: {problem}" for problem in problems))
     return content
 
 

@@ -8,10 +8,8 @@ appears whole or not at all: it is written beside its place and renamed.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +20,6 @@ from ahn.checkpoints.keys import MEMORY_KEY
 from ahn.checkpoints.load import checkpoint_tensors, resolve_checkpoint, write_config
 from ahn.checkpoints.locate import describe_model, local_folder
 from ahn.checkpoints.safetensors_files import StoredTensor, write_file
-from ahn.config import InputError
 from ahn.released import (
     merged_config,
     read_ahn_config,
@@ -31,7 +28,9 @@ from ahn.released import (
     window_notice,
     without_own_window,
 )
+from common.errors import InputError
 from common.notices import tell_once
+from common.writing import replacing_folder
 
 #: tokenizer, chat template, generation defaults, licence: what a model's folder holds beside
 #: weights and `config.json`
@@ -216,38 +215,14 @@ def _whole_folder(
     """A folder to write into that becomes `output` when all went well, and else disappears."""
     _check_output(output, sources, force)
     size = sum(tensor.nbytes for tensor in tensors.values())
-    made: Path | None = None
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(output.parent).free
-        if free < size:
-            raise InputError(
-                f"{output}: {size / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free there"
-            )
-        made = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-        yield made
-        made.chmod(0o777 & ~_umask())
-        if output.exists() and any(output.iterdir()):
-            old = Path(tempfile.mkdtemp(prefix=f".{output.name}.old.", dir=output.parent))
-            os.replace(output, old)
-            os.replace(made, output)
-            shutil.rmtree(old)
-        else:
-            os.replace(made, output)
-    except OSError as error:
-        reason = error.strerror or str(error)
+    parent = next(path for path in output.absolute().parents if path.exists())
+    free = shutil.disk_usage(parent).free
+    if free < size:
         raise InputError(
-            f"{output}: could not be written ({reason}); nothing was left there"
-        ) from error
-    finally:
-        if made is not None and made.exists():
-            shutil.rmtree(made, ignore_errors=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+            f"{output}: {size / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free there"
+        )
+    with replacing_folder(output) as made:
+        yield made
 
 
 def _check_output(output: Path, sources: list[Path], force: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ahn.config import InputError
+from common.errors import InputError
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 _AUTOMATIC = ("auto", "balanced", "balanced_low_0", "sequential")

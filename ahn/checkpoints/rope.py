@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ahn.config import InputError
+from common.errors import InputError
 
 _THETA = 10_000.0
 #: largest `factor`: 32 million positions of 32 thousand
@@ -111,7 +111,7 @@ def with_rope(
         rope_scaling = {"rope_type": "yarn", "factor": yarn_factor}
     if rope_scaling is None:
         if problems := rope_config_problems(config):
-            raise InputError("\n".join(f"config.json: {problem}" for problem in problems))
+            raise InputError(*(f"config.json: {problem}" for problem in problems))
         return dict(config)
     if not isinstance(rope_scaling, Mapping):
         raise InputError(f"rope_scaling must be a mapping like config.json's, not {rope_scaling!r}")
@@ -123,7 +123,7 @@ def with_rope(
         if positions is not None:
             asked.setdefault("original_max_position_embeddings", positions)
     if problems := rope_problems(asked):
-        raise InputError("\n".join(problems))
+        raise InputError(*problems)
     kept = {k: v for k, v in config.items() if k not in ("rope_scaling", "rope_theta")}
     return kept | {"rope_parameters": asked}
 

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ahn.config import InputError
+from common.errors import InputError
 
 #: bytes per element, in the order in which the `safetensors` package lays tensors out (last first)
 ITEM_BYTES = {

@@ -22,8 +22,9 @@ from rich.console import Console
 from rich.table import Table
 
 import ahn
-from ahn.config import VARIANTS, AHNConfig, InputError
+from ahn.config import VARIANTS, AHNConfig
 from ahn.cost.accounting import ModelShape, cache_bytes, flops
+from common.errors import InputError
 
 
 @dataclass(frozen=True)

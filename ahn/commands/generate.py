@@ -20,8 +20,9 @@ from ahn.commands.prompting import (
     prompt_ids,
     read_prompt,
 )
-from ahn.config import VARIANTS, InputError
+from ahn.config import VARIANTS
 from ahn.released import read_ahn_config
+from common.errors import InputError
 
 
 def answer(
@@ -56,7 +57,7 @@ def answer(
         variant = _default_variant(base, memory is not None, window is not None)
     problems = check_model(base, variant, memory, window, sinks, yarn_factor=yarn_factor)
     if problems:
-        raise InputError("\n".join(problems))
+        raise InputError(*problems)
     words = load_tokenizer(base if tokenizer is None else tokenizer)
     ids = prompt_ids(words, text, chat)
     known = describe_model(base)["vocab_size"]

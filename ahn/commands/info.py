@@ -14,11 +14,12 @@ from ahn.checkpoints.keys import MEMORY_KEY, needed_base, needed_memory
 from ahn.checkpoints.locate import check_stop_tokens, describe_model, stored_tensors
 from ahn.checkpoints.rope import rope_parameters, rope_summary
 from ahn.checkpoints.safetensors_files import ITEM_BYTES, StoredTensor
-from ahn.config import CELLS, AHNConfig, InputError
+from ahn.config import CELLS, AHNConfig
 from ahn.cost import zoo
 from ahn.cost.accounting import cache_bytes
 from ahn.cost.shapes import ModelShape, added_parameters
 from ahn.released import model_family, read_ahn_config, window_notice
+from common.errors import InputError
 
 #: parts of a model, in the order of a table
 PARTS = ("embedding", "attention", "mlp", "norms", "lm_head", "memory", "other")
@@ -140,7 +141,7 @@ def zoo_info(
     model = zoo.find(name)
     problems = AHNConfig.problems("ahn", cell, window, sinks)
     if problems:
-        raise InputError("\n".join(problems))
+        raise InputError(*problems)
     shapes = dict(needed_base(model.shape))
     settings = None
     if cell is not None:

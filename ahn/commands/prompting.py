@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ahn.checkpoints.locate import local_folder
-from ahn.config import InputError
-from common.errors import InputError as UnreadableError
+from common.errors import InputError
 from common.files import read_bytes, read_stream
 
 MOST_BYTES = 2**30
@@ -37,7 +36,7 @@ def read_prompt(text: str | None, file: str | None) -> str:
             else:
                 raw = read_bytes(file, MOST_BYTES)
             text = raw.decode("utf-8-sig")  # without the mark that some editors put in front
-        except UnreadableError as error:
+        except InputError as error:
             raise InputError(f"--prompt-file: {error}") from None
         except UnicodeDecodeError as error:
             raise InputError(f"--prompt-file {file}: not UTF-8 at byte {error.start}") from None
@@ -124,7 +123,7 @@ class Sampling:
         if not 0 <= self.seed < 2**32:
             problems.append(f"--seed: must be from 0 to 2**32 - 1, not {self.seed}")
         if problems:
-            raise InputError("\n".join(problems))
+            raise InputError(*problems)
 
 
 def generate_text(

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ahn.checkpoints.load import check_model
 from ahn.checkpoints.locate import describe_model
-from ahn.config import InputError
 from ahn.released import window_notice
+from common.errors import InputError
 from common.notices import tell_once
 
 
@@ -55,5 +55,5 @@ def check_servable(model: str | Path, options: Sequence[str] = ()) -> None:
             "memory has a cache of its own"
         )
     if problems := check_model(model, "ahn"):
-        raise InputError("\n".join(problems))
+        raise InputError(*problems)
     tell_once(window_notice(config, model))

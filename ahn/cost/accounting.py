@@ -41,8 +41,9 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from ahn.config import CELLS, AHNConfig, InputError, LayerLayout
+from ahn.config import CELLS, AHNConfig, LayerLayout
 from ahn.cost.shapes import CELL_SIZES, ModelShape, added_parameters
+from common.errors import InputError
 
 __all__ = [
     "ACCOUNTINGS",
@@ -329,7 +330,7 @@ def _layout(
     if accounting not in ACCOUNTINGS:
         problems.append(f"accounting {accounting!r} is unknown; one of {', '.join(ACCOUNTINGS)}")
     if problems:
-        raise InputError("\n".join(problems))
+        raise InputError(*problems)
     if seen.window is None:
         return seen, 0
     layout = replace(seen, window=window, sinks=sinks, cell=None if seen.cell is None else cell)

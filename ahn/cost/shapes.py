@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from ahn.config import AHNConfig, InputError
+from ahn.config import AHNConfig
+from common.errors import InputError
 
 #: more than any model has; lists of what a checkpoint must hold are made of this length
 _MOST_LAYERS = 10_000
@@ -198,6 +199,6 @@ def added_parameters(
         "ahn", cell, None, None, tuple(full_attention_layers), shape.num_hidden_layers
     )
     if problems:
-        raise InputError("\n".join(problems))
+        raise InputError(*problems)
     per_layer = sum(prod(size) for size in memory_shapes(shape, cell).values())
     return per_layer * (shape.num_hidden_layers - len(set(full_attention_layers)))

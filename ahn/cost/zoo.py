@@ -15,10 +15,10 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from ahn.config import CELLS, InputError
+from ahn.config import CELLS
 from ahn.cost.shapes import ModelShape
 from common import yaml
-from common.errors import InputError as UnreadableError
+from common.errors import InputError
 
 _KEYS = {"hub_id", "max_position_embeddings", "shape", "released_ahn"}
 _SHAPE_KEYS = {
@@ -88,10 +88,7 @@ def read(file: Traversable) -> ZooModel:
     Raises:
         InputError: an unknown, missing or unfitting entry, with the file's name.
     """
-    try:
-        entry = yaml.parse(file.read_text("utf-8"), str(file))
-    except UnreadableError as error:
-        raise InputError(str(error)) from None
+    entry = yaml.parse(file.read_text("utf-8"), str(file))
     try:
         return _parse(file.name.removesuffix(".yaml"), entry)
     except InputError as error:

@@ -20,7 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ahn.config import InputError
+from common.errors import InputError
 
 Messages = list[dict[str, str]]
 
@@ -161,7 +161,7 @@ def find_sources(dataset: str | Sequence[str], streaming: bool = False) -> list[
     if not found and not problems:
         problems.append("dataset: no name is given")
     if problems:
-        raise InputError("\n".join(problems))
+        raise InputError(*problems)
     return found
 
 

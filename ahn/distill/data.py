@@ -18,13 +18,13 @@ import torch
 from torch.utils.data import Dataset, IterableDataset, Sampler, get_worker_info
 from transformers import PreTrainedTokenizerBase
 
-from ahn.config import InputError
 from ahn.distill.conversations import Source, find_sources
 from ahn.distill.encoding import IGNORED, set_template
 from ahn.distill.files import exclusive, first_line, why_not_written
 from ahn.distill.gaps import Lengths, PositionGaps
 from ahn.distill.recipe import Recipe
 from ahn.distill.tokenising import COUNTS, Encoded, EncodedRows, tokenising_processes
+from common.errors import InputError
 
 _FORMAT = 2  # of the files in the cache
 _ROWS_A_BATCH = 64

@@ -21,12 +21,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ahn.checkpoints.load import describe_model, save_memory
-from ahn.config import InputError, LayerLayout
+from ahn.config import LayerLayout
 from ahn.distill.losses import beyond, ce_loss, distill_loss, kl_loss, shifted
 from ahn.distill.provenance import read_record
 from ahn.distill.recipe import Recipe
 from ahn.distill.student import draw_span
 from ahn.distill.trainer import Data, RecipeTrainer
+from common.errors import InputError
 
 logger = logging.getLogger(__name__)
 

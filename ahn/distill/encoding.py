@@ -13,8 +13,8 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from ahn.config import InputError
 from ahn.distill.conversations import Messages
+from common.errors import InputError
 
 IGNORED = -100
 

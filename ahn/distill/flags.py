@@ -10,10 +10,9 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from ahn.config import InputError
 from ahn.distill.recipe import Recipe
 from common import yaml
-from common.errors import InputError as UnreadableError
+from common.errors import InputError
 
 
 def parse_flags(arguments: Sequence[str]) -> dict[str, Any]:
@@ -71,7 +70,7 @@ def parse_words(arguments: Sequence[str]) -> tuple[str | None, dict[str, Any]]:
         elif not _put(values, path, _value(text, None if path[1:] else field)):
             problems.append(f"--{name}: given both as a whole and in parts")
     if problems:
-        raise InputError("\n".join(problems))
+        raise InputError(*problems)
     return recipe, values
 
 
@@ -95,7 +94,7 @@ def _value(text: str, field: FieldInfo | None) -> Any:
     """As YAML where the option may have that value, else as it stands (a folder called 2024)."""
     try:
         value = yaml.parse(text, "option")
-    except UnreadableError:
+    except InputError:
         return text
     with suppress(ValueError):
         value = float(value) if isinstance(value, str) else value  # YAML 1.1 reads 1e-4 as text

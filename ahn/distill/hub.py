@@ -10,9 +10,9 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from ahn.config import InputError
 from ahn.distill.files import first_line
 from ahn.distill.recipe import Recipe
+from common.errors import InputError
 
 logger = logging.getLogger(__name__)
 

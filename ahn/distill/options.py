@@ -16,10 +16,10 @@ from transformers import TrainingArguments, get_scheduler
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.training_args import ParallelMode
 
-from ahn.config import InputError
 from ahn.distill.files import first_line
 from ahn.distill.optim import MuonAdamW
 from ahn.distill.recipe import Recipe
+from common.errors import InputError
 
 #: Folder of the Trainer's checkpoints, in the output folder.
 CHECKPOINTS = "checkpoints"
@@ -166,7 +166,7 @@ def _check_names(recipe: Recipe) -> None:
         elif name == "save_strategy" and recipe.early_stopping_patience is not None:
             problems.append(f"{name}: early stopping saves at every better evaluation")
     if problems:
-        raise InputError("\n".join(f"training_arguments: {problem}" for problem in problems))
+        raise InputError(*(f"training_arguments: {problem}" for problem in problems))
 
 
 def _wrong_type(value: Any, kind: Any) -> str | None:

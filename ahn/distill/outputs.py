@@ -12,10 +12,10 @@ import torch
 import transformers
 import yaml
 
-from ahn.config import InputError
 from ahn.distill.options import CHECKPOINTS
 from ahn.distill.provenance import RunRecord, strict_json, without_secrets
 from ahn.distill.recipe import Recipe
+from common.errors import InputError
 
 _TERMS = ("kl", "ce", "distill", "key_overlap")
 _HISTORY = ("step", "loss", *_TERMS, "eval_loss", *(f"eval_{term}" for term in _TERMS))

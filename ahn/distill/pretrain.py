@@ -17,8 +17,8 @@ import torch
 from torch import nn
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from ahn.config import InputError
 from ahn.distill.recipe import BaseModelRecipe
+from common.errors import InputError
 
 #: scale of the W_q that is copied from W_k, and of what stays random
 _KEY_COPY, _NOISE = 1.5, 0.3

@@ -19,9 +19,9 @@ from typing import Any
 import yaml
 
 from ahn.checkpoints.load import describe_model, weight_files
-from ahn.config import InputError
 from ahn.distill.conversations import Source, file_digest
 from ahn.distill.recipe import Recipe
+from common.errors import InputError
 
 logger = logging.getLogger(__name__)
 

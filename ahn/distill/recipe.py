@@ -14,10 +14,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ahn.checkpoints.names import ahn_path, model_path
-from ahn.config import CELLS, InputError
+from ahn.config import CELLS
 from common import yaml as strict_yaml
-from common.errors import InputError as UnreadableError
-from common.files import kind_of, shown
+from common.errors import InputError, shown
+from common.files import kind_of
 
 LossName = Literal["kl", "ce", "distill"]
 #: W_total where a recipe names none (told when a run starts)
@@ -343,16 +343,13 @@ def load_recipe(path: str | Path | None, overrides: dict[str, Any] | None = None
             else:
                 source = f"{path}: "
             problems.append(f"{source}{name}: {_in_words(item, place)}")
-        raise InputError("\n".join(problems)) from None
+        raise InputError(*problems) from None
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        if kind_of(path) is None:
-            raise InputError(f"{shown(path)}: no such recipe")
-        values = strict_yaml.read(path)
-    except UnreadableError as error:
-        raise InputError(str(error)) from None
+    if kind_of(path) is None:
+        raise InputError(f"{shown(path)}: no such recipe")
+    values = strict_yaml.read(path)
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise InputError(f"{path}: a recipe is a mapping of options")
     return values

@@ -20,7 +20,6 @@ from transformers import (
 )
 
 from ahn.checkpoints.build import check_finite
-from ahn.config import InputError
 from ahn.distill import provenance
 from ahn.distill.conversations import Source, find_sources
 from ahn.distill.data import Collator, Conversations, StreamedConversations, TokenBudgetBatches
@@ -41,6 +40,7 @@ from ahn.distill.student import (
 )
 from ahn.distill.trainer import Data, PretrainTrainer, RecipeTrainer, last_checkpoint, same_command
 from ahn.distill.windows import check_windows, notices_of_data, notices_of_recipe
+from common.errors import InputError
 
 logger = logging.getLogger(__name__)
 

@@ -17,10 +17,11 @@ from ahn.checkpoints.load import (
     local_folder,
     weight_files,
 )
-from ahn.config import AHNConfig, InputError
+from ahn.config import AHNConfig
 from ahn.distill.recipe import Recipe
 from ahn.models.weights import stored_weights
 from ahn.released import read_ahn_config
+from common.errors import InputError
 
 _FAMILIES = ("qwen2", "qwen3")
 
@@ -105,7 +106,7 @@ def _check_start(recipe: Recipe, settings: AHNConfig) -> None:
     if not problems:
         problems = check_model(recipe.model_name_or_path, "ahn", source)
     if problems:
-        raise InputError("\n".join(f"ahn_name_or_path: {problem}" for problem in problems))
+        raise InputError(*(f"ahn_name_or_path: {problem}" for problem in problems))
 
 
 def student_model(recipe: Recipe) -> PreTrainedModel:

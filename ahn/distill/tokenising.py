@@ -18,10 +18,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedTokenizerBase
 
-from ahn.config import InputError
 from ahn.distill.conversations import Source, messages_of, read_rows
 from ahn.distill.encoding import IGNORED, encode_turns, sample_of, shortened
 from ahn.distill.recipe import Recipe
+from common.errors import InputError
 
 #: what is counted, in this order
 COUNTS = ("read", "kept", "too_short", "cut", "answers_cut", "no_label")

@@ -21,7 +21,6 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Trainer
 
-from ahn.config import InputError
 from ahn.distill.data import Conversations, Repeated, StreamedConversations, TokenBudgetBatches
 from ahn.distill.encoding import IGNORED
 from ahn.distill.files import first_line, honour_umask, why_not_written
@@ -29,6 +28,7 @@ from ahn.distill.options import new_optimizer, training_arguments
 from ahn.distill.provenance import RunRecord, read_record
 from ahn.distill.recipe import Recipe
 from ahn.distill.spread import collected_keys, key_overlap
+from common.errors import InputError
 
 Data = Conversations | StreamedConversations
 #: options of a loader with workers, as transformers has them with `dataloader_` before them

@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ahn.config import InputError
 from ahn.distill.recipe import Recipe
 from ahn.distill.student import fitting_sinks, fitting_windows
+from common.errors import InputError
 
 Lengths = npt.NDArray[np.int64]
 

@@ -17,12 +17,13 @@ from torch import Tensor
 from transformers import Cache
 
 from ahn.cells.base import Gates
-from ahn.config import InputError, LayerLayout
+from ahn.config import LayerLayout
 from ahn.cost.accounting import allocated_slots
 from ahn.models.attention import Chunk, LayerPlan, SlotWrite
 from ahn.models.cache_files import SavedCache, identify, mismatches, read_cache, write_cache
 from ahn.models.decode_step import TokenStep
 from ahn.models.layouts import layout_table
+from common.errors import InputError
 
 
 class LayerCache:

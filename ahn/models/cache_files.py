@@ -7,10 +7,8 @@ and a fingerprint of its weights, and another one refuses it.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -22,10 +20,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ahn.config import InputError, LayerLayout
+from ahn.config import LayerLayout
 from ahn.cost.accounting import allocated_slots
 from ahn.cost.shapes import CELL_SIZES
 from ahn.models.weights import stored_weights
+from common.errors import InputError
+from common.writing import replacing
 
 #: of the file; a reader refuses what it does not know
 FORMAT = "ahn-cache"
@@ -120,18 +120,12 @@ def write_cache(saved: SavedCache, path: Path) -> None:
         "seen": saved.seen,
         "columns": saved.columns,
     }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, temporary, metadata={_KEY: json.dumps(facts, sort_keys=True)})
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.replace(path)
+        with replacing(path) as beside:
+            save_file(tensors, beside, metadata={_KEY: json.dumps(facts, sort_keys=True)})
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path}: the cache cannot be written: {error}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def read_cache(path: Path) -> SavedCache:
@@ -157,7 +151,7 @@ def read_cache(path: Path) -> SavedCache:
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: its metadata does not fit this version: {error!r}") from None
     if problems:
-        raise InputError("\n".join(f"{path}: {problem}" for problem in problems))
+        raise InputError(*(f"{path}: {problem}" for problem in problems))
     by_layer: list[dict[str, Tensor]] = [{} for _ in layouts]
     for key, tensor in tensors.items():
         _, index, name = key.split(".")

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ahn.cells import Gates
-from ahn.config import InputError
+from common.errors import InputError
 
 if TYPE_CHECKING:
     from ahn.models.cache import AHNCache

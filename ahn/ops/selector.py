@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from ahn.config import BACKENDS as NAMES
-from ahn.config import InputError
 from ahn.ops.chunked import chunked
 from ahn.ops.recurrent import recurrent
+from common.errors import InputError
 
 #: Asks for a form, over what a configuration says.
 VARIABLE = "AHN_BACKEND"

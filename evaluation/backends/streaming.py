@@ -24,8 +24,7 @@ import torch
 from transformers import GenerationConfig
 
 from ahn.checkpoints.locate import generation_defaults
-from ahn.config import InputError as AHNInputError
-from evaluation.problems import InputError, messages
+from common.errors import InputError
 
 # Settings of a record of a run, besides whatever else is set.
 _RECORDED = ("do_sample", "num_beams", "temperature", "top_p", "top_k", "min_p")
@@ -62,8 +61,8 @@ def load_generation_config(folder: Path, model_config: Mapping[str, Any]) -> Gen
     try:
         generation_defaults(folder)  # in strict JSON
         return GenerationConfig.from_pretrained(folder)
-    except AHNInputError as error:
-        raise InputError(messages(error)) from None
+    except InputError:
+        raise
     except (OSError, ValueError, TypeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{folder / 'generation_config.json'}: {reason}") from error

@@ -15,13 +15,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from common.errors import InputError
+from common.writing import write_whole
 from evaluation.plan.environment import now
-from evaluation.problems import InputError
-from evaluation.run.files import write_atomically
 from evaluation.run.locks import FolderLock, is_locked
 from evaluation.run.record_files import rejected_path, set_aside, write_lines
 from reports.records import ExampleRecord, RunInfo, content_sha256
-from reports.records import InputError as UnreadableRun
 from reports.run_folders import (
     NewerVersion,
     RecordLine,
@@ -164,7 +163,7 @@ def _description(folder: Path, problems: list[str]) -> RunInfo | None:
         info = read_run_info(folder)
     except NewerVersion:
         raise
-    except UnreadableRun as error:
+    except InputError as error:
         problems += str(error).splitlines()
         problems.append(
             f"{folder}: without its description a run cannot be continued; its lines are checked "
@@ -398,4 +397,4 @@ def _set_interrupted(folder: Path) -> None:
     path = folder / "run.json"
     content = json.loads(path.read_bytes())
     content |= {"status": "interrupted", "updated": now()}
-    write_atomically(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+    write_whole(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")

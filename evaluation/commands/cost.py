@@ -8,10 +8,11 @@ from typing import Any
 
 from rich.table import Table
 
-from ahn.config import MOST_TOKENS, AHNConfig, InputError
+from ahn.config import MOST_TOKENS, AHNConfig
 from ahn.cost import zoo
 from ahn.cost.accounting import ACCOUNTINGS, added_parameters, cache_bytes, flops
 from ahn.cost.shapes import ModelShape
+from common.errors import InputError
 from evaluation.plan.costs import DTYPE_BYTES
 
 VARIANTS = ("full", "window", "ahn")
@@ -80,7 +81,7 @@ def cost_table(
     except InputError as error:
         problems += str(error).splitlines()
     if problems or shape is None:
-        raise InputError("\n".join(problems))
+        raise InputError(*problems)
 
     settings: dict[str, Any] = {"window": window, "sinks": sinks, "cell": cell}
     in_cache = length + max(generated - 1, 0)

@@ -19,8 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.files import shown
-from evaluation.problems import InputError
+from common.errors import InputError, shown
 from reports.records import ExampleRecord
 from reports.run_folders import Run, read_run
 from reports.targets import check_no_run_file
@@ -117,7 +116,7 @@ def _check(run: Run, form: str, variants: Sequence[str], model_name: str | None)
     if model_name is not None and len(set(variants or there)) > 1:
         problems.append("--model-name: names one folder; choose one --variant")
     if problems:
-        raise InputError(problems)
+        raise InputError(*problems)
 
 
 def _place(run: Run, record: ExampleRecord, form: str, model_name: str | None) -> Path:

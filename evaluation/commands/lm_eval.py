@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.files import kind_of, shown
-from evaluation.problems import InputError, input_error_types, messages
+from common.errors import InputError, shown
+from common.files import kind_of
 from tasks.definitions import LM_EVAL_PREFIX as PREFIX
 
 VERSION = "0.4.13"
@@ -19,11 +19,11 @@ _ROWS = """with lm-eval, --data FOLDER is --metadata '{"data": "FOLDER"}'"""
 
 def _as_input_error(error: ValueError) -> ValueError:
     """What the user can mend, in one line per problem; any other error as it is."""
-    if isinstance(error, input_error_types()):
-        told = messages(error)
-        return InputError([*told, _ROWS] if any("--data" in line for line in told) else told)
+    if isinstance(error, InputError):
+        about_data = any("--data" in line for line in error.problems)
+        return InputError(*error.problems, _ROWS) if about_data else error
     if str(error).startswith("Tasks not found: "):  # lm_eval.config.evaluate_config
-        return InputError(_unknown_tasks(str(error).partition(": ")[2].split(", ")))
+        return InputError(*_unknown_tasks(str(error).partition(": ")[2].split(", ")))
     return error
 
 
@@ -91,7 +91,7 @@ def run(arguments: Sequence[str]) -> int:
             missing = [path for path in given if kind_of(path) != "a folder"]
             if missing:
                 raise InputError(
-                    [f"--include_path: {shown(path)} is not a folder" for path in missing]
+                    *(f"--include_path: {shown(path)} is not a folder" for path in missing)
                 )
             parsed.include_path = [str(task_folder()), *given]
         harness.execute(parsed)

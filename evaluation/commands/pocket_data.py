@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from common.files import shown
-from evaluation.problems import InputError
+from common.errors import InputError, shown
+from common.writing import replacing
 
 
 def write_pocket_data(output: Path, share: float = 1.0) -> dict[str, int]:
@@ -46,16 +46,11 @@ def write_pocket_data(output: Path, share: float = 1.0) -> dict[str, int]:
 
 
 def _write_lines(path: Path, lines: Iterator[Any]) -> int:
-    partial = path.with_suffix(".partial")
     count = 0
-    try:
-        with partial.open("w", encoding="utf-8", newline="\n") as file:
-            for line in lines:
-                file.write(json.dumps(line) + "\n")
-                count += 1
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as beside, beside.open("w", encoding="utf-8", newline="\n") as file:
+        for line in lines:
+            file.write(json.dumps(line) + "\n")
+            count += 1
     return count
 
 
@@ -70,11 +65,11 @@ def _check(folder: Path, tokenizer: dict[str, Any], data: dict[str, Path]) -> No
             foreign.append(path)
     if foreign:
         raise InputError(
-            [
+            *(
                 f"--output: {path} is there already and is no pocket data, so it is not replaced; "
                 "name another folder"
                 for path in foreign
-            ]
+            )
         )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from common.progress import ProgressBar
 from evaluation.commands.report import write_report
 from evaluation.commands.tables import plan_tables, result_tables
 from evaluation.commands.terminal import console
@@ -22,7 +23,6 @@ from evaluation.plan.plan import make_plan
 from evaluation.plan.planned import Plan
 from evaluation.run.engine import Engine, LocalEngine
 from evaluation.run.progress import RunProgress
-from evaluation.run.progress_bar import ProgressBar
 from evaluation.run.runner import TooManyErrors
 from evaluation.run.store import RunStore, check_folder, written_files
 from reports.records import OLDEST_CONTINUED, SCHEMA_VERSION, RunInfo

@@ -6,10 +6,10 @@ import json
 import os
 from pathlib import Path
 
+from common.errors import InputError
+from common.progress import ProgressBar
+from common.writing import check_writable, write_whole
 from evaluation.commands.terminal import console
-from evaluation.problems import InputError
-from evaluation.run.files import check_writable, write_atomically
-from evaluation.run.progress_bar import ProgressBar
 from reports.targets import check_no_run_file
 from tasks.scoring import benchmark_score, score_per_length, scored_file
 
@@ -52,7 +52,7 @@ def score_to(
         )
     if per_example is not None:
         content = "".join(json.dumps({"score": line.score}) + "\n" for line in lines)
-        write_atomically(per_example, content)
+        write_whole(per_example, content)
     how = protocol if metric is None else f"{protocol}, but by {metric}"
     score = benchmark_score([line.score for line in lines])
     by_length = score_per_length(benchmark, task, lines)

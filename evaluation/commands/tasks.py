@@ -10,8 +10,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from common.errors import InputError
-from common.files import kind_of, shown
+from common.errors import InputError, shown
+from common.files import kind_of
 from evaluation.plan.tasks import benchmark_of
 from tasks import pocket
 from tasks.layouts import find_parts

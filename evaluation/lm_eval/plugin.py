@@ -39,6 +39,7 @@ from tqdm import tqdm
 
 import ahn as library
 from ahn.checkpoints.load import local_folder, read_ahn_config
+from common.errors import InputError
 from evaluation.backends.streaming import (
     Generator,
     generation_settings,
@@ -49,7 +50,6 @@ from evaluation.lm_eval.scoring import LikelihoodScorer, Scored, cut_left, with_
 from evaluation.plan.plan import CONTEXT_SLACK, context_length, sampling_seed
 from evaluation.plan.prompts import PreparedPrompt, prepare, shared_tokens, smallest_max_length
 from evaluation.plan.variants import ahn_path, choose_variants, model_path
-from evaluation.problems import InputError
 from tasks.lm_eval import PROTOCOL_MODELS, TaskDocument, document_of
 from tasks.lm_eval_task import BY_PROTOCOL
 from tasks.schema import TaskProtocol
@@ -143,7 +143,7 @@ class AHNLM(HFLM):
         problems: list[str] = []
         choose_variants([variant], [], problems)
         if problems:
-            raise InputError([f"--model_args {text.removeprefix('--')}" for text in problems])
+            raise InputError(*(f"--model_args {text.removeprefix('--')}" for text in problems))
         # lm-eval says "cuda:0" where its user says nothing, also where there is none.
         if device in (None, "auto") or not torch.cuda.is_available():
             device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -389,7 +389,7 @@ def _check_options(
         if number is not None and not fits:
             problems.append(f"--model_args {name}: {number!r} is not a number of tokens")
     if problems:
-        raise InputError(problems)
+        raise InputError(*problems)
 
 
 def _new_tokens(value: Any) -> int:

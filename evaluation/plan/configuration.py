@@ -26,10 +26,9 @@ from pydantic import (
     field_validator,
 )
 
-import common.errors
 from common import yaml
-from common.files import kind_of, shown
-from evaluation.problems import InputError
+from common.errors import InputError, shown
+from common.files import kind_of
 from tasks.sources import MOST_ROWS
 
 Benchmark = Literal["longbench", "lveval", "infinitebench", "pocket"]
@@ -246,8 +245,8 @@ def read_config_file(file: str) -> dict[str, Any]:
     """Keys and values of a YAML configuration file; `InputError` when it is not a mapping."""
     try:
         content = _read_config(file)
-    except (InputError, common.errors.InputError) as error:
-        raise InputError([f"--config: {problem}" for problem in error.problems]) from error
+    except InputError as error:
+        raise error.prefixed("--config: ") from error
     return _values_of(content, file)
 
 
@@ -268,7 +267,7 @@ def _values_of(content: Any, file: str) -> dict[str, Any]:
             )
         values[key] = value
     if problems:
-        raise InputError(problems)
+        raise InputError(*problems)
     return values
 
 

@@ -8,7 +8,6 @@ loaded, because only it can say how long the prompts are.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,8 @@ from typing import Any
 
 from ahn.checkpoints.load import local_folder
 from ahn.cost.accounting import ModelShape
+from common.errors import InputError
+from common.writing import check_folder_writable
 from evaluation.backends.streaming import generation_settings, load_generation_config
 from evaluation.plan.configuration import RunConfiguration
 from evaluation.plan.models import (
@@ -29,7 +30,7 @@ from evaluation.plan.prompts import prepare, smallest_max_length
 from evaluation.plan.recording import unwritable
 from evaluation.plan.tasks import Watch, load_rows, resolve_tasks
 from evaluation.plan.variants import model_path
-from evaluation.problems import InputError, collect
+from evaluation.problems import collect
 from tasks.schema import TaskProtocol
 
 CONTEXT_SLACK = 500  # the authors' max_length is the model's context less this
@@ -126,16 +127,12 @@ def _check_prompts(
         )
 
 
-def _can_be_a_folder(output: str | None, problems: list[str]) -> None:
-    """The run folder, or the nearest folder above it that there is, can be written to."""
-    if output is None:
-        return
-    place = Path(output).absolute()
-    there = next(path for path in (place, *place.parents) if os.path.lexists(path))
-    if not there.is_dir():
-        problems.append(f"--output: {there if there != place else output} is a file, not a folder")
-    elif not os.access(there, os.W_OK | os.X_OK):
-        problems.append(f"--output: {output} cannot be written (no permission in {there})")
+def _check_output(output: Path) -> None:
+    """The run folder can be made and written to."""
+    try:
+        check_folder_writable(output)
+    except InputError as error:
+        raise error.prefixed("--output: ") from None
 
 
 def make_plan(
@@ -171,7 +168,8 @@ def make_plan(
     seed = configuration.seed
     if seed is None:
         seed = tasks[0].protocols[protocol].seed if tasks else 0
-    _can_be_a_folder(configuration.output, problems)
+    if configuration.output is not None:
+        collect(problems, partial(_check_output, Path(configuration.output)))
     sources = load_rows(tasks, configuration, seed, problems, watch)
 
     folder = None  # a plan needs configuration and tokenizer, no weights
@@ -223,7 +221,7 @@ def make_plan(
     if shape is not None:
         check_backend(models, shape, problems)
     if problems:
-        raise InputError(problems)
+        raise InputError(*problems)
     assert shape is not None and config is not None and context is not None
     return Plan(
         configuration=configuration,

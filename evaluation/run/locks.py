@@ -7,7 +7,7 @@ import os
 import time
 from pathlib import Path
 
-from evaluation.problems import InputError
+from common.errors import InputError
 
 LOCK_FILE = ".lock"
 _TRIES, _PAUSE = 5, 0.05  # whoever only looks holds the lock for some microseconds

@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from evaluation.problems import InputError
-from evaluation.run.files import write_atomically
+from common.errors import InputError
+from common.writing import write_whole
 from reports.run_folders import RecordLine
 
 
@@ -19,7 +19,7 @@ def rejected_path(path: Path) -> Path:
 def write_lines(path: Path, lines: Iterable[RecordLine]) -> None:
     """Replace the file's content by `lines`, byte for byte; line ends are made newlines."""
     kept = (line.raw.removeprefix(b"\xef\xbb\xbf").rstrip(b"\r") for line in lines)
-    write_atomically(path, b"".join(line + b"\n" for line in kept))
+    write_whole(path, b"".join(line + b"\n" for line in kept))
 
 
 def set_aside(path: Path, lines: Sequence[RecordLine], rejected: Sequence[RecordLine]) -> None:

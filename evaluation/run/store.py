@@ -21,14 +21,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
+from common.errors import InputError
+from common.writing import write_whole
 from evaluation.plan.environment import now
 from evaluation.plan.identity import differences, parts_as_of
-from evaluation.problems import InputError
-from evaluation.run.files import write_atomically
 from evaluation.run.locks import LOCK_FILE, FolderLock
 from evaluation.run.record_files import rejected_path, set_aside, write_lines
 from reports.records import OLDEST_CONTINUED, SCHEMA_VERSION, ExampleRecord, RunInfo, Start
-from reports.records import InputError as UnreadableRun
 from reports.run_folders import (
     RecordLine,
     holds_records,
@@ -99,7 +98,7 @@ def written_files(folder: Path) -> list[Path]:
     """
     try:
         info = read_run_info(folder)
-    except UnreadableRun as error:
+    except InputError as error:
         raise InputError(
             f"{error} (--overwrite deletes only what a run wrote, which its run.json tells: delete "
             "the folder yourself, or name another one)"
@@ -114,7 +113,7 @@ def written_files(folder: Path) -> list[Path]:
     foreign = [path for path in found if path.stat().st_size and not holds_records(path)]
     if foreign:
         raise InputError(
-            [f"--overwrite: {path} holds no records; move it away yourself" for path in foreign]
+            *(f"--overwrite: {path} holds no records; move it away yourself" for path in foreign)
         )
     return [*found, *(path for path in map(rejected_path, named) if path.exists())]
 
@@ -221,11 +220,11 @@ class RunStore:
         left = [path for path in self._record_files() if path not in written and self._is_own(path)]
         if left:
             raise InputError(
-                [
+                *(
                     f"--overwrite: {path} was not written by the run in {self.folder}, whose "
                     "run.json does not name it; move it away yourself"
                     for path in left
-                ]
+                )
             )
         for path in written:
             path.unlink()
@@ -272,7 +271,7 @@ class RunStore:
         ]
         if problems:
             remedy = f"run_eval check {self.folder} --repair moves such lines aside"
-            raise InputError([*shortened(problems), remedy])
+            raise InputError(*shortened(problems), remedy)
         records = [line.record for line in lines if line.record is not None and not line.retried]
         expected = self._expected.get(task, {}) if variant in self.info.models else {}
         if not expected or any((r.variant, r.task) != (variant, task) for r in records):
@@ -376,4 +375,4 @@ class RunStore:
 
     def _write_info(self) -> None:
         text = json.dumps(self.info.model_dump(mode="json"), ensure_ascii=False, indent=1)
-        write_atomically(self.folder / "run.json", text + "\n")
+        write_whole(self.folder / "run.json", text + "\n")

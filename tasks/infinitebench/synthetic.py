@@ -15,8 +15,8 @@ from math import ceil
 from random import Random
 from typing import Any
 
+from common.errors import InputError
 from tasks.infinitebench import constructions as c
-from tasks.schema import InputError
 
 MAX_LENGTH = 16 * 1024**2
 """Tokens: beyond it a slip of the pen is likelier than a wish."""

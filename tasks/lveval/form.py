@@ -10,8 +10,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StrictStr
 
+from common.errors import InputError
 from tasks.rows import Answer, Count, FullText, Row, RowForm, Text, answer_text, parse
-from tasks.schema import Example, InputError, Task, scored_example
+from tasks.schema import Example, Task, scored_example
 
 
 class LVEvalRow(BaseModel):

@@ -12,11 +12,12 @@ import difflib
 import random
 import re
 
+from common.errors import InputError
 from tasks.pocket.documents import make_document
 from tasks.pocket.facts import KINDS
 from tasks.pocket.rows import make_row
 from tasks.pocket.vocabulary import STOP
-from tasks.schema import Example, InputError, Task, TaskProtocol, TextCut, document_id_of
+from tasks.schema import Example, Task, TaskProtocol, TextCut, document_id_of
 
 #: Kinds of the default tasks: those that the embedded base model answers with full attention. It
 #: never learnt to find a friend among several, the first step of `two_hop` (see docs/log.md).

@@ -17,8 +17,9 @@ import pytest
 from ahn.cli import main
 from ahn.commands import prompting
 from ahn.commands.prompting import Sampling, read_prompt
-from ahn.config import AHNConfig, InputError
+from ahn.config import AHNConfig
 from ahn.distill.recipe import load_recipe
+from common.errors import InputError
 
 LONG = "x" * 5000
 TRAIN = "--output_dir out --sliding_window 32"

@@ -22,9 +22,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ahn.config import BACKENDS, InputError
+from ahn.config import BACKENDS
 from ahn.ops import check, recurrence
 from ahn.ops.selector import Case
+from common.errors import InputError
 
 #: Recurrences by the cell that uses them: whether there is a delta rule, and a decay.
 RECURRENCES = {

@@ -28,10 +28,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from ahn.config import InputError
 from ahn.cost.shapes import ModelShape, added_parameters
 from ahn.distill.losses import POSITIONS
 from ahn.ops.chunked import CHUNK
+from common.errors import InputError
 
 #: Blocks of `[L, H, d]` and of `[L, H, C]` float32 that one layer's memory and attention hold.
 CELL_BLOCKS = {"GatedDeltaNet": (22.2, 5.3), "DeltaNet": (20.3, 1.5), "Mamba2": (17.5, 2.5)}

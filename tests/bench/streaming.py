@@ -45,9 +45,10 @@ from rich.console import Console
 from rich.table import Table
 
 import ahn
-from ahn.config import AHNConfig, InputError
+from ahn.config import AHNConfig
 from ahn.cost import zoo
 from ahn.cost.accounting import ModelShape, cache_bytes
+from common.errors import InputError
 
 K = 1024
 VARIANTS = ("full", "window", "ahn")

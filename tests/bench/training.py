@@ -50,13 +50,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import ahn
-from ahn.config import InputError, LayerLayout
+from ahn.config import LayerLayout
 from ahn.cost import zoo
 from ahn.cost.accounting import ModelShape
 from ahn.distill.distillation import Distillation
 from ahn.distill.options import new_optimizer
 from ahn.distill.recipe import Recipe
 from ahn.distill.student import make_trainable
+from common.errors import InputError
 from tests.bench.step_memory import StepMemory, step_memory
 from tests.bench.streaming import Peak, build, clock, numbers
 
@@ -347,7 +348,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     if not 0 <= options.sinks < options.window:
         problems.append("--sinks: fewer than --window")
     if problems:
-        raise InputError("\n".join(problems))
+        raise InputError(*problems)
     if options.device.type != "cuda":
         torch.set_num_threads(1)
     return options

@@ -10,7 +10,7 @@ import shutil
 import pytest
 
 import ahn
-from evaluation.problems import InputError
+from common.errors import InputError
 
 EVALUATED = {"window": 32_640, "sinks": 128}
 LEFTOVER = "sliding_window 256 is a leftover of training"

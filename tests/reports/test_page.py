@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from common.errors import InputError
 from reports.examples import MOST_EXAMPLES
 from reports.page import MOST_BYTES, build_report
-from reports.records import InputError
 
 MakeRun = Callable[..., Path]
 NASTY = '</script><script>document.title="owned"</script><img src=x onerror=alert(1)>"\'&amp;'

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from reports.records import SCHEMA_VERSION, ExampleRecord, InputError, RunInfo
+from common.errors import InputError
+from reports.records import SCHEMA_VERSION, ExampleRecord, RunInfo
 from reports.run_folders import read_jsonl, read_run
 
 Make = Callable[..., ExampleRecord]

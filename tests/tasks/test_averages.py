@@ -2,11 +2,11 @@
 
 import pytest
 
+from common.errors import InputError
 from tasks.averages import Scored, benchmark_tables, mean, percent
 from tasks.longbench.averages import CATEGORIES
 from tasks.longbench_e.averages import bucket_of, bucket_scores
 from tasks.registry import expand, find_task, task_names
-from tasks.schema import InputError
 
 
 def scored(*scores, length=None):

@@ -8,13 +8,14 @@ from collections import defaultdict
 
 import pytest
 
+from common.errors import InputError
 from tasks.averages import Scored
 from tasks.longbench.averages import leaderboards
 from tasks.longbench_e.averages import bucket_of, bucket_scores
 from tasks.metrics import METRICS
 from tasks.metrics.rouge import rouge_l_f
 from tasks.registry import expand, find_task, protocol_name, task_names
-from tasks.schema import InputError, scored_example
+from tasks.schema import scored_example
 from tasks.scoring import benchmark_score, score_file
 
 pytestmark = pytest.mark.shared

@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
+from common.errors import InputError
 from tasks.averages import Scored, benchmark_tables
 from tasks.infinitebench.form import FORM
 from tasks.registry import expand, find_task, group_names, task_names
-from tasks.schema import Example, InputError
+from tasks.schema import Example
 from tasks.scoring import score_file
 from tasks.sources import load_examples
 

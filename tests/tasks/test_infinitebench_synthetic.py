@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.errors import InputError
 from tasks.infinitebench.synthetic import (
     SYNTHETIC_TASKS,
     generate,
@@ -18,7 +19,6 @@ from tasks.infinitebench.synthetic import (
     units_for,
 )
 from tasks.registry import benchmark_definition, find_task
-from tasks.schema import InputError
 from tasks.sources import load_examples
 
 ROWS = {

@@ -10,9 +10,9 @@ import zipfile
 
 import pytest
 
+from common.errors import InputError
 from tasks import jsonl, tables
 from tasks.registry import find_task
-from tasks.schema import InputError
 from tasks.sources import load_examples
 
 LONGBENCH = [

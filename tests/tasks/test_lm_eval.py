@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 import tasks
+from common.errors import InputError
 from tasks import lm_eval as ours
 from tasks import pocket
 from tasks.registry import benchmark_names, expand, find_task, group_names, task_names
-from tasks.schema import InputError, scored_example
+from tasks.schema import scored_example
 from tasks.sources import load_examples
 
 pytest.importorskip("lm_eval", reason="needs lm-evaluation-harness (pip install .[lm-eval])")

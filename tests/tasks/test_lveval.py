@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rouge import Rouge
 
+from common.errors import InputError
 from tasks.averages import Scored, benchmark_tables
 from tasks.lveval.form import FORM
 from tasks.metrics.chinese import words
@@ -25,7 +26,7 @@ from tasks.metrics.lveval import (
 )
 from tasks.metrics.qa_f1 import normalize_zh, qa_f1, qa_f1_zh
 from tasks.registry import benchmark_definition, expand, find_task, group_names, task_names
-from tasks.schema import Example, InputError, scored_example
+from tasks.schema import Example, scored_example
 from tasks.scoring import score_file
 from tasks.sources import load_examples
 

@@ -14,6 +14,7 @@ from hypothesis import example as try_also
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.errors import InputError
 from tasks import pocket
 from tasks.pocket.documents import make_document
 from tasks.pocket.facts import KINDS, held_out, make_facts, max_facts
@@ -34,7 +35,6 @@ from tasks.pocket.vocabulary import (
     WORDS,
 )
 from tasks.registry import expand, find_task
-from tasks.schema import InputError
 
 SINKS, WINDOW = 4, 128
 PUBLISHED_FIELDS = {

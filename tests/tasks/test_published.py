@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from common.errors import InputError
 from tasks.longbench.averages import CATEGORIES
 from tasks.published import Below, published_tables, read_published
 from tasks.registry import expand, task_names
-from tasks.schema import InputError
 
 
 def table(title):

@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 import tasks
+from common.errors import InputError
 from tasks.definitions import read_benchmark
 from tasks.registry import expand, find_task, group_names, protocol_name, task_names
-from tasks.schema import InputError
 from tasks.sources import load_examples
 
 LONGBENCH = Path(tasks.__file__).parent / "longbench"

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from common.errors import InputError
 from tasks.averages import Scored
-from tasks.schema import InputError
 from tasks.scoring import benchmark_score, score_file, score_per_length
 
 GOOD = {"pred": "Paris", "answers": ["Paris", "paris"], "all_classes": None, "length": 3}

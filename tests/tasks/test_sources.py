@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from common.errors import InputError
 from tasks import hub as hub_files
 from tasks.registry import find_task
-from tasks.schema import InputError
 from tasks.sources import load_examples
 
 ROW: dict[str, Any] = {

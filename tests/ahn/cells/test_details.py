@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from ahn.cells import CELL_CLASSES, Gates, MemoryCell
 from ahn.cells.base import HeadLinear, Scale, rms_norm, wide
-from ahn.config import CELLS, InputError
+from ahn.config import CELLS
+from common.errors import InputError
 
 D, H, d = 24, 4, 6
 every_cell = pytest.mark.parametrize("name", CELLS)

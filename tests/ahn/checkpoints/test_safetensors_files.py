@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from ahn.checkpoints.safetensors_files import not_finite, read_header, write_file
-from ahn.config import InputError
+from common.errors import InputError
 
 _TYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64, torch.uint8]
 

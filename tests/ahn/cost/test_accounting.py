@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ahn.config import CELLS, VARIANTS, InputError
+from ahn.config import CELLS, VARIANTS
 from ahn.cost import zoo
 from ahn.cost.accounting import (
     ACCOUNTINGS,
@@ -21,6 +21,7 @@ from ahn.cost.accounting import (
     cache_bytes,
     flops,
 )
+from common.errors import InputError
 
 TINY = ModelShape(3, 64, 4, 2, 16, 96, 200, tie_word_embeddings=True)
 PAPER: dict[str, Any] = {"window": 32_640, "sinks": 128}

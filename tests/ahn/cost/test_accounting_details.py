@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from ahn.config import InputError
 from ahn.cost.accounting import BLOCK, CacheBytes, FlopCount, allocated_slots, cache_bytes, flops
 from ahn.cost.shapes import ModelShape
+from common.errors import InputError
 
 SHAPE = ModelShape(
     num_hidden_layers=3,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from ahn.config import InputError
 from ahn.cost import zoo
+from common.errors import InputError
 
 
 # Parameters in the published checkpoints (tied embeddings counted once).

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ahn
-from ahn.config import InputError
 from ahn.distill.recipe import load_recipe
 from ahn.distill.spread import collected_keys, key_overlap
+from common.errors import InputError
 
 RECIPES = Path(__file__).resolve().parents[3] / "configs" / "train"
 

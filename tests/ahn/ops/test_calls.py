@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from ahn import ops
-from ahn.config import InputError
 from ahn.ops import recurrence, selector
 from ahn.ops.chunked import SEGMENT
 from ahn.ops.recurrent import recurrent
+from common.errors import InputError
 
 NAMES = ("q", "k", "v", "write", "log_decay", "state")
 

@@ -15,9 +15,9 @@ import torch
 from torch.nn import functional as F
 
 from ahn.cells import CELL_CLASSES
-from ahn.config import InputError
 from ahn.ops import recurrence, selector
 from ahn.ops.recurrent import recurrent as oracle
+from common.errors import InputError
 
 pytestmark = [
     pytest.mark.gpu,

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from ahn.cells import CELL_CLASSES, Gates
-from ahn.config import BACKENDS, AHNConfig, InputError
+from ahn.config import BACKENDS, AHNConfig
 from ahn.ops import recurrence, selector
 from ahn.ops.selector import KERNELS, check, pick
+from common.errors import InputError
 
 CPU: dict[str, Any] = {
     "device": "cpu",

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoTokenizer, GenerationConfig
 
 import ahn
+from common.errors import InputError
 from evaluation.backends.streaming import (
     Generator,
     generation_settings,
@@ -18,7 +19,6 @@ from evaluation.backends.streaming import (
     settings_as_dict,
     stop_ids,
 )
-from evaluation.problems import InputError
 from tests.evaluation.conftest import SINKS, WINDOW
 
 QWEN_INSTRUCT = {  # as Qwen2.5-Instruct ships it

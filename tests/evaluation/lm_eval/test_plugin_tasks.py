@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import tasks
-from evaluation.problems import InputError
+from common.errors import InputError
 from tests.evaluation.conftest import SINKS, WINDOW, records_of, start_process, write_rows
 
 pytest.importorskip("lm_eval", reason="needs the extra 'lm-eval'")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import ahn
-from evaluation.problems import InputError
+from common.errors import InputError
 
 lm_eval = pytest.importorskip("lm_eval", reason="needs the extra 'lm-eval'")
 

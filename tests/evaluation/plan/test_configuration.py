@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
+from common.errors import InputError
 from evaluation.cli import app
 from evaluation.plan.configuration import (
     RunConfiguration,
@@ -16,7 +17,6 @@ from evaluation.plan.configuration import (
     resolve_configuration,
 )
 from evaluation.plan.options import COMMANDS
-from evaluation.problems import InputError
 
 
 @pytest.mark.parametrize("command", [c.benchmark for c in COMMANDS])

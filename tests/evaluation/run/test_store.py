@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from common.errors import InputError
 from evaluation.plan.identity import digest_of
-from evaluation.problems import InputError
 from evaluation.run.store import RunStore, check_folder
 from reports.records import ExampleRecord, RunInfo
 from reports.run_folders import read_run
