@@ -11,6 +11,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+ROOT = Path(__file__).resolve().parents[1]
+
 # Before anything imports torch: the suite runs in several processes and asks no network.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
