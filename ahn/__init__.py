@@ -15,8 +15,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ahn.checkpoints.load import check_model, describe_model, load_model, weight_files
+from ahn.checkpoints.load import (
+    check_model,
+    describe_model,
+    load_model,
+    load_resolved,
+    weight_files,
+)
 from ahn.checkpoints.merge import merge_checkpoint, split_checkpoint
+from ahn.checkpoints.resolve import ResolvedCheckpoint, resolve_checkpoint
 from ahn.config import CELLS, VARIANTS, AHNConfig, LayerLayout
 from ahn.registration import register_when_needed
 from common.errors import InputError
@@ -38,11 +45,14 @@ __all__ = [
     "AHNConfig",
     "InputError",
     "LayerLayout",
+    "ResolvedCheckpoint",
     "check_model",
     "compile_decode",
     "describe_model",
     "load_model",
+    "load_resolved",
     "merge_checkpoint",
+    "resolve_checkpoint",
     "split_checkpoint",
     "weight_files",
 ]

@@ -1,6 +1,6 @@
 """From checkpoint files to a model: transformers' loader over all files as one folder.
 
-What may be loaded was settled before (`ahn.checkpoints.load`).
+What is loaded was decided before (`ahn.checkpoints.resolve`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ahn.checkpoints.keys import MEMORY_KEY, listed
-from ahn.checkpoints.locate import stored_tensors
+from ahn.checkpoints.locate import CheckpointFiles
 from ahn.checkpoints.safetensors_files import StoredTensor
 from ahn.config import AHNConfig
 from ahn.released import RELEASED_KEYS, without_own_window
@@ -53,7 +53,7 @@ def build_model(
     config_class, model_class = classes[family]
     own = _configuration(config_class, folder, config, settings)
     own.architectures = [model_class.__name__]
-    tensors = stored_tensors(folder) if tensors is None else tensors
+    tensors = CheckpointFiles(folder).tensors if tensors is None else tensors
     with _without_load_report(), _one_folder(folder, tensors) as joined:
         try:
             model, info = model_class.from_pretrained(
@@ -135,7 +135,7 @@ def _one_folder(folder: Path, tensors: Mapping[str, StoredTensor]) -> Iterator[P
 
 @contextmanager
 def _without_load_report() -> Iterator[None]:
-    """Keys are accounted for here; transformers' table of them would only frighten."""
+    """Suppress transformers' table of keys: `build_model` reports missing and unexpected ones."""
     from transformers.utils import logging
 
     before = logging.get_verbosity()

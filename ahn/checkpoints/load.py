@@ -6,55 +6,26 @@ does not fit. Every weight gets one type at load: `dtype`, else the base model's
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ahn.checkpoints.build import build_model, check_finite
-from ahn.checkpoints.config_values import check_values
-from ahn.checkpoints.keys import (
-    MEMORY_KEY,
-    base_problems,
-    idle_memory,
-    listed,
-    memory_problems,
-    needed_base,
-    needed_memory,
-    router_problems,
-    two_sources_problems,
-)
-from ahn.checkpoints.locate import (
-    check_stop_tokens,
-    describe_model,
-    local_folder,
-    stored_tensors,
-    weight_files,
-)
-from ahn.checkpoints.placement import resolve_device_map, resolve_dtype
-from ahn.checkpoints.rope import with_rope
-from ahn.checkpoints.safetensors_files import StoredTensor, not_finite
+from ahn.checkpoints.keys import MEMORY_KEY, listed
+from ahn.checkpoints.locate import CheckpointFiles, describe_model, local_folder, weight_files
+from ahn.checkpoints.resolve import ResolvedCheckpoint, resolve_checkpoint
+from ahn.checkpoints.safetensors_files import not_finite
 from ahn.checkpoints.write import save_memory, write_config
-from ahn.config import AHNConfig
-from ahn.cost.shapes import ModelShape
-from ahn.released import (
-    model_family,
-    read_ahn_config,
-    released_config,
-    sliding_layers,
-    window_notice,
-)
+from ahn.released import read_ahn_config, released_config
 from common.errors import InputError
 from common.notices import tell_once
 
 __all__ = [
-    "Checkpoint",
     "build_model",
     "check_model",
-    "checkpoint_tensors",
     "describe_model",
     "load_model",
+    "load_resolved",
     "local_folder",
     "read_ahn_config",
     "released_config",
@@ -65,164 +36,8 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """What is to be loaded, settled from configurations alone.
-
-    Attributes:
-        path: base model, or merged model: folder or hub id.
-        config: its `config.json`, with the RoPE scaling that was asked for.
-        family: `qwen2` or `qwen3`.
-        shape: its sizes.
-        settings: cell, window, sinks, layers with full attention, variant.
-        source: where the memory's weights are; None: the variant needs none.
-        notice: what people must be told about the window; see `window_notice`.
-    """
-
-    path: str | Path
-    config: dict[str, Any]
-    family: str
-    shape: ModelShape
-    settings: AHNConfig
-    source: str | Path | None
-    notice: str | None = None
-
-    @property
-    def two_folders(self) -> bool:
-        """Whether the memory comes from elsewhere than the base."""
-        return self.source is not None and not _same(self.source, self.path)
-
-
-def _same(one: str | Path, other: str | Path) -> bool:
-    return str(one) == str(other) or (
-        Path(one).is_dir() and Path(other).is_dir() and Path(one).samefile(other)
-    )
-
-
-def resolve_checkpoint(
-    path_or_id: str | Path,
-    variant: str = "ahn",
-    ahn: str | Path | None = None,
-    window: int | None = None,
-    sinks: int | None = None,
-    rope_scaling: Mapping[str, Any] | None = None,
-    yarn_factor: float | None = None,
-    backend: str | None = None,
-) -> Checkpoint:
-    """What `load_model` would load, from the configurations of base and memory.
-
-    Raises:
-        InputError: everything that is wrong with the arguments or the configurations.
-    """
-    problems = AHNConfig.problems(variant, None, window, sinks, backend=backend)
-    if problems:
-        raise InputError(*problems)
-    config = describe_model(path_or_id)
-    family = model_family(path_or_id, config)
-    own = read_ahn_config(config, path_or_id)
-    source: str | Path | None = None
-    settings, described, place = own, config, path_or_id
-    if AHNConfig(variant=variant).layer(0).cell is not None:
-        source = ahn if ahn is not None else (path_or_id if own is not None else None)
-        if source is None:
-            raise InputError(
-                f"variant {variant!r} needs memory weights: {path_or_id} has none, pass ahn= "
-                "(--ahn) with a folder or hub id of AHN weights"
-            )
-    if ahn is not None:
-        ahn_json = describe_model(ahn)
-        if model_family(ahn, ahn_json) != family:
-            raise InputError(
-                f"{ahn}: trained for {ahn_json.get('model_type')}, but {path_or_id} is "
-                f"{config.get('model_type')}"
-            )
-        settings = read_ahn_config(ahn_json, ahn)
-        if settings is None:
-            raise InputError(
-                f"{ahn}: config.json names no cell (_ahn_implementation); not an AHN checkpoint"
-            )
-        described, place = ahn_json, ahn
-    notice = None if variant == "full" else window_notice(described, place, window, sinks)
-    settings = settings or AHNConfig()
-    settings = replace(
-        settings,
-        variant=variant,
-        window=settings.window if window is None else window,
-        sinks=settings.sinks if sinks is None else sinks,
-        backend=settings.backend if backend is None else backend,
-    )
-    try:
-        shape = ModelShape.from_config(config)
-        layer_problems = AHNConfig.problems(
-            variant, None, None, None, settings.full_attention_layers, shape.num_hidden_layers
-        )
-        if layer_problems:
-            raise InputError(f"{'; '.join(layer_problems)} (fa_layer_ids)")
-    except InputError as error:
-        raise InputError(f"{path_or_id}: config.json: {error}") from None
-    check_values(config, path_or_id)
-    check_stop_tokens(path_or_id, config, shape.vocab_size)
-    sliding = sliding_layers(config) if own is None else []
-    if sliding and (variant == "full" or window is None):
-        raise InputError(
-            f"{path_or_id}: config.json has use_sliding_window: true: {len(sliding)} of its "
-            "layers have a window of their own, which no variant here computes; replace it "
-            "with a window of yours (window=, --window; variants window, ahn, no-write), or "
-            "set use_sliding_window to false"
-        )
-    try:
-        config = with_rope(config, rope_scaling, yarn_factor)
-    except InputError as error:
-        raise InputError(f"{path_or_id}: {error}") from None
-    return Checkpoint(path_or_id, config, family, shape, settings, source, notice)
-
-
-def checkpoint_tensors(checkpoint: Checkpoint, strict: bool = False) -> dict[str, StoredTensor]:
-    """Every tensor of a checkpoint, base and memory, by key.
-
-    Args:
-        checkpoint: of `resolve_checkpoint`.
-        strict: refuse memories of layers that keep full attention, too; else they are left out,
-            with a warning: released configurations can name such layers (`fa_layer_ids`).
-
-    Raises:
-        InputError: files that cannot be read, and all keys and shapes that do not fit.
-    """
-    path, source = checkpoint.path, checkpoint.source
-    wanted = needed_base(checkpoint.shape)
-    tensors = stored_tensors(path)
-    problems = base_problems(path, wanted, tensors)
-    if source is not None:
-        held = tensors
-        if checkpoint.two_folders:
-            held = stored_tensors(source)
-            problems += two_sources_problems(path, tensors, source, held, wanted)
-        needed = needed_memory(checkpoint.shape, checkpoint.settings)
-        idle = idle_memory(checkpoint.shape, checkpoint.settings, held)
-        if idle and strict:
-            problems.append(
-                f"{source}: memory keys of layers that keep full attention (fa_layer_ids): "
-                f"{listed(idle)}"
-            )
-        elif idle:
-            warnings.warn(
-                f"{source}: not used, since these layers keep full attention (fa_layer_ids): "
-                f"{listed(idle)}",
-                stacklevel=3,
-            )
-        held = {key: tensor for key, tensor in held.items() if key not in idle}
-        tensors = {key: tensor for key, tensor in tensors.items() if key not in idle}
-        problems += memory_problems(source, held, needed, checkpoint.settings.cell)
-        tensors = tensors | held
-    else:
-        problems += router_problems(path, tensors)
-    if problems:
-        raise InputError(*(dict.fromkeys(problems)))
-    return tensors
-
-
 def check_model(
-    path_or_id: str | Path,
+    path_or_id: str | Path | CheckpointFiles,
     variant: str,
     ahn: str | Path | None = None,
     window: int | None = None,
@@ -230,13 +45,16 @@ def check_model(
     rope_scaling: Mapping[str, Any] | None = None,
     yarn_factor: float | None = None,
 ) -> list[str]:
-    """Everything that can be known to be wrong before any weight is loaded, a line each.
-
-    Reads `config.json` and the headers of the safetensors files; takes what `load_model` takes.
-    """
+    """Everything that `resolve_checkpoint` finds to be wrong, a line each."""
     try:
-        checkpoint_tensors(
-            resolve_checkpoint(path_or_id, variant, ahn, window, sinks, rope_scaling, yarn_factor)
+        resolve_checkpoint(
+            path_or_id,
+            variant,
+            ahn,
+            window,
+            sinks,
+            rope_scaling=rope_scaling,
+            yarn_factor=yarn_factor,
         )
         return []
     except InputError as error:
@@ -244,7 +62,7 @@ def check_model(
 
 
 def load_model(
-    path_or_id: str | Path,
+    path_or_id: str | Path | CheckpointFiles,
     variant: str = "ahn",
     ahn: str | Path | None = None,
     window: int | None = None,
@@ -288,44 +106,47 @@ def load_model(
             backend that is not installed: it says how to install it.
     """
     checkpoint = resolve_checkpoint(
-        path_or_id, variant, ahn, window, sinks, rope_scaling, yarn_factor, backend
+        path_or_id,
+        variant,
+        ahn,
+        window,
+        sinks,
+        dtype,
+        device,
+        device_map=device_map,
+        rope_scaling=rope_scaling,
+        yarn_factor=yarn_factor,
+        backend=backend,
     )
-    tell_once(checkpoint.notice)
-    # first everything that needs no weights, so that nothing is loaded half (or downloaded)
-    _check_backend(checkpoint)
-    placed = resolve_device_map(device, device_map)
-    resolve_dtype(dtype, checkpoint.config, "F32")
-    for place in (path_or_id, checkpoint.source):
-        if place is not None:
-            local_folder(place)
-    tensors = checkpoint_tensors(checkpoint)
-    _check_memory_finite(tensors, checkpoint)
+    for notice in checkpoint.notices:
+        tell_once(notice)
+    return load_resolved(checkpoint)
+
+
+def load_resolved(checkpoint: ResolvedCheckpoint) -> Any:
+    """The model that was resolved, in eval mode; what `load_model` returns.
+
+    Raises:
+        InputError: what only the weights tell: numbers that are not finite, a device that is too
+            small, a configuration that transformers refuses.
+    """
+    import torch
+
+    checkpoint = checkpoint.downloaded()
+    if checkpoint.memory is not None:
+        memory = {key: t for key, t in checkpoint.tensors.items() if MEMORY_KEY.match(key)}
+        if bad := not_finite(memory):
+            raise InputError(
+                f"{memory[bad[0]].file}: weights that are not finite numbers: {listed(bad)}"
+            )
     model = build_model(
-        local_folder(path_or_id),
+        checkpoint.base.folder(),
         checkpoint.family,
         checkpoint.config,
         checkpoint.settings,
-        resolve_dtype(dtype, checkpoint.config, tensors["model.embed_tokens.weight"].dtype),
-        tensors=tensors,
-        device_map=placed,
+        getattr(torch, checkpoint.dtype),
+        tensors=checkpoint.tensors,
+        device_map=checkpoint.device_map,
     )
-    check_finite(model, path_or_id)
+    check_finite(model, checkpoint.path)
     return model.eval()
-
-
-def _check_backend(checkpoint: Checkpoint) -> None:
-    if checkpoint.source is None:
-        return
-    from ahn.ops import asked, check
-
-    check(asked(checkpoint.settings.backend))
-
-
-def _check_memory_finite(tensors: Mapping[str, StoredTensor], checkpoint: Checkpoint) -> None:
-    if checkpoint.source is None:
-        return
-    bad = not_finite({key: t for key, t in tensors.items() if MEMORY_KEY.match(key)})
-    if bad:
-        raise InputError(
-            f"{tensors[bad[0]].file}: weights that are not finite numbers: {listed(bad)}"
-        )

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ahn.checkpoints.config_values import non_finite, stop_problems
+from ahn.checkpoints.names import model_path
 from ahn.checkpoints.safetensors_files import StoredTensor, read_header
 from common.errors import InputError
 
@@ -28,17 +29,180 @@ def _is_hub_id(path_or_id: str | Path) -> bool:
     return not Path(text).is_absolute() and not text.startswith(".") and text.count("/") == 1
 
 
-def _is_folder(path_or_id: str | Path) -> bool:
-    """Whether this is a folder here.
+class CheckpointFiles:
+    """The files of one checkpoint; each is looked for and read at most once.
 
-    Raises:
-        InputError: nothing was given, or a file.
+    Several variants of a model share one object, so that a plan reads each file once.
+
+    Args:
+        place: folder or hub id, or a name of the embedded model (`ahn.checkpoints.names`).
     """
-    if not str(path_or_id).strip():
-        raise InputError("the path of a model is empty; pass a folder or a hub id")
-    if Path(path_or_id).is_file():
-        raise InputError(f"{path_or_id}: is a file; pass the folder that holds it")
-    return Path(path_or_id).is_dir()
+
+    def __init__(self, place: str | Path) -> None:
+        self.place = model_path(place)
+
+    def __str__(self) -> str:
+        return str(self.place)
+
+    def is_same(self, other: CheckpointFiles) -> bool:
+        """Whether both are one checkpoint."""
+        one, two = Path(self.place), Path(other.place)
+        return str(one) == str(two) or (one.is_dir() and two.is_dir() and one.samefile(two))
+
+    @cached_property
+    def is_folder(self) -> bool:
+        """Whether the checkpoint is a folder here.
+
+        Raises:
+            InputError: nothing was given, or a file.
+        """
+        if not str(self.place).strip():
+            raise InputError("the path of a model is empty; pass a folder or a hub id")
+        if Path(self.place).is_file():
+            raise InputError(f"{self.place}: is a file; pass the folder that holds it")
+        return Path(self.place).is_dir()
+
+    def folder(self, weights: bool = True) -> Path:
+        """The folder of the checkpoint: itself, or the hub's snapshot.
+
+        Args:
+            weights: also fetch the weights, not only configuration and tokenizer.
+
+        Raises:
+            InputError: no such folder, and not on the hub (or the hub cannot be reached).
+        """
+        return self._with_files(_CONFIGURATION + (_WEIGHTS if weights else []))
+
+    def _with_files(self, patterns: list[str]) -> Path:
+        return Path(self.place) if self.is_folder else _from_hub(self.place, patterns)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The `config.json`; of a hub id only that file is fetched.
+
+        Raises:
+            InputError: no folder, no `config.json`, or not strict JSON: numbers that are none
+                (`NaN`) and keys that stand twice are refused.
+        """
+        path = self._with_files(["config.json"]) / "config.json"
+        if not path.is_file():
+            raise InputError(f"{self.place}: no config.json in this folder")
+        return _json_object(path)
+
+    @cached_property
+    def generation_config(self) -> dict[str, Any] | None:
+        """The `generation_config.json`, of a hub id only that file; None without one.
+
+        Raises:
+            InputError: not strict JSON (see `config`), or no object.
+        """
+        path = self._with_files([_GENERATION]) / _GENERATION
+        return _json_object(path) if os.path.lexists(path) else None  # a dead link is an error
+
+    def check_stop_tokens(self, vocab_size: int) -> None:
+        """Refuse a checkpoint whose answers would never end, which transformers passes over.
+
+        Args:
+            vocab_size: tokens that the model has.
+
+        Raises:
+            InputError: a `generation_config.json` that cannot be read, or stop tokens that are
+                none of the model's.
+        """
+        defaults, file = self.generation_config, f"{self.place}: config.json"
+        if defaults is not None:
+            file = str(self._with_files([_GENERATION]) / _GENERATION)
+        stops = (self.config if defaults is None else defaults).get("eos_token_id")
+        if problems := stop_problems(stops, vocab_size):
+            raise InputError(*(f"{file}: {problem}" for problem in problems))
+
+    @cached_property
+    def weight_files(self) -> list[Path]:
+        """The safetensors files, those of the index where there is one, sorted.
+
+        Raises:
+            InputError: none there (with a hint when there is a pickle), or the index names a file
+                that is missing.
+        """
+        folder = self.folder()
+        if self._weight_map:
+            files = [folder / name for name in sorted(set(self._weight_map.values()))]
+            missing = [file.name for file in files if not file.is_file()]
+            if missing:
+                raise InputError(
+                    f"{folder / _INDEX}: names files that are missing: {', '.join(missing)}"
+                )
+            return files
+        if (folder / "model.safetensors").is_file():
+            return [folder / "model.safetensors"]
+        files = sorted(folder.glob("*.safetensors"))
+        if not files:
+            pickles = [p.name for kind in _PICKLES for p in sorted(folder.glob(kind))]
+            hint = f" ({pickles[0]} is a pickle; only safetensors are loaded)" if pickles else ""
+            raise InputError(f"{self.place}: no .safetensors file{hint}")
+        return files
+
+    @cached_property
+    def _weight_map(self) -> dict[str, str]:
+        """Key to file name, from the index; empty without one."""
+        index = self.folder() / _INDEX
+        return _weight_map(index) if index.is_file() else {}
+
+    @cached_property
+    def is_remote(self) -> bool:
+        """Whether the weights are on the hub only; `tensors` then come from there."""
+        return not self.is_folder and self._remote_tensors is not None
+
+    @cached_property
+    def tensors(self) -> dict[str, StoredTensor]:
+        """Every tensor, from the files' headers alone.
+
+        Of a hub id whose weights are not in the local cache only the headers are fetched.
+
+        Raises:
+            InputError: a file that is not safetensors, one key in two files, or a key that is not
+                in the file that the index names.
+        """
+        if self.is_remote:
+            assert self._remote_tensors is not None
+            return self._remote_tensors
+        tensors: dict[str, StoredTensor] = {}
+        for file in self.weight_files:
+            for key, tensor in read_header(file).items():
+                if key in tensors:
+                    raise InputError(
+                        f"{file}: {key} is in another file of this checkpoint too "
+                        f"({tensors[key].file.name})"
+                    )
+                tensors[key] = tensor
+        for key, name in self._weight_map.items():
+            if key not in tensors or tensors[key].file.name != name:
+                index = self.weight_files[0].parent / _INDEX
+                raise InputError(f"{index}: {key} is not in {name}, which it names")
+        return tensors
+
+    @cached_property
+    def _remote_tensors(self) -> dict[str, StoredTensor] | None:
+        return _remote_tensors(self.place)
+
+    def downloaded(self) -> CheckpointFiles:
+        """The same checkpoint with its weights here: itself, unless it `is_remote`."""
+        return CheckpointFiles(self.folder()) if self.is_remote else self
+
+
+def local_folder(path_or_id: str | Path, weights: bool = True) -> Path:
+    """See `CheckpointFiles.folder`."""
+    return CheckpointFiles(path_or_id).folder(weights)
+
+
+def describe_model(path_or_id: str | Path) -> dict[str, Any]:
+    """See `CheckpointFiles.config`."""
+    return CheckpointFiles(path_or_id).config
+
+
+def weight_files(path_or_id: str | Path) -> list[Path]:
+    """See `CheckpointFiles.weight_files`."""
+    return CheckpointFiles(path_or_id).weight_files
 
 
 def _from_hub(path_or_id: str | Path, patterns: list[str]) -> Path:
@@ -63,76 +227,12 @@ def _from_hub(path_or_id: str | Path, patterns: list[str]) -> Path:
         ) from error
 
 
-def local_folder(path_or_id: str | Path, weights: bool = True) -> Path:
-    """The folder of a checkpoint: `path_or_id` itself, or the hub's snapshot.
-
-    Args:
-        path_or_id: folder or hub id.
-        weights: also fetch the weights, not only configuration and tokenizer.
-
-    Raises:
-        InputError: no such folder, and not on the hub (or the hub cannot be reached).
-    """
-    wanted = _CONFIGURATION + (_WEIGHTS if weights else [])
-    return Path(path_or_id) if _is_folder(path_or_id) else _from_hub(path_or_id, wanted)
-
-
-def describe_model(path_or_id: str | Path) -> dict[str, Any]:
-    """The `config.json` of a checkpoint as a mapping; of a hub id only that file is fetched.
-
-    Raises:
-        InputError: no folder, no `config.json`, or not strict JSON: numbers that are none (`NaN`)
-            and keys that stand twice are refused.
-    """
-    here = _is_folder(path_or_id)
-    folder = Path(path_or_id) if here else _from_hub(path_or_id, ["config.json"])
-    path = folder / "config.json"
-    if not path.is_file():
-        raise InputError(f"{path_or_id}: no config.json in this folder")
-    config = _json(path)
-    if not isinstance(config, dict):
-        raise InputError(f"{path}: not a JSON object")
-    return config
-
-
-def generation_defaults(path_or_id: str | Path) -> dict[str, Any] | None:
-    """The `generation_config.json` of a checkpoint, of a hub id only that file; None without one.
-
-    Raises:
-        InputError: not strict JSON (see `describe_model`), or no object.
-    """
-    path = _generation_file(path_or_id)
-    if not os.path.lexists(path):  # a link to nowhere is an error
-        return None
+def _json_object(path: Path) -> dict[str, Any]:
+    """The content of a file of strict JSON that holds an object."""
     content = _json(path)
     if not isinstance(content, dict):
         raise InputError(f"{path}: not a JSON object")
     return content
-
-
-def _generation_file(path_or_id: str | Path) -> Path:
-    here = _is_folder(path_or_id)
-    return (Path(path_or_id) if here else _from_hub(path_or_id, [_GENERATION])) / _GENERATION
-
-
-def check_stop_tokens(path_or_id: str | Path, config: Mapping[str, Any], vocab_size: int) -> None:
-    """Refuse a checkpoint whose answers would never end, which transformers passes over.
-
-    Args:
-        path_or_id: folder or hub id.
-        config: its `config.json`, which says what no `generation_config.json` does.
-        vocab_size: tokens that the model has.
-
-    Raises:
-        InputError: a `generation_config.json` that cannot be read, or stop tokens that are none.
-    """
-    defaults = generation_defaults(path_or_id)
-    place = f"{path_or_id}: config.json"
-    if defaults is not None:
-        place = str(_generation_file(path_or_id))
-    stops = (config if defaults is None else defaults).get("eos_token_id")
-    if problems := stop_problems(stops, vocab_size):
-        raise InputError(*(f"{place}: {problem}" for problem in problems))
 
 
 def _json(path: Path) -> Any:
@@ -160,32 +260,6 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def weight_files(path_or_id: str | Path) -> list[Path]:
-    """The safetensors files of a checkpoint, those of its index where it has one, sorted.
-
-    Raises:
-        InputError: none there (with a hint when there is a pickle), or the index names a file
-            that is missing.
-    """
-    folder = local_folder(path_or_id)
-    index = folder / _INDEX
-    if index.is_file():
-        names = sorted(set(_weight_map(index).values()))
-        files = [folder / name for name in names]
-        missing = [file.name for file in files if not file.is_file()]
-        if missing:
-            raise InputError(f"{index}: names files that are missing: {', '.join(missing)}")
-        return files
-    if (folder / "model.safetensors").is_file():
-        return [folder / "model.safetensors"]
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        pickles = [p.name for kind in _PICKLES for p in sorted(folder.glob(kind))]
-        hint = f" ({pickles[0]} is a pickle; only safetensors are loaded)" if pickles else ""
-        raise InputError(f"{path_or_id}: no .safetensors file{hint}")
-    return files
-
-
 def _weight_map(index: Path) -> dict[str, str]:
     """Key to file name, from an index."""
     content = _json(index)
@@ -196,41 +270,6 @@ def _weight_map(index: Path) -> dict[str, str]:
         if not isinstance(name, str) or Path(name).name != name or name in ("", ".", ".."):
             raise InputError(f"{index}: {key}: {name!r} is not the name of a file of this folder")
     return found
-
-
-def stored_tensors(path_or_id: str | Path) -> dict[str, StoredTensor]:
-    """Every tensor of a checkpoint, from the files' headers alone.
-
-    Of a hub id whose weights are not in the local cache only the headers are fetched.
-
-    Raises:
-        InputError: a file that is not safetensors, one key in two files, or a key that is not in
-            the file that the index names.
-    """
-    if not _is_folder(path_or_id) and (remote := _remote_tensors(path_or_id)) is not None:
-        return remote
-    tensors: dict[str, StoredTensor] = {}
-    files = weight_files(path_or_id)
-    for file in files:
-        for key, tensor in read_header(file).items():
-            if key in tensors:
-                raise InputError(
-                    f"{file}: {key} is in another file of this checkpoint too "
-                    f"({Path(tensors[key].file).name})"
-                )
-            tensors[key] = tensor
-    index = files[0].parent / _INDEX
-    if index.is_file():
-        named = _weight_map(index)
-        wrong = [k for k, v in named.items() if k not in tensors or tensors[k].file.name != v]
-        if wrong:
-            raise InputError(f"{index}: {wrong[0]} is not in {named[wrong[0]]}, which it names")
-    return tensors
-
-
-def tensor_shapes(path_or_id: str | Path) -> dict[str, tuple[int, ...]]:
-    """Shape of every tensor of a checkpoint; see `stored_tensors`."""
-    return {key: tensor.shape for key, tensor in stored_tensors(path_or_id).items()}
 
 
 def _remote_tensors(path_or_id: str | Path) -> dict[str, StoredTensor] | None:

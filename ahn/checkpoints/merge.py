@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ahn.checkpoints.keys import MEMORY_KEY
-from ahn.checkpoints.load import checkpoint_tensors, resolve_checkpoint, write_config
-from ahn.checkpoints.locate import describe_model, local_folder
+from ahn.checkpoints.keys import MEMORY_KEY, listed
+from ahn.checkpoints.locate import CheckpointFiles
+from ahn.checkpoints.resolve import ResolvedCheckpoint, resolve_checkpoint
 from ahn.checkpoints.safetensors_files import StoredTensor, write_file
+from ahn.checkpoints.write import write_config
 from ahn.released import (
     merged_config,
     read_ahn_config,
@@ -99,16 +100,21 @@ def merge_checkpoint(
             left behind then.
     """
     limit = shard_bytes(max_shard_size)
-    checkpoint = resolve_checkpoint(base, "ahn", ahn, window, sinks, rope_scaling, yarn_factor)
-    if not checkpoint.two_folders:
+    checkpoint = resolve_checkpoint(
+        base, "ahn", ahn, window, sinks, rope_scaling=rope_scaling, yarn_factor=yarn_factor
+    )
+    memory = checkpoint.memory
+    if memory is None or not checkpoint.two_folders:
         raise InputError(f"{ahn}: base and AHN weights are the same folder; nothing to merge")
-    sources = [local_folder(base), local_folder(ahn)]
-    tensors = checkpoint_tensors(checkpoint, strict=True)
+    _check_idle(checkpoint)
+    checkpoint = checkpoint.downloaded()
+    sources, tensors = [checkpoint.base.folder(), memory.folder()], checkpoint.tensors
     config = checkpoint.config
     if sliding_layers(config):
         config = without_own_window(config)
-    config = merged_config(config, checkpoint.settings.to_dict(), describe_model(ahn))
-    tell_once(checkpoint.notice)
+    config = merged_config(config, checkpoint.settings.to_dict(), memory.config)
+    for notice in checkpoint.notices:
+        tell_once(notice)
     with _whole_folder(Path(output), sources, tensors, force) as folder:
         files = _write_weights(folder, tensors, limit)
         write_config(folder, config)
@@ -138,20 +144,31 @@ def split_checkpoint(
         InputError: as `merge_checkpoint`; a model without memory.
     """
     limit = shard_bytes(max_shard_size)
-    config = describe_model(model)
+    files = CheckpointFiles(model)
+    config = files.config
     settings = read_ahn_config(config, model)
     if settings is None:
         raise InputError(f"{model}: config.json names no cell; there is no memory to take out")
-    checkpoint = resolve_checkpoint(model, "ahn")
-    held = checkpoint_tensors(checkpoint, strict=True)
-    tensors = {key: tensor for key, tensor in held.items() if MEMORY_KEY.match(key)}
+    checkpoint = resolve_checkpoint(files, "ahn")
+    _check_idle(checkpoint)
+    checkpoint = checkpoint.downloaded()
+    tensors = {key: tensor for key, tensor in checkpoint.tensors.items() if MEMORY_KEY.match(key)}
     if config.get("ahn"):  # its window is written down; a released one's is only handed on
         tell_once(window_notice(config, model))
     written = split_config(config, settings, model)
-    with _whole_folder(Path(output), [local_folder(model)], tensors, force) as folder:
-        files = _write_weights(folder, tensors, limit)
+    with _whole_folder(Path(output), [checkpoint.base.folder()], tensors, force) as folder:
+        names = _write_weights(folder, tensors, limit)
         write_config(folder, written)
-    return _written(Path(output), files, tensors)
+    return _written(Path(output), names, tensors)
+
+
+def _check_idle(checkpoint: ResolvedCheckpoint) -> None:
+    """Refuse memories of layers that keep full attention: no file is written without them."""
+    if checkpoint.idle:
+        raise InputError(
+            f"{checkpoint.memory}: memory keys of layers that keep full attention (fa_layer_ids): "
+            f"{listed(checkpoint.idle)}"
+        )
 
 
 def _written(folder: Path, files: list[str], tensors: Mapping[str, StoredTensor]) -> Written:

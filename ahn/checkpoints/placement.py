@@ -7,14 +7,15 @@ from typing import Any
 
 from common.errors import InputError
 
-DTYPES = ("float32", "bfloat16", "float16", "float64")
+#: types that models are computed in, and the bytes of one number
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
 _AUTOMATIC = ("auto", "balanced", "balanced_low_0", "sequential")
 #: how safetensors names the types
 _STORED = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
 
 
-def resolve_dtype(dtype: Any, config: Mapping[str, Any], stored: str) -> Any:
-    """The torch dtype that weights are loaded in.
+def resolve_dtype(dtype: Any, config: Mapping[str, Any], stored: str) -> str:
+    """Name of the type that weights are loaded in: `float32` ...
 
     Args:
         dtype: a torch dtype or its name; None or `auto`: what `config.json` says, else as stored.
@@ -24,31 +25,31 @@ def resolve_dtype(dtype: Any, config: Mapping[str, Any], stored: str) -> Any:
     Raises:
         InputError: not a floating-point type that models are computed in.
     """
-    import torch
-
     if dtype is None or (isinstance(dtype, str) and dtype == "auto"):
         said = config.get("dtype") or config.get("torch_dtype")
-        name = said if said is not None else _STORED[stored]
-    else:
-        name = dtype
-    name = str(name).removeprefix("torch.")
-    if name not in DTYPES:
-        raise InputError(f"dtype {name!r} is unknown; one of {', '.join(DTYPES)}")
-    return getattr(torch, name)
+        dtype = said if said is not None else _STORED[stored]
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPE_BYTES:
+        raise InputError(f"dtype {name!r} is unknown; one of {', '.join(DTYPE_BYTES)}")
+    return name
 
 
-def resolve_device(device: Any) -> Any:
-    """The `torch.device` that is meant; None: CPU; `auto`: a GPU where there is one.
+def resolve_device(device: Any) -> str:
+    """Name of the device that is meant: `cpu`, `cuda`, `cuda:1`, `mps`.
+
+    Args:
+        device: a name, a number of a CUDA device, or a `torch.device`; None: CPU; `auto`: a GPU
+            where there is one.
 
     Raises:
         InputError: no such device, or it is not in this machine.
     """
+    if device is None or (isinstance(device, str) and device == "cpu"):
+        return "cpu"
     import torch
 
-    if device is None:
-        return torch.device("cpu")
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if isinstance(device, str) and device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
     if isinstance(device, int) and not isinstance(device, bool):
         device = f"cuda:{device}"
     try:
@@ -60,13 +61,13 @@ def resolve_device(device: Any) -> Any:
             f"device {str(found)!r} is not here: {torch.cuda.device_count()} CUDA devices found"
         )
     if found.type == "mps" and not torch.backends.mps.is_available():
-        raise InputError("device 'mps' is not here")
+        raise InputError(f"device {str(found)!r} is not here")
     if found.type not in ("cpu", "cuda", "mps"):
         raise InputError(f"device {str(found)!r} is not supported; cpu, cuda, cuda:1 or mps")
-    return found
+    return str(found)
 
 
-def resolve_device_map(device: Any, device_map: Any) -> Any:
+def resolve_device_map(device: Any, device_map: Any) -> str | dict[str, str]:
     """What transformers' `from_pretrained` gets as `device_map`.
 
     Args:

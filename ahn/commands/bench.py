@@ -22,7 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 import ahn
-from ahn.config import VARIANTS, AHNConfig
+from ahn.checkpoints.locate import CheckpointFiles
+from ahn.config import VARIANTS
 from ahn.cost.accounting import ModelShape, cache_bytes, flops
 from common.errors import InputError
 
@@ -211,23 +212,17 @@ def bench(
     except ValueError:
         typer.echo(f"--lengths: positive integers, comma-separated, not {lengths!r}", err=True)
         raise typer.Exit(2) from None
-    base = str(ahn.POCKET_PATH) if model == "pocket" else model
-    weights = str(ahn.POCKET_PATH / "gdn") if memory == "pocket" else memory
     measurements: list[Measurement] = []
     try:
-        shape = ModelShape.from_config(ahn.describe_model(base))
+        base = CheckpointFiles(model)
+        resolved = {
+            variant: ahn.resolve_checkpoint(base, variant, memory, window, sinks, dtype, device)
+            for variant in VARIANTS
+        }
+        shape = resolved["full"].shape
         models: dict[str, Any] = {}
-        for variant in VARIANTS:
-            seen = AHNConfig(variant=variant).layer(0)
-            models[variant] = ahn.load_model(
-                base,
-                variant=variant,
-                ahn=None if seen.cell is None else weights,
-                window=None if seen.window is None else window,
-                sinks=None if seen.window is None else sinks,
-                dtype=dtype,
-                device=device,
-            )
+        for variant, checkpoint in resolved.items():
+            models[variant] = ahn.load_resolved(checkpoint)
             share_base(models)
         for tokens in sizes:
             measurements += measure_in_turns(models, shape, tokens, steps, repeats)

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ahn.checkpoints.load import check_model, load_model
-from ahn.checkpoints.locate import describe_model
-from ahn.checkpoints.names import ahn_path, model_path
+from ahn.checkpoints.load import load_resolved
+from ahn.checkpoints.locate import CheckpointFiles
+from ahn.checkpoints.resolve import default_variant, resolve_checkpoint
+from ahn.checkpoints.tokenizer import load_tokenizer
 from ahn.commands.prompting import (
     Sampling,
     generate_text,
     harmless,
-    load_tokenizer,
     prompt_ids,
     read_prompt,
 )
-from ahn.config import VARIANTS
-from ahn.released import read_ahn_config
 from common.errors import InputError
+from common.notices import tell_once
 
 
 def answer(
@@ -51,31 +49,23 @@ def answer(
     """
     sampling = Sampling(max_new_tokens, temperature, seed)
     text = read_prompt(prompt, prompt_file)
-    base = model_path(model)
-    memory = None if ahn is None else ahn_path(ahn)
+    base = CheckpointFiles(model)
     if variant is None:
-        variant = _default_variant(base, memory is not None, window is not None)
-    problems = check_model(base, variant, memory, window, sinks, yarn_factor=yarn_factor)
-    if problems:
-        raise InputError(*problems)
+        variant = default_variant(base, ahn is not None, window is not None)
+    checkpoint = resolve_checkpoint(
+        base, variant, ahn, window, sinks, dtype, device, yarn_factor=yarn_factor
+    )
     words = load_tokenizer(base if tokenizer is None else tokenizer)
     ids = prompt_ids(words, text, chat)
-    known = describe_model(base)["vocab_size"]
+    known = checkpoint.shape.vocab_size
     if max(ids) >= known:
         raise InputError(
             f"{base if tokenizer is None else tokenizer}: the tokenizer gives token {max(ids)}, "
             f"and {base} knows {known}; pass the model's own (--tokenizer)"
         )
-    loaded = load_model(
-        base,
-        variant,
-        memory,
-        window,
-        sinks,
-        dtype,
-        device,
-        yarn_factor=yarn_factor,
-    )
+    for notice in checkpoint.notices:
+        tell_once(notice)
+    loaded = load_resolved(checkpoint)
     with _progress() as progress:
         task = progress.add_task("reading", total=len(ids) - 1, visible=len(ids) > 1)
 
@@ -95,12 +85,6 @@ def answer(
     if not stream:
         _print(written)
     typer.echo()
-
-
-def _default_variant(base: Any, has_ahn: bool, has_window: bool) -> str:
-    if has_ahn or read_ahn_config(describe_model(base), base) is not None:
-        return VARIANTS[2]
-    return VARIANTS[1] if has_window else VARIANTS[0]
 
 
 def _print(text: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ahn.checkpoints.config_values import check_values
 from ahn.checkpoints.keys import MEMORY_KEY, needed_base, needed_memory
-from ahn.checkpoints.locate import check_stop_tokens, describe_model, stored_tensors
+from ahn.checkpoints.locate import CheckpointFiles
 from ahn.checkpoints.rope import rope_parameters, rope_summary
 from ahn.checkpoints.safetensors_files import ITEM_BYTES, StoredTensor
 from ahn.config import CELLS, AHNConfig
@@ -80,7 +80,8 @@ def checkpoint_info(path_or_id: str | Path) -> ModelInfo:
     Raises:
         InputError: no checkpoint there, of another family, or files that cannot be read.
     """
-    config = describe_model(path_or_id)
+    files = CheckpointFiles(path_or_id)
+    path_or_id, config = files.place, files.config
     model_family(path_or_id, config)
     settings = read_ahn_config(config, path_or_id)
     try:
@@ -88,8 +89,8 @@ def checkpoint_info(path_or_id: str | Path) -> ModelInfo:
     except InputError as error:
         raise InputError(f"{path_or_id}: config.json: {error}") from None
     check_values(config, path_or_id)
-    check_stop_tokens(path_or_id, config, shape.vocab_size)
-    tensors = stored_tensors(path_or_id)
+    files.check_stop_tokens(shape.vocab_size)
+    tensors = files.tensors
     has_base = "model.embed_tokens.weight" in tensors
     has_memory = any(MEMORY_KEY.match(key) for key in tensors)
     if not has_base and not has_memory:

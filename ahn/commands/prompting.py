@@ -6,10 +6,8 @@ import sys
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from ahn.checkpoints.locate import local_folder
 from common.errors import InputError
 from common.files import read_bytes, read_stream
 
@@ -18,7 +16,6 @@ MOST_BYTES = 2**30
 MOST_NEW_TOKENS = 10**9
 TEMPERATURES = 1e-3, 100.0
 """Beyond these, float32 holds no probabilities any more, or all tokens are as likely."""
-_VOCABULARIES = ("tokenizer.json", "vocab.json", "tokenizer.model")
 
 
 def read_prompt(text: str | None, file: str | None) -> str:
@@ -47,26 +44,6 @@ def read_prompt(text: str | None, file: str | None) -> str:
         where = "--prompt" if file is None else f"--prompt-file {file}"
         raise InputError(f"{where}: the prompt is empty")
     return text
-
-
-def load_tokenizer(model: str | Path) -> Any:
-    """The tokenizer in a model's folder or on the hub.
-
-    Raises:
-        InputError: there is none.
-    """
-    from transformers import AutoTokenizer
-
-    folder = local_folder(model, weights=False)
-    if not any((folder / name).is_file() for name in _VOCABULARIES):
-        # transformers would make an empty one from the model's type
-        raise InputError(f"{model}: no tokenizer here ({_VOCABULARIES[0]}); pass --tokenizer")
-    try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(
-            f"{model}: no tokenizer that can be loaded ({type(error).__name__}); pass --tokenizer"
-        ) from error
 
 
 def prompt_ids(tokenizer: Any, prompt: str, chat: bool | None) -> list[int]:

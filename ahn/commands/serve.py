@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ahn.checkpoints.load import check_model
-from ahn.checkpoints.locate import describe_model
-from ahn.released import window_notice
+from ahn.checkpoints.locate import CheckpointFiles
+from ahn.checkpoints.resolve import resolve_checkpoint
 from common.errors import InputError
 from common.notices import tell_once
 
@@ -43,7 +42,8 @@ def check_servable(model: str | Path, options: Sequence[str] = ()) -> None:
     """
     if str(model).startswith("-"):
         raise InputError("name the model first: ahn serve MODEL [options of transformers serve]")
-    config = describe_model(model)
+    files = CheckpointFiles(model)
+    config = files.config
     if not str(config.get("model_type")).endswith("_ahn"):
         raise InputError(
             f"{model}: config.json: model_type {config.get('model_type')!r}: transformers would "
@@ -54,6 +54,5 @@ def check_servable(model: str | Path, options: Sequence[str] = ()) -> None:
             "--continuous-batching is not supported: its paged cache keeps every token, and a "
             "memory has a cache of its own"
         )
-    if problems := check_model(model, "ahn"):
-        raise InputError(*problems)
-    tell_once(window_notice(config, model))
+    for notice in resolve_checkpoint(files, "ahn").notices:
+        tell_once(notice)

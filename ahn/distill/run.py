@@ -13,13 +13,13 @@ from typing import Any
 import torch
 import transformers
 from transformers import (
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     TrainerCallback,
 )
 
 from ahn.checkpoints.build import check_finite
+from ahn.checkpoints.tokenizer import load_tokenizer
 from ahn.distill import provenance
 from ahn.distill.conversations import Source, find_sources
 from ahn.distill.data import Collator, Conversations, StreamedConversations, TokenBudgetBatches
@@ -361,13 +361,11 @@ class _StopsWithoutBetter(TrainerCallback):
 def _tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
     source = recipe.base.tokenizer if recipe.base is not None else recipe.model_name_or_path
     assert source is not None
-    if source.startswith((".", "/", "~")) and not Path(source).is_dir():
-        option = "base.tokenizer" if recipe.base is not None else "model_name_or_path"
-        raise InputError(f"{option}: {source}: no such folder")
+    option = "base.tokenizer" if recipe.base is not None else "model_name_or_path"
     try:
-        return AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{source}: cannot load the tokenizer: {error}") from error
+        return load_tokenizer(source)
+    except InputError as error:
+        raise error.prefixed(f"{option}: ") from None
 
 
 def _can_be_written(output: Path) -> None:

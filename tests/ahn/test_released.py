@@ -18,8 +18,8 @@ import torch
 from typer.testing import CliRunner
 
 import ahn
-from ahn.checkpoints.load import resolve_checkpoint
 from ahn.checkpoints.merge import merge_checkpoint, split_checkpoint
+from ahn.checkpoints.resolve import resolve_checkpoint
 from ahn.cli import app
 from ahn.commands.info import checkpoint_info
 from ahn.config import PAPER_SINKS, PAPER_WINDOW
@@ -131,7 +131,7 @@ def test_our_own_memories_keep_their_window(cell: str, said: Any) -> None:
     assert config_of(ahn.POCKET_PATH / cell)["sliding_window_type"] == "random"
     checkpoint = resolve_checkpoint(ahn.POCKET_PATH, "ahn", ahn.POCKET_PATH / cell)
     assert (checkpoint.settings.window, checkpoint.settings.sinks) == (128, 4)
-    assert checkpoint.notice is None
+    assert checkpoint.notices == ()
 
 
 class TestMergedAndSplit:

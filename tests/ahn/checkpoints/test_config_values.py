@@ -18,9 +18,10 @@ from typer.testing import CliRunner
 
 import ahn
 from ahn.checkpoints.config_values import non_finite, stop_problems
+from ahn.checkpoints.tokenizer import load_tokenizer
 from ahn.cli import app
 from ahn.commands.info import checkpoint_info
-from ahn.commands.prompting import Sampling, generate_text, load_tokenizer
+from ahn.commands.prompting import Sampling, generate_text
 
 #: text of config.json's place, with `{}` for what is there; what the message must say
 NUMBERS = [

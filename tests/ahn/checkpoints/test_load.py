@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -117,11 +118,11 @@ def test_layers_that_keep_full_attention(tmp_path: Path, base: Path) -> None:
 
 @torch.no_grad()
 def test_a_memory_in_a_layer_with_full_attention_is_left_out_and_said(
-    base: Path, memory: Path, tmp_path: Path
+    base: Path, memory: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     edit(memory, fa_layer_ids="1")  # and the weights of all three layers stay
-    with pytest.warns(UserWarning, match=r"keep full attention .*layers\.1\.ahn\.fn"):
-        model = ahn.load_model(base, ahn=memory)
+    model = ahn.load_model(base, ahn=memory)
+    assert re.search(r"keep full attention .*layers\.1\.ahn\.fn", caplog.text)
     assert [x.window for x in model.layout] == [WINDOW, None, WINDOW]
     assert model.model.layers[1].ahn is None
     ids, expected = tokens(60), variant_model("ahn", full_attention_layers=(1,))

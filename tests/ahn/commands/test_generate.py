@@ -14,12 +14,12 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from typer.testing import CliRunner
 
 import ahn
+from ahn.checkpoints.tokenizer import load_tokenizer
 from ahn.cli import app
 from ahn.commands.prompting import (
     Sampling,
     generate_text,
     harmless,
-    load_tokenizer,
     prompt_ids,
     read_prompt,
 )

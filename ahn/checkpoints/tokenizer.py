@@ -1,0 +1,39 @@
+"""The tokenizer of a model: found, loaded, and not an empty one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ahn.checkpoints.locate import CheckpointFiles
+from common.errors import InputError
+
+_VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken", "tekken.json")
+"""Files that hold a vocabulary; without one transformers makes an empty tokenizer up."""
+
+
+def load_tokenizer(source: str | Path | CheckpointFiles) -> Any:
+    """The tokenizer in a model's folder or on the hub; code from there is never run.
+
+    Args:
+        source: folder, hub id, or a name of the embedded model.
+
+    Raises:
+        InputError: no such folder, no tokenizer in it, or one that cannot be loaded or is empty.
+    """
+    files = source if isinstance(source, CheckpointFiles) else CheckpointFiles(source)
+    folder = files.folder(weights=False)
+    if not any(any(folder.glob(pattern)) for pattern in _VOCABULARIES):
+        raise InputError(f"{files}: no tokenizer here ({_VOCABULARIES[0]}); pass --tokenizer")
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # what is wrong with the files decides of which class it is
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{files}: no tokenizer that can be loaded ({reason}); pass --tokenizer"
+        ) from error
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise InputError(f"{files}: the tokenizer here has no tokens; pass --tokenizer")
+    return tokenizer
