@@ -144,20 +144,17 @@ def resolve_checkpoint(
         described, place = ahn_json, ahn
     notice = None if variant == "full" else window_notice(described, place, window, sinks)
     settings = settings or AHNConfig()
+    if variant != "full":
+        settings = settings.with_span(window, sinks)
     settings = replace(
-        settings,
-        variant=variant,
-        window=settings.window if window is None else window,
-        sinks=settings.sinks if sinks is None else sinks,
-        backend=settings.backend if backend is None else backend,
+        settings, variant=variant, backend=settings.backend if backend is None else backend
     )
     try:
         shape = ModelShape.from_config(config)
-        layer_problems = AHNConfig.problems(
-            variant, None, None, None, settings.full_attention_layers, shape.num_hidden_layers
-        )
-        if layer_problems:
-            raise InputError(f"{'; '.join(layer_problems)} (fa_layer_ids)")
+        try:
+            settings.layouts(shape.num_hidden_layers)
+        except InputError as error:
+            raise InputError(f"{'; '.join(error.problems)} (fa_layer_ids)") from None
     except InputError as error:
         raise InputError(f"{path_or_id}: config.json: {error}") from None
     check_values(config, path_or_id)
@@ -212,7 +209,9 @@ def checkpoint_tensors(checkpoint: Checkpoint, strict: bool = False) -> dict[str
             )
         held = {key: tensor for key, tensor in held.items() if key not in idle}
         tensors = {key: tensor for key, tensor in tensors.items() if key not in idle}
-        problems += memory_problems(source, held, needed, checkpoint.settings.cell)
+        problems += memory_problems(
+            source, held, needed, checkpoint.settings.cells(checkpoint.shape.num_hidden_layers)
+        )
         tensors = tensors | held
     else:
         problems += router_problems(path, tensors)

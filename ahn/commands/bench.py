@@ -21,7 +21,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-import ahn
+from ahn.checkpoints.load import describe_model, load_model
+from ahn.checkpoints.names import ahn_path, model_path
 from ahn.config import VARIANTS, AHNConfig
 from ahn.cost.accounting import ModelShape, cache_bytes, flops
 from common.errors import InputError
@@ -211,15 +212,14 @@ def bench(
     except ValueError:
         typer.echo(f"--lengths: positive integers, comma-separated, not {lengths!r}", err=True)
         raise typer.Exit(2) from None
-    base = str(ahn.POCKET_PATH) if model == "pocket" else model
-    weights = str(ahn.POCKET_PATH / "gdn") if memory == "pocket" else memory
+    base, weights = str(model_path(model)), str(ahn_path(memory))
     measurements: list[Measurement] = []
     try:
-        shape = ModelShape.from_config(ahn.describe_model(base))
+        shape = ModelShape.from_config(describe_model(base))
         models: dict[str, Any] = {}
         for variant in VARIANTS:
             seen = AHNConfig(variant=variant).layer(0)
-            models[variant] = ahn.load_model(
+            models[variant] = load_model(
                 base,
                 variant=variant,
                 ahn=None if seen.cell is None else weights,
