@@ -12,9 +12,12 @@ configurations stay light.
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ahn.cells.declaration import CellDeclaration, Gate, State
+from ahn.cells.registry import CELLS, register_cell
 from ahn.checkpoints.load import (
     check_model,
     describe_model,
@@ -24,13 +27,15 @@ from ahn.checkpoints.load import (
 )
 from ahn.checkpoints.merge import merge_checkpoint, split_checkpoint
 from ahn.checkpoints.resolve import ResolvedCheckpoint, resolve_checkpoint
-from ahn.config import CELLS, VARIANTS, AHNConfig, LayerLayout
+from ahn.config import VARIANTS, AHNConfig, LayerLayout
 from ahn.registration import register_when_needed
 from common.errors import InputError
 
 if TYPE_CHECKING:
+    from ahn.cells.base import Evicted, Eviction, MemoryCell
     from ahn.models.cache import AHNCache
     from ahn.models.compiled import compile_decode
+    from ahn.models.hooks import MemoryHook
 
 __version__ = "0.1.0"
 
@@ -43,9 +48,16 @@ __all__ = [
     "VARIANTS",
     "AHNCache",
     "AHNConfig",
+    "CellDeclaration",
+    "Evicted",
+    "Eviction",
+    "Gate",
     "InputError",
     "LayerLayout",
     "ResolvedCheckpoint",
+    "MemoryCell",
+    "MemoryHook",
+    "State",
     "check_model",
     "compile_decode",
     "describe_model",
@@ -53,6 +65,7 @@ __all__ = [
     "load_resolved",
     "merge_checkpoint",
     "resolve_checkpoint",
+    "register_cell",
     "split_checkpoint",
     "weight_files",
 ]
@@ -60,13 +73,18 @@ __all__ = [
 register_when_needed()
 
 
+#: names that need torch, and the modules that have them
+_ON_FIRST_USE = {
+    "AHNCache": "ahn.models.cache",
+    "Evicted": "ahn.cells.base",
+    "Eviction": "ahn.cells.base",
+    "MemoryCell": "ahn.cells.base",
+    "MemoryHook": "ahn.models.hooks",
+    "compile_decode": "ahn.models.compiled",
+}
+
+
 def __getattr__(name: str) -> Any:
-    if name == "AHNCache":
-        from ahn.models.cache import AHNCache
-
-        return AHNCache
-    if name == "compile_decode":
-        from ahn.models.compiled import compile_decode
-
-        return compile_decode
-    raise AttributeError(f"module 'ahn' has no attribute {name!r}")
+    if name not in _ON_FIRST_USE:
+        raise AttributeError(f"module 'ahn' has no attribute {name!r}")
+    return getattr(importlib.import_module(_ON_FIRST_USE[name]), name)

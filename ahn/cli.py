@@ -13,7 +13,7 @@ import typer
 from rich.text import Text
 from typer.core import TyperCommand
 
-from ahn.config import CELLS
+from ahn.cells.registry import CELLS
 from common.errors import InputError, problems_of
 
 _HELP = "Artificial Hippocampus Networks (AHN) for Qwen2.5 and Qwen3: constant-memory long context."
@@ -122,7 +122,7 @@ def info(
         str | None, typer.Option(help="A model of the zoo, from its shape alone: qwen2.5-7b.")
     ] = None,
     cell: Annotated[
-        str | None, typer.Option(help=f"With --model: memory to add; {', '.join(CELLS)}.")
+        str | None, typer.Option(help=f"With --model: memory to add; {', '.join(CELLS.builtin)}.")
     ] = None,
     window: Annotated[int | None, typer.Option(help="With --model: window, in tokens.")] = None,
     sinks: Annotated[int | None, typer.Option(help="With --model: sinks, in tokens.")] = None,

@@ -1,16 +1,36 @@
-"""The memory cells, one file each; `CELL_CLASSES` is the registry."""
+"""The memory cells, one file each, and the registry through which they are found by name.
+
+Importing this imports no torch: the classes come when they are first used.
+"""
 
 from __future__ import annotations
 
-from ahn.cells.base import Gates, MemoryCell
-from ahn.cells.delta_net import DeltaNet
-from ahn.cells.gated_delta_net import GatedDeltaNet
-from ahn.cells.mamba2 import Mamba2
+from typing import TYPE_CHECKING, Any
 
-CELL_CLASSES: dict[str, type[MemoryCell]] = {
-    "GatedDeltaNet": GatedDeltaNet,
-    "DeltaNet": DeltaNet,
-    "Mamba2": Mamba2,
-}
+from ahn.cells.declaration import CellDeclaration, Gate, State
+from ahn.cells.registry import CELLS, register_cell
 
-__all__ = ["CELL_CLASSES", "DeltaNet", "GatedDeltaNet", "Gates", "Mamba2", "MemoryCell"]
+if TYPE_CHECKING:
+    from ahn.cells.base import Evicted, Eviction, Gates, MemoryCell, States, build_cell
+
+__all__ = [
+    "CELLS",
+    "CellDeclaration",
+    "Evicted",
+    "Eviction",
+    "Gate",
+    "Gates",
+    "MemoryCell",
+    "State",
+    "States",
+    "build_cell",
+    "register_cell",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'ahn.cells' has no attribute {name!r}")
+    from ahn.cells import base
+
+    return getattr(base, name)

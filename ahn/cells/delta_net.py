@@ -9,11 +9,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ahn.cells.base import Gates, HeadLinear, MemoryCell, Scale, rms_norm, wide
+from ahn.cells.base import Gates, HeadLinear, MemoryCell, Scale, States, rms_norm, wide
+from ahn.cells.builtin import DELTA_NET
 
 
 class DeltaNet(MemoryCell):
     """`S <- S + k (beta (v - S^T k))^T`, `beta = sigmoid(b_proj h)`; state `[B, H, d_k, d_v]`."""
+
+    declaration = DELTA_NET
 
     def __init__(self, hidden_size: int, num_attention_heads: int, head_dim: int) -> None:
         super().__init__(hidden_size, num_attention_heads, head_dim)
@@ -24,16 +27,24 @@ class DeltaNet(MemoryCell):
 
     def gates(self, hidden: Tensor) -> Gates:
         """Write strength only."""
-        return Gates(self.b_proj(hidden).sigmoid(), None)
+        return {"write": self.b_proj(hidden).sigmoid()}
 
     def scan(
-        self, q: Tensor, k: Tensor, v: Tensor, gates: Gates, state: Tensor
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        gates: Gates,
+        states: States,
+        written: Tensor | None = None,
+    ) -> tuple[Tensor, States]:
         """The (gated) delta rule on normalised keys and queries."""
         q, k = wide(q), wide(k)
         q = q * torch.rsqrt(q.pow(2).sum(-1, keepdim=True) + 1e-6) * self.head_dim**-0.5
         k = k * torch.rsqrt(k.pow(2).sum(-1, keepdim=True) + 1e-6)
-        return self.recur(q, k, v, gates, state, delta_rule=True)
+        write, decay = gates["write"], gates.get("log_decay")
+        read, state = self.recur(q, k, v, write, decay, states["state"], delta_rule=True)
+        return read, {"state": state}
 
     def readout(self, read: Tensor, hidden: Tensor) -> Tensor:
         """RMSNorm per head, then one output gate per head, then `o_proj`."""

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from transformers import initialization as init
 
-from ahn.cells.base import Gates, wide
+from ahn.cells.base import Gates, reset_decay, wide
+from ahn.cells.builtin import GATED_DELTA_NET
 from ahn.cells.delta_net import DeltaNet
 
 
@@ -20,7 +22,7 @@ class GatedDeltaNet(DeltaNet):
     its name, and never trained. A parameter that gets no gradient makes DDP wait for one.
     """
 
-    decays = True
+    declaration = GATED_DELTA_NET
 
     def __init__(self, hidden_size: int, num_attention_heads: int, head_dim: int) -> None:
         super().__init__(hidden_size, num_attention_heads, head_dim)
@@ -32,4 +34,13 @@ class GatedDeltaNet(DeltaNet):
     def gates(self, hidden: Tensor) -> Gates:
         """Write strength, and log decay in float32."""
         step = nn.functional.softplus(wide(self.a_proj(hidden)) + wide(self.dt_bias))
-        return Gates(self.b_proj(hidden).sigmoid(), -wide(self.A_log).exp() * step)
+        return {
+            "write": self.b_proj(hidden).sigmoid(),
+            "log_decay": -wide(self.A_log).exp() * step,
+        }
+
+    def reset_parameters(self, std: float = 0.02, decay_max: float = 16.0) -> None:
+        """As the base class's, with fresh decays; `D` is one."""
+        super().reset_parameters(std, decay_max)
+        reset_decay(self, decay_max)
+        init.ones_(self.D)

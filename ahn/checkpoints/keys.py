@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ahn.cells.registry import CELLS
 from ahn.checkpoints.safetensors_files import FLOAT_TYPES, StoredTensor
 from ahn.config import AHNConfig
-from ahn.cost.shapes import CELL_SIZES, ModelShape, memory_shapes
+from ahn.cost.shapes import ModelShape, memory_shapes
 
-#: keys of the memory in a checkpoint; the module tree of `ahn.models.causal_lm` has the same names
+#: keys of the memory in a checkpoint; the modules of `ahn.models.causal_lm` have the same names
 MEMORY_KEY = re.compile(r"^model\.layers\.(\d+)\.ahn\.fn\.(.+)$")
 _ROUTER_KEY = re.compile(r"^model\.layers\.\d+\.ahn_router\.")
 
@@ -26,20 +26,28 @@ def listed(keys: Iterable[str]) -> str:
 
 
 def needed_memory(shape: ModelShape, ahn: AHNConfig) -> dict[str, tuple[int, ...]]:
-    """Key and shape of every memory tensor that the model needs."""
+    """Key and shape of every memory tensor that the model needs.
+
+    Raises:
+        InputError: settings of layers that the model does not have.
+    """
     return {
         f"model.layers.{layer}.ahn.fn.{name}": size
-        for layer in range(shape.num_hidden_layers)
-        if ahn.layer(layer).cell is not None
-        for name, size in memory_shapes(shape, ahn.cell).items()
+        for layer, layout in enumerate(ahn.layouts(shape.num_hidden_layers))
+        if layout.cell is not None
+        for name, size in memory_shapes(shape, layout.cell).items()
     }
 
 
 def idle_memory(shape: ModelShape, ahn: AHNConfig, tensors: Mapping[str, StoredTensor]) -> set[str]:
     """Keys of a memory that fits, in layers that keep full attention."""
-    everywhere = needed_memory(shape, replace(ahn, full_attention_layers=()))
-    idle = everywhere.keys() - needed_memory(shape, ahn).keys()
-    return {key for key in idle & tensors.keys() if tensors[key].shape == everywhere[key]}
+    found = set()
+    for layer in ahn.full_attention_layers:
+        for name, size in memory_shapes(shape, ahn.cell).items():
+            key = f"model.layers.{layer}.ahn.fn.{name}"
+            if key in tensors and tensors[key].shape == size:
+                found.add(key)
+    return found
 
 
 def needed_base(shape: ModelShape) -> dict[str, tuple[int, ...]]:
@@ -79,22 +87,32 @@ def needed_base(shape: ModelShape) -> dict[str, tuple[int, ...]]:
 
 
 def memory_problems(
-    source: str | Path, tensors: Mapping[str, StoredTensor], needed: Shapes, cell: str
+    source: str | Path,
+    tensors: Mapping[str, StoredTensor],
+    needed: Shapes,
+    cells: Collection[str],
 ) -> list[str]:
-    """What does not fit between a checkpoint's memory tensors and the model's."""
+    """What does not fit between a checkpoint's memory tensors and the model's.
+
+    Args:
+        source: folder or hub id, for messages.
+        tensors: of the checkpoint, by key.
+        needed: shape of each memory tensor of the model, by key.
+        cells: that the model's layers have.
+    """
     held = {key: tensor for key, tensor in tensors.items() if MEMORY_KEY.match(key)}
     problems = router_problems(source, tensors)
     missing, extra = needed.keys() - held.keys(), held.keys() - needed.keys()
-    actual = cells_of(held)
-    if (missing or extra) and actual and cell not in actual:
+    actual = cells_of(held) if missing or extra else []
+    if actual and not set(cells) & set(actual):
         problems.append(
-            f"{source}: config.json names cell {cell} (_ahn_implementation), but the tensors are "
-            f"those of {' or '.join(actual)}"
+            f"{source}: config.json names cell {' and '.join(cells)} (_ahn_implementation), but "
+            f"the tensors are those of {' or '.join(actual)}"
         )
     if missing:
         problems.append(f"{source}: memory keys are missing: {listed(missing)}")
     if extra:
-        problems.append(f"{source}: memory keys that this cell or model has not: {listed(extra)}")
+        problems.append(f"{source}: unexpected memory keys: {listed(extra)}")
     problems += [
         f"{source}: {key} has shape {list(held[key].shape)}, the model needs {list(needed[key])}"
         for key in sorted(needed.keys() & held.keys())
@@ -106,7 +124,8 @@ def memory_problems(
 def cells_of(keys: Iterable[str]) -> list[str]:
     """Cells whose parameters have exactly these names."""
     names = {match.group(2) for key in keys if (match := MEMORY_KEY.match(key))}
-    return [cell for cell, sizes in CELL_SIZES.items() if names == set(sizes.parameters)]
+    known = CELLS.loaded().items()
+    return [name for name, cell in known if names and names == set(cell.parameters)]
 
 
 def router_problems(source: str | Path, tensors: Iterable[str]) -> list[str]:

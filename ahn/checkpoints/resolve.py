@@ -7,12 +7,14 @@ needs to know what a model will be (loading, plans, merging, the server) takes t
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ahn.cells.registry import CELLS
 from ahn.checkpoints.config_values import check_values
 from ahn.checkpoints.keys import (
     base_problems,
@@ -30,7 +32,7 @@ from ahn.checkpoints.placement import resolve_device_map, resolve_dtype
 from ahn.checkpoints.rope import with_rope
 from ahn.checkpoints.safetensors_files import StoredTensor
 from ahn.config import BACKENDS, AHNConfig, LayerLayout
-from ahn.cost.shapes import CELL_SIZES, ModelShape
+from ahn.cost.shapes import ModelShape
 from ahn.released import model_family, read_ahn_config, sliding_layers, window_notice
 from common.errors import InputError, Problems
 
@@ -88,7 +90,7 @@ class ResolvedCheckpoint:
     @property
     def layout(self) -> tuple[LayerLayout, ...]:
         """What each layer keeps of the past."""
-        return tuple(self.settings.layer(i) for i in range(self.shape.num_hidden_layers))
+        return self.settings.layouts(self.shape.num_hidden_layers)
 
     @property
     def weight_files(self) -> list[Path]:
@@ -165,12 +167,10 @@ def resolve_checkpoint(
         notice = window_notice(described.config, described.place, window, sinks)
         notices += [notice] if notice is not None else []
     settings = settings or AHNConfig()
+    if variant != "full":
+        settings = settings.with_span(window, sinks)
     settings = replace(
-        settings,
-        variant=variant,
-        window=settings.window if window is None else window,
-        sinks=settings.sinks if sinks is None else sinks,
-        backend=settings.backend if backend is None else backend,
+        settings, variant=variant, backend=settings.backend if backend is None else backend
     )
     shape = _shape(base, settings)
     check_values(config, base.place)
@@ -241,16 +241,10 @@ def _shape(base: CheckpointFiles, settings: AHNConfig) -> ModelShape:
     """The base's sizes, which the settings of the memory must fit."""
     try:
         shape = ModelShape.from_config(base.config)
-        problems = AHNConfig.problems(
-            settings.variant,
-            None,
-            None,
-            None,
-            settings.full_attention_layers,
-            shape.num_hidden_layers,
-        )
-        if problems:
-            raise InputError(f"{'; '.join(problems)} (fa_layer_ids)")
+        try:
+            settings.layouts(shape.num_hidden_layers)
+        except InputError as error:
+            raise InputError(f"{'; '.join(error.problems)} (fa_layer_ids)") from None
     except InputError as error:
         raise error.prefixed(f"{base}: config.json: ") from None
     return shape
@@ -272,7 +266,8 @@ def _check_backend(
     from ahn.ops.selector import Case, check
 
     kinds = {"cuda"} if isinstance(placed, str) else {d.split(":")[0] for d in placed.values()}
-    for kind in sorted(kinds) if has_memory else ():
+    cells = settings.cells(shape.num_hidden_layers) if has_memory else ()
+    for kind, cell in itertools.product(sorted(kinds), cells):
         check(
             name,
             Case(
@@ -280,7 +275,7 @@ def _check_backend(
                 dtype=getattr(torch, dtype),
                 head_dim=shape.head_dim,
                 one_token=False,
-                delta_rule=CELL_SIZES[settings.cell].delta_rule,
+                delta_rule=CELLS.find(cell).recurrence == "delta_rule",
                 gradients=False,
             ),
         )
@@ -310,6 +305,8 @@ def _tensors(
     idle = idle_memory(shape, settings, held)
     held = {key: tensor for key, tensor in held.items() if key not in idle}
     needed = needed_memory(shape, settings)
-    problems.add(*memory_problems(memory.place, held, needed, settings.cell))
+    problems.add(
+        *memory_problems(memory.place, held, needed, settings.cells(shape.num_hidden_layers))
+    )
     problems.check()
     return {key: t for key, t in tensors.items() if key not in idle} | held, tuple(sorted(idle))

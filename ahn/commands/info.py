@@ -9,12 +9,13 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from ahn.cells.registry import CELLS
 from ahn.checkpoints.config_values import check_values
 from ahn.checkpoints.keys import MEMORY_KEY, needed_base, needed_memory
 from ahn.checkpoints.locate import CheckpointFiles
 from ahn.checkpoints.rope import rope_parameters, rope_summary
 from ahn.checkpoints.safetensors_files import ITEM_BYTES, StoredTensor
-from ahn.config import CELLS, AHNConfig
+from ahn.config import AHNConfig
 from ahn.cost import zoo
 from ahn.cost.accounting import cache_bytes
 from ahn.cost.shapes import ModelShape, added_parameters
@@ -186,7 +187,9 @@ def zoo_table() -> list[dict[str, Any]]:
                 "name": name,
                 "hub_id": model.hub_id,
                 "parameters": model.shape.parameters,
-                "added_parameters": {cell: added_parameters(model.shape, cell) for cell in CELLS},
+                "added_parameters": {
+                    cell: added_parameters(model.shape, cell) for cell in CELLS.builtin
+                },
                 "released_ahn": dict(model.released_ahn),
             }
         )

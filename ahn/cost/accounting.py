@@ -13,10 +13,11 @@ One sequence; times the batch size for a batch.
   query at position `p` sees `p + 1` keys with full attention, `min(p + 1, S + W)` with S sinks and
   window W. An implementation that multiplies masked blocks too executes more; a kernel that skips
   them executes this.
-- Memory: gate projections for every token; the output gate and the read-out projection for each
-  reading query (`p >= S + W`); per head, a write costs two products with the state and one read
-  another (delta rules: `S^T k`, the rank-1 update, `S^T q`: `6 d^2`; Mamba2 writes without looking:
-  `4 d^2`). This is the recurrence; the chunked form trades more FLOPs for fewer steps.
+- Memory: the products that its cell declares (`ahn.cells.builtin`): gate projections for every
+  token; for each reading query (`p >= S + W`) the output gate, the read-out projection, and per
+  head the recurrence (delta rules: `S^T k`, the rank-1 update, `S^T q`: `6 d^2`; Mamba2 writes
+  without looking: `4 d^2`). This is the recurrent form; the chunked form trades more FLOPs for
+  fewer steps.
 - Head: the last position of the prompt only, then one position per decoded token.
 - `n` generated tokens take `n - 1` decode steps: the first comes out of the prefill, the last is
   never fed back.
@@ -37,13 +38,16 @@ type: 26.0 % of full attention in the setting above.
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Literal, get_args
 
 from ahn.config import CELLS, AHNConfig, LayerLayout
-from ahn.cost.shapes import CELL_SIZES, ModelShape, added_parameters
-from common.errors import InputError
+from ahn.cost.shapes import ModelShape, added_parameters, sized_cell
+from common.errors import InputError, Problems
+from common.suggestions import did_you_mean
 
 __all__ = [
     "ACCOUNTINGS",
@@ -63,7 +67,8 @@ BLOCK = 256
 Accounting = Literal["exact", "paper", "paper-free-lookup"]
 ACCOUNTINGS: tuple[str, ...] = get_args(Accounting)
 
-_FLOAT32_BYTES = 4
+#: Settings of single layers, by their numbers; see `AHNConfig.layers`.
+OwnSettings = Mapping[int, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,7 @@ def flops(
     accounting: str = "exact",
     reused_tokens: int = 0,
     full_attention_layers: Collection[int] = (),
+    layers: OwnSettings | None = None,
 ) -> FlopCount:
     """FLOPs to process a prompt and generate from it; the module's head says what is counted.
 
@@ -115,12 +121,13 @@ def flops(
         accounting: `exact`, `paper` or `paper-free-lookup`.
         reused_tokens: first tokens of the prompt that a cache already holds; they cost nothing.
         full_attention_layers: layers that keep full attention and have no memory.
+        layers: settings of single layers, see `AHNConfig.layers`.
 
     Raises:
         InputError: a value that no run can have.
     """
-    layout, bounded_layers = _layout(
-        shape, variant, window, sinks, cell, full_attention_layers, accounting
+    layouts = _layouts(
+        shape, variant, window, sinks, cell, full_attention_layers, layers, accounting
     )
     if prompt_tokens < 1 or generated_tokens < 0 or not 0 <= reused_tokens < prompt_tokens:
         raise InputError(
@@ -133,8 +140,7 @@ def flops(
         _span_flops(
             shape,
             range(start, end),
-            layout=layout,
-            bounded_layers=bounded_layers,
+            layouts=layouts,
             head_positions=heads if accounting == "exact" else end - start,
             accounting=accounting,
         )
@@ -154,48 +160,38 @@ def _span_flops(
     shape: ModelShape,
     positions: range,
     *,
-    layout: LayerLayout,
-    bounded_layers: int,
+    layouts: Counter[LayerLayout],
     head_positions: int,
     accounting: str,
 ) -> dict[str, int]:
     """FLOPs of the given positions when all before them are in the cache, by kind of work.
 
-    `bounded_layers` layers see what `layout` says, the others everything.
+    `layouts` counts the layers of each layout.
     """
     tokens = len(positions)
     D, H, d = shape.hidden_size, shape.num_attention_heads, shape.head_dim
-    layers, full_layers = shape.num_hidden_layers, shape.num_hidden_layers - bounded_layers
     q_width, kv_width = H * d, shape.num_key_value_heads * d
     vocabulary = 2 * D * shape.vocab_size
 
     # The key at a query's own position: counted exactly, left out by L^2 / 2.
     own = 1 if accounting == "exact" else 0
 
-    def pairs_doubled(limit: int | None) -> int:
-        return _pairs_doubled(positions.stop, limit, own) - _pairs_doubled(
-            positions.start, limit, own
+    attention = memory = 0
+    for layout, count in layouts.items():
+        lossless = None if layout.window is None else layout.sinks + layout.window
+        attention += count * (
+            _pairs_doubled(positions.stop, lossless, own)
+            - _pairs_doubled(positions.start, lossless, own)
         )
-
-    attention = full_layers * pairs_doubled(None)
-    memory = 0
-    if layout.window is not None:
-        lossless, cell = layout.sinks + layout.window, layout.cell
-        attention += bounded_layers * pairs_doubled(lossless)
-        if cell is not None:
+        if layout.cell is not None and lossless is not None:
             reading = max(positions.stop - lossless, 0) - max(positions.start - lossless, 0)
-            gates = len(CELL_SIZES[cell].gate_projections)
-            write = 4 * d * d if CELL_SIZES[cell].delta_rule else 2 * d * d
-            memory = tokens * gates * 2 * D * H + reading * (
-                2 * D * H  # output gate
-                + H * (2 * d * d + write)
-                + H * 2 * d * d  # read-out projection, per head
-            )
+            costs = sized_cell(shape, layout.cell)
+            memory += count * (tokens * costs.flops_per_token + reading * costs.flops_per_read)
     parts = {
-        "projections": layers * tokens * (4 * D * q_width + 4 * D * kv_width),
-        "mlp": layers * tokens * 6 * D * shape.intermediate_size,
+        "projections": shape.num_hidden_layers * tokens * (4 * D * q_width + 4 * D * kv_width),
+        "mlp": shape.num_hidden_layers * tokens * 6 * D * shape.intermediate_size,
         "attention": 2 * q_width * attention,
-        "memory": bounded_layers * memory,
+        "memory": memory,
         "lm_head": head_positions * vocabulary,
     }
     if accounting == "paper":
@@ -250,6 +246,7 @@ def cache_bytes(
     batch_size: int = 1,
     accounting: str = "exact",
     full_attention_layers: Collection[int] = (),
+    layers: OwnSettings | None = None,
 ) -> CacheBytes:
     """Bytes that the cache holds after `tokens` tokens; the module's head says what is counted.
 
@@ -264,12 +261,13 @@ def cache_bytes(
         batch_size: sequences.
         accounting: `exact` or `paper`.
         full_attention_layers: layers that keep full attention and have no memory.
+        layers: settings of single layers, see `AHNConfig.layers`.
 
     Raises:
         InputError: a value that no run can have.
     """
-    layout, bounded_layers = _layout(
-        shape, variant, window, sinks, cell, full_attention_layers, accounting
+    layouts = _layouts(
+        shape, variant, window, sinks, cell, full_attention_layers, layers, accounting
     )
     if tokens < 0 or dtype_bytes < 1 or batch_size < 1:
         raise InputError(
@@ -277,61 +275,59 @@ def cache_bytes(
             "none may be negative, and the last two not 0"
         )
     exact = accounting == "exact"
-    H, d = shape.num_attention_heads, shape.head_dim
-
-    def slots(limit: int | None) -> int:
+    keys_values = gates = state = 0
+    for layout, count in layouts.items():
         if exact:
-            return allocated_slots(tokens, layout.sinks, limit)
-        return tokens if limit is None else min(tokens, layout.sinks + limit)
-
-    bounded = bounded_layers * slots(layout.window)
-    positions = (shape.num_hidden_layers - bounded_layers) * slots(None) + bounded
-    keys_values = positions * 2 * shape.num_key_value_heads * d * dtype_bytes
-    gates = state = 0
-    if layout.cell is not None:
-        wide = max(dtype_bytes, _FLOAT32_BYTES)
-        state = bounded_layers * H * d * d * (wide if exact else dtype_bytes)
-        if exact:
-            # beta in the model's type, Mamba2's dt in float32; the log-decay in float32, where the
-            # cell has one.
-            sizes = CELL_SIZES[layout.cell]
-            write = wide if sizes.float32_write else dtype_bytes
-            gates = bounded * H * (write + (wide if sizes.decays else 0))
+            slots = allocated_slots(tokens, layout.sinks, layout.window)
+        else:
+            slots = tokens if layout.window is None else min(tokens, layout.sinks + layout.window)
+        of_a_token = 2 * shape.num_key_value_heads * shape.head_dim * dtype_bytes
+        keys_values += count * slots * of_a_token
+        if layout.cell is not None:
+            kept = sized_cell(shape, layout.cell)
+            if exact:
+                state += count * kept.state_bytes(dtype_bytes)
+                gates += count * slots * kept.gate_bytes(dtype_bytes)
+            else:  # all in the model's type
+                elements = sum(prod(size) for size in kept.states.values())
+                state += count * elements * dtype_bytes
     return CacheBytes(
         keys_values=batch_size * keys_values, gates=batch_size * gates, state=batch_size * state
     )
 
 
-def _layout(
+def _layouts(
     shape: ModelShape,
     variant: str,
     window: int | None,
     sinks: int,
     cell: str | None,
     full_attention_layers: Collection[int],
+    layers: OwnSettings | None,
     accounting: str,
-) -> tuple[LayerLayout, int]:
-    """What the layers that do not keep full attention see, and how many of them there are.
+) -> Counter[LayerLayout]:
+    """How many layers have each layout. What the variant does not look at is ignored.
 
     Raises:
         InputError: everything that is wrong with these settings, a line each.
     """
-    full = tuple(full_attention_layers)
-    problems = AHNConfig.problems(variant, cell, None, None, full, shape.num_hidden_layers)
+    full, count = tuple(full_attention_layers), shape.num_hidden_layers
+    problems = Problems(AHNConfig.problems(variant, cell, None, None, full, count, layers=layers))
+    settings: dict[str, Any] = {}
     if not problems:
-        # What the variant looks at is what it needs; the rest is ignored.
-        seen = AHNConfig(variant=variant).layer(0)
+        seen = AHNConfig(variant=variant).layer(0)  # what the variant looks at is what it needs
         if seen.window is not None:
-            problems += AHNConfig.problems(variant, cell, window, sinks)
+            settings = {"window": window, "sinks": sinks, "layers": layers or {}}
+            problems.add(*AHNConfig.problems(variant, cell, window, sinks))
             if window is None:
-                problems.append(f"variant {variant!r} needs a window")
-        if seen.cell is not None and cell is None:
-            problems.append(f"variant {variant!r} needs a memory cell; one of {', '.join(CELLS)}")
+                problems.add(f"variant {variant!r} needs a window")
+        if seen.cell is not None:
+            settings["cell"] = cell
+            if cell is None:
+                problems.add(f"variant {variant!r} needs a memory cell; one of {', '.join(CELLS)}")
     if accounting not in ACCOUNTINGS:
-        problems.append(f"accounting {accounting!r} is unknown; one of {', '.join(ACCOUNTINGS)}")
-    if problems:
-        raise InputError(*problems)
-    if seen.window is None:
-        return seen, 0
-    layout = replace(seen, window=window, sinks=sinks, cell=None if seen.cell is None else cell)
-    return layout, shape.num_hidden_layers - len(set(full))
+        hint = did_you_mean(str(accounting), ACCOUNTINGS)
+        problems.add(f"accounting {accounting!r} is unknown; one of {', '.join(ACCOUNTINGS)}{hint}")
+    problems.check()
+    config = AHNConfig(variant=variant, full_attention_layers=full, **settings)
+    return Counter(config.layouts(count))

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+from ahn.cells.declaration import SizedCell
+from ahn.cells.registry import CELLS
 from ahn.config import AHNConfig
 from common.errors import InputError
 
@@ -114,91 +116,49 @@ class ModelShape:
         return self.num_hidden_layers * layer + embeddings + D
 
 
-@dataclass(frozen=True)
-class CellSizes:
-    """What a memory cell adds to a layer, by the names of released checkpoints.
+def sized_cell(shape: ModelShape, cell: str) -> SizedCell:
+    """What a memory cell keeps, stores and costs in one layer of a model.
 
-    Attributes:
-        parameters: dimensions of each parameter, as letters: `D` hidden size, `H` query heads,
-            `d` head dimension, `Hd` their product.
-        gate_projections: which of them are applied to every token that enters.
-        delta_rule: a write first takes out what its key already holds.
-        float32_write: the write strength is kept in float32, not in the model's type.
+    Raises:
+        InputError: unknown cell, or one that cannot have this model's sizes.
     """
-
-    parameters: Mapping[str, tuple[str, ...]]
-    gate_projections: tuple[str, ...]
-    delta_rule: bool
-    float32_write: bool = False
-
-    @property
-    def decays(self) -> bool:
-        """Whether the state decays, with a log-decay kept for each token in the window."""
-        return "A_log" in self.parameters
-
-
-_DELTA_NET = {
-    "b_proj.weight": ("H", "D"),
-    "g_proj.weight": ("H", "D"),
-    "o_norm.weight": ("d",),
-    "o_proj.weight": ("H", "d", "d"),
-}
-_DECAY = {"A_log": ("H",), "dt_bias": ("H",)}
-
-#: Sizes of every cell of `ahn.cells`. GatedDeltaNet's `D` is in every released checkpoint and in
-#: no equation.
-CELL_SIZES: Mapping[str, CellSizes] = {
-    "DeltaNet": CellSizes(_DELTA_NET, ("b_proj",), delta_rule=True),
-    "GatedDeltaNet": CellSizes(
-        _DELTA_NET | _DECAY | {"a_proj.weight": ("H", "D"), "D": ("H",)},
-        ("a_proj", "b_proj"),
-        delta_rule=True,
-    ),
-    "Mamba2": CellSizes(
-        {
-            "dt_proj.weight": ("H", "D"),
-            "dt_proj.bias": ("H",),
-            "g_proj.weight": ("H", "D"),
-            "g_proj.bias": ("H",),
-            "norm.weight": ("Hd",),
-            "o_proj.weight": ("H", "d", "d"),
-        }
-        | _DECAY,
-        ("dt_proj",),
-        delta_rule=False,
-        float32_write=True,
-    ),
-}
+    heads, d = shape.num_attention_heads, shape.head_dim
+    return CELLS.find(cell).sized(shape.hidden_size, heads, d)
 
 
 def memory_shapes(shape: ModelShape, cell: str) -> dict[str, tuple[int, ...]]:
     """Shape of every parameter that `cell` has in one layer, by its name in a checkpoint.
 
     Raises:
-        InputError: unknown cell.
+        InputError: as `sized_cell`.
     """
-    if cell not in CELL_SIZES:
-        raise InputError(f"cell {cell!r} is unknown; one of {', '.join(CELL_SIZES)}")
-    H, d = shape.num_attention_heads, shape.head_dim
-    sizes = {"D": shape.hidden_size, "H": H, "d": d, "Hd": H * d}
-    return {
-        name: tuple(sizes[letter] for letter in letters)
-        for name, letters in CELL_SIZES[cell].parameters.items()
-    }
+    return sized_cell(shape, cell).parameters
 
 
 def added_parameters(
-    shape: ModelShape, cell: str, *, full_attention_layers: Collection[int] = ()
+    shape: ModelShape,
+    cell: str,
+    *,
+    full_attention_layers: Collection[int] = (),
+    layers: Mapping[int, Mapping[str, Any]] | None = None,
 ) -> int:
-    """Parameters that a memory cell adds to the base model, in the released layout.
+    """Parameters that memory cells add to the base model, in the released layout.
+
+    Args:
+        shape: the base model.
+        cell: of all layers that have none of their own.
+        full_attention_layers: layers without a memory.
+        layers: settings of single layers, see `AHNConfig.layers`.
 
     Raises:
         InputError: unknown cell, or a layer that the model does not have.
     """
-    problems = AHNConfig.problems(
-        "ahn", cell, None, None, tuple(full_attention_layers), shape.num_hidden_layers
+    config = AHNConfig(
+        cell=cell, full_attention_layers=tuple(full_attention_layers), layers=layers or {}
     )
-    if problems:
-        raise InputError(*problems)
-    per_layer = sum(prod(size) for size in memory_shapes(shape, cell).values())
-    return per_layer * (shape.num_hidden_layers - len(set(full_attention_layers)))
+    return sum(
+        prod(size)
+        for layout in config.layouts(shape.num_hidden_layers)
+        if layout.cell is not None
+        for size in memory_shapes(shape, layout.cell).values()
+    )

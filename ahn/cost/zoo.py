@@ -15,7 +15,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from ahn.config import CELLS
+from ahn.cells.registry import CELLS
 from ahn.cost.shapes import ModelShape
 from common import yaml
 from common.errors import InputError

@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from ahn.cells.registry import CELLS
 from ahn.checkpoints.names import ahn_path, model_path
-from ahn.config import CELLS
 from common import yaml as strict_yaml
 from common.errors import InputError, shown
 from common.files import kind_of
@@ -117,7 +117,9 @@ class Recipe(BaseModel):
         description="KL where a position's own token is labelled (the paper's tool), or where "
         "it predicts a labelled token",
     )
-    ahn_implementation: str = Field("GatedDeltaNet", description=f"memory: {', '.join(CELLS)}")
+    ahn_implementation: str = Field(
+        CELLS.builtin[0], description=f"memory: {', '.join(CELLS.builtin)}, or an installed one"
+    )
     ahn_position: Literal["prefix", "random"] = Field(
         "prefix", description="prefix: no sinks; random: sinks drawn per batch"
     )
@@ -241,8 +243,8 @@ class Recipe(BaseModel):
     @field_validator("ahn_implementation")
     @classmethod
     def _known_cell(cls, value: str) -> str:
-        if value not in CELLS:
-            raise ValueError(f"unknown cell {value!r}; one of {', '.join(CELLS)}")
+        if (problem := CELLS.problem(value)) is not None:
+            raise ValueError(problem)
         return value
 
     @field_validator("loss_type")

@@ -1,28 +1,33 @@
 """Which key a query sees, and attention over just those keys.
 
 A forward pass brings a chunk of T tokens; the cache holds some earlier ones in *slots*. For a
-layer with S sinks and a window of W tokens, token `j` of a sequence lives in slot `j` if `j < S`,
+layer with S sinks and a window of W tokens, token `j` of a sequence is kept in slot `j` if `j < S`,
 else in slot `S + (j - S) mod W`: the sinks stay, the rest is a ring. With full attention token
-`j` lives in slot `j`.  Everything here is index arithmetic on that rule, done once per forward
+`j` is kept in slot `j`.  Everything here is index arithmetic on that rule, done once per forward
 pass and shared by all layers of one layout.
 
-Shape letters: B batch, b = 1 or B (1 when all rows are alike), T tokens of the chunk, C cached
-slots, N = C + T columns, H query heads, K key/value heads, d head dimension.
+Shape letters: B batch, b = 1 or B (1 when all rows have the same length), T tokens of the chunk,
+C cached slots, N = C + T columns, H query heads, K key/value heads, d head dimension.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ahn.config import LayerLayout
+from ahn.models.plan import Leaving, Plan
 from ahn.models.window_attention import mask_free, split_attention, takes_flash
+
+if TYPE_CHECKING:
+    from ahn.models.cache import LayerCache
 
 #: At most so many query-key pairs are masked at a time; longer chunks go in query blocks.
 _PAIRS = 1 << 23
@@ -31,13 +36,13 @@ _QUERY_BLOCK = 1024
 
 @dataclass(frozen=True)
 class MemoryStep:
-    """Which columns leave the window during a chunk, and which queries arrive then.
+    """Which columns leave the window during a chunk, and which queries read then.
 
     Attributes:
-        first_query: queries `first_query ... T-1` read the memory.
-        columns: the column that is written before each of them reads: a slice while all rows
-            are alike, else `[B, n]`.
-        writes: `[b, n]` bool, False where a row writes nothing at that step; None: all write.
+        first_query: queries `first_query ... T-1` each follow a token that leaves.
+        columns: the column of that token: a slice while all rows have the same length, else
+            `[B, n]`.
+        writes: `[b, n]` bool, False where no token of a row leaves; None: one does in all rows.
     """
 
     first_query: int
@@ -82,7 +87,7 @@ class Chunk:
     Args:
         tokens: T.
         seen: tokens of each row before this chunk (padding not counted): an int when all rows
-            are alike, else `[B]` on the CPU, so that looking at it waits for no GPU.
+            have the same length, else `[B]` on the CPU, so that looking at it waits for no GPU.
         attention_mask: `[B, >= T]`, 1 for tokens and 0 for padding; only the last T columns are
             read. Padding may stand left or right of a row's tokens, not between them.
         device: of the index tensors.
@@ -147,8 +152,8 @@ class Chunk:
         return LayerPlan(self, layout.window, layout.sinks)
 
     def plans(self, layouts: Sequence[LayerLayout]) -> list[LayerPlan]:
-        """One for each layer, shared by those that are alike."""
-        # not kept by the chunk: plans refer to it, and masks must not wait for the cycle collector
+        """One for each layer, shared by layers with the same window and sinks."""
+        # not kept by the chunk: plans refer to it, and a cycle would keep masks in memory
         made: dict[tuple[int | None, int], LayerPlan] = {}
         for layout in layouts:
             key = (layout.window, layout.sinks)
@@ -157,12 +162,15 @@ class Chunk:
         return [made[layout.window, layout.sinks] for layout in layouts]
 
 
-class LayerPlan:
+class LayerPlan(Plan):
     """The index arithmetic of one chunk for one window and number of sinks.
 
     Columns are what `LayerCache.joined` makes: what the cache holds, then the chunk. While all
-    rows are alike they stand in the order of their positions, so that the window of a run of
-    queries, and what leaves it, are slices.
+    rows have the same length they are in the order of their positions, so that the window of a
+    run of queries, and what leaves it, are slices.
+
+    Attributes:
+        uniform_rows: whether all rows have the same length and there is no padding.
     """
 
     def __init__(self, chunk: Chunk, window: int | None, sinks: int) -> None:
@@ -173,10 +181,10 @@ class LayerPlan:
         self.padding = 0 if chunk.left is None else int(chunk.left.max())
         #: slots in use before this chunk
         self.cached = self._slots(chunk.seen)
-        self.alike = chunk.valid is None and isinstance(chunk.seen, int)
+        self.uniform_rows = chunk.valid is None and isinstance(chunk.seen, int)
         held = self._held(chunk.seen, self.cached)
-        if self.turn:
-            ring = held[:, sinks:].roll(-self.turn, 1)
+        if self.ring_offset:
+            ring = held[:, sinks:].roll(-self.ring_offset, 1)
             held = torch.cat([held[:, :sinks], ring], 1)
         rows = max(held.shape[0], chunk.index.shape[0])
         #: `[b, N]` token in each column, -1: none
@@ -199,10 +207,13 @@ class LayerPlan:
         return self._elsewhere[str(target)]
 
     @property
-    def turn(self) -> int:
-        """How far the oldest token of the ring stands behind its first slot, rows being alike."""
+    def ring_offset(self) -> int:
+        """Index of the ring's slot that holds the oldest token.
+
+        Only defined when all rows have the same length; 0 otherwise.
+        """
         seen = self.chunk.seen
-        if not self.alike or self.window is None or not isinstance(seen, int):
+        if not self.uniform_rows or self.window is None or not isinstance(seen, int):
             return 0
         return (seen - self.sinks) % self.window if seen > self.sinks + self.window else 0
 
@@ -223,7 +234,7 @@ class LayerPlan:
 
     @property
     def causal(self) -> bool:
-        """Whether plain causal attention over the chunk is the whole story."""
+        """Whether plain causal attention over the chunk is all there is to compute."""
         chunk = self.chunk
         reach = self.window is None or chunk.tokens <= self.sinks + self.window
         return self.cached == 0 and chunk.valid is None and reach
@@ -237,6 +248,22 @@ class LayerPlan:
             seen &= (key < self.sinks) | (key > query - self.window)
         # a padding query sees everything, so that its softmax is finite; nobody reads it
         return (seen | (query < 0))[:, None]
+
+    def look(
+        self, past: LayerCache, new: Mapping[str, Tensor], evicts: bool
+    ) -> tuple[Tensor, Tensor, Leaving | None]:
+        """All columns; what leaves the window is picked from them."""
+        joined = {name: past.joined(name, tensor, self) for name, tensor in new.items()}
+        step = self.memory_step if evicts else None
+        leaving = None
+        if step is not None:
+            columns = {name: take(x, step.columns) for name, x in joined.items()}
+            leaving = Leaving(step.first_query, columns, step.writes)
+        return joined["keys"], joined["values"], leaving
+
+    def keep(self, past: LayerCache, new: Mapping[str, Tensor]) -> None:
+        """Store those tokens of the chunk that stay in the window."""
+        past.store(new, self)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, scaling: float) -> Tensor:
         """Attention of the chunk's queries.
@@ -253,7 +280,7 @@ class LayerPlan:
         tokens, columns = q.shape[2], k.shape[2]
         if self.causal:
             return _attention(q, k, v, None, scaling)
-        if mask_free(q) and self.alike and isinstance(self.chunk.seen, int):
+        if mask_free(q) and self.uniform_rows and isinstance(self.chunk.seen, int):
             return split_attention(q, k, v, self.chunk.seen, self.window, self.sinks, scaling)
         if tokens * columns <= _PAIRS:
             if self._mask is None:
@@ -280,7 +307,7 @@ class LayerPlan:
         device = self.keys.device
         if self.window is None:
             return slice(0, self.cached + last)
-        if self.alike:
+        if self.uniform_rows:
             # the oldest column in the window of `first`; the columns before it are sinks
             oldest = self.cached + first - self.window + 1
             if oldest <= self.sinks:
@@ -289,7 +316,7 @@ class LayerPlan:
             window = torch.arange(oldest, self.cached + last, device=device)
             return torch.cat([sinks, window])[None]
         low = max(0, first - self.window + 1)
-        # a row's tokens stand behind its left padding: the row that has most reaches back furthest
+        # a row's tokens follow its left padding: the row with most padding reaches back furthest
         in_ring = first - self.padding < self.window - 1
         cached = self.cached if in_ring else min(self.cached, self.sinks)
         head = min(low, self.padding + self.sinks)
@@ -303,12 +330,12 @@ class LayerPlan:
 
     @cached_property
     def memory_step(self) -> MemoryStep | None:
-        """What leaves the window, and who reads then; None when nothing leaves."""
+        """What leaves the window, and which queries read then; None when nothing leaves."""
         if self.window is None or self.chunk.tokens == 0:
             return None
         sinks, window, index = self.sinks, self.window, self.index
         seen, tokens = self.chunk.seen, self.chunk.tokens
-        if self.alike and isinstance(seen, int):
+        if self.uniform_rows and isinstance(seen, int):
             first = max(0, sinks + window - seen)
             if first >= tokens:
                 return None
@@ -333,7 +360,7 @@ class LayerPlan:
     def slot_write(self) -> SlotWrite:
         """Which tokens of the chunk stay in the cache."""
         index, seen = self.index, self.chunk.seen
-        if self.alike and isinstance(seen, int):  # without waiting for a GPU
+        if self.uniform_rows and isinstance(seen, int):  # without waiting for a GPU
             last = seen + self.chunk.tokens
             kept = torch.arange(seen, last, device=index.device)
             if self.window is not None and last - max(seen, self.sinks) > self.window:
@@ -353,7 +380,7 @@ class LayerPlan:
 
 
 def ring_slots(positions: Tensor, window: int | None, sinks: int) -> Tensor:
-    """The slot in which the token at each position lives."""
+    """The slot in which the token at each position is kept."""
     if window is None:
         return positions
     return torch.where(positions < sinks, positions, sinks + (positions - sinks) % window)

@@ -8,21 +8,22 @@ until then, and decoding writes in place.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import Cache
 
-from ahn.cells.base import Gates
+from ahn.cells.registry import CELLS
 from ahn.config import LayerLayout
 from ahn.cost.accounting import allocated_slots
 from ahn.models.attention import Chunk, LayerPlan, SlotWrite
 from ahn.models.cache_files import SavedCache, identify, mismatches, read_cache, write_cache
 from ahn.models.decode_step import TokenStep
 from ahn.models.layouts import layout_table
+from ahn.models.plan import Plan
 from common.errors import InputError
 
 
@@ -31,55 +32,68 @@ class LayerCache:
 
     Attributes:
         layout: window, sinks and cell of the layer.
-        keys: `[B, num_key_value_heads, slots, d]`, after RoPE; None while empty.
-        values: as `keys`.
-        write: pending write strengths `[B, H, slots]`; None without a memory.
-        log_decay: pending log decays `[B, H, slots]` float32; None without a decaying memory.
-        state: the memory `[B, H, d, d]` float32; None without a memory.
+        slots: tensors with one slot for each token that is kept, by name, `[B, heads, slots, ...]`:
+            `keys` and `values [B, num_key_value_heads, slots, d]`, after RoPE, and the gates of
+            the layer's cell. Empty before the first pass.
+        states: of the layer's cell, by name `[B, ...]`.
     """
-
-    #: of the tensors
-    names: ClassVar[tuple[str, ...]] = ("keys", "values", "write", "log_decay", "state")
 
     def __init__(self, layout: LayerLayout) -> None:
         self.layout = layout
-        self.keys: Tensor | None = None
-        self.values: Tensor | None = None
-        self.write: Tensor | None = None
-        self.log_decay: Tensor | None = None
-        self.state: Tensor | None = None
+        self.slots: dict[str, Tensor] = {}
+        self.states: dict[str, Tensor] = {}
         self._left = self._shapes()
 
-    def _shapes(self) -> tuple[torch.Size | None, ...]:
-        k, v, write, decay = self.keys, self.values, self.write, self.log_decay
-        return (
-            None if k is None else k.shape,
-            None if v is None else v.shape,
-            None if write is None else write.shape,
-            None if decay is None else decay.shape,
-        )
+    @property
+    def keys(self) -> Tensor | None:
+        """`[B, num_key_value_heads, slots, d]`; None while empty."""
+        return self.slots.get("keys")
+
+    @keys.setter
+    def keys(self, keys: Tensor | None) -> None:
+        self._replace("keys", keys)  # as other packages do; `problem` notices
+
+    @property
+    def values(self) -> Tensor | None:
+        """As `keys`."""
+        return self.slots.get("values")
+
+    @values.setter
+    def values(self, values: Tensor | None) -> None:
+        self._replace("values", values)
+
+    def _replace(self, name: str, tensor: Tensor | None) -> None:
+        if tensor is None:
+            self.slots.pop(name, None)
+        else:
+            self.slots[name] = tensor
+
+    def empty(self) -> LayerCache:
+        """An empty one of the same layout."""
+        return LayerCache(self.layout)
+
+    def _shapes(self) -> dict[str, torch.Size]:
+        return {name: tensor.shape for name, tensor in self.slots.items()}
 
     def settle(self) -> None:
-        """Remember what the slots look like, now that they hold what they should."""
+        """Remember the shapes of the slots, now that they hold what they should."""
         self._left = self._shapes()
 
     def problem(self) -> str | None:
         """What somebody else has done to the slots since `settle`; None: nothing."""
-        if self._shapes() == self._left:
+        now = self._shapes()
+        if now == self._left:
             return None
-        for name, now, left in zip(self.names, self._shapes(), self._left, strict=False):
-            if now != left:
-                found = "nothing" if now is None else list(now)
-                return f"{name}: {found} instead of {'nothing' if left is None else list(left)}"
+        for name in [*self._left, *now]:
+            shapes = [list(one[name]) if name in one else "nothing" for one in (now, self._left)]
+            if shapes[0] != shapes[1]:
+                return f"{name}: {shapes[0]} instead of {shapes[1]}"
         return None
 
     @property
     def recorded(self) -> bool:
         """Whether autograd follows what is held: then it must follow what overwrites it, too."""
-        for tensor in (self.keys, self.values, self.write, self.log_decay, self.state):
-            if tensor is not None and tensor.requires_grad:
-                return True
-        return False
+        return any([tensor.requires_grad for tensor in self.tensors().values()])
 
     @property
     def nbytes(self) -> int:
@@ -88,12 +102,23 @@ class LayerCache:
 
     def tensors(self) -> dict[str, Tensor]:
         """What is held, by name."""
-        return {name: x for name in self.names if (x := getattr(self, name)) is not None}
+        return {**self.slots, **self.states}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Hold these tensors, by the names of `tensors()`."""
+        states = () if self.layout.cell is None else CELLS.find(self.layout.cell).states
+        self.slots = {name: x for name, x in tensors.items() if name not in states}
+        self.states = {name: x for name, x in tensors.items() if name in states}
+        self.settle()
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> None:
+        """Replace every tensor by what a function makes of it."""
+        self.slots = {name: change(x) for name, x in self.slots.items()}
+        self.states = {name: change(x) for name, x in self.states.items()}
 
     def to(self, device: torch.device | str) -> None:
         """Move all tensors to another device."""
-        for name, tensor in self.tensors().items():
-            setattr(self, name, tensor.to(device))
+        self._map(lambda tensor: tensor.to(device))
 
     def follow(self, device: torch.device) -> None:
         """Be where the layer computes: a cache may have been made or read elsewhere."""
@@ -102,26 +127,43 @@ class LayerCache:
 
     def thaw(self) -> None:
         """Replace what inference mode made, which may not be written to outside of it."""
-        for name, tensor in self.tensors().items():
-            if tensor.is_inference():
-                setattr(self, name, tensor.clone())
+        if any([tensor.is_inference() for tensor in self.tensors().values()]):
+            self._map(lambda tensor: tensor.clone() if tensor.is_inference() else tensor)
+
+    def update(self, states: Mapping[str, Tensor]) -> None:
+        """Take new states: in place, or as new tensors where autograd follows them.
+
+        Raises:
+            ValueError: other names or shapes than those that are held.
+        """
+        if {n: x.shape for n, x in states.items()} != {n: x.shape for n, x in self.states.items()}:
+            shown = [{n: list(x.shape) for n, x in s.items()} for s in (self.states, states)]
+            raise ValueError(
+                f"memory cell {self.layout.cell!r} must return the states it was given, "
+                f"{shown[0]}, not {shown[1]}"
+            )
+        for name, old in self.states.items():
+            if torch.is_grad_enabled() or old.requires_grad:
+                self.states[name] = states[name].to(old.dtype)
+            else:
+                old.copy_(states[name])
 
     def joined(self, name: str, new: Tensor, plan: LayerPlan) -> Tensor:
         """The columns of a plan: what buffer `name` holds, then `new [B, heads, T, ...]`."""
-        held = getattr(self, name)
+        held = self.slots.get(name)
         if held is None or not plan.cached:
             return new
-        if not plan.turn:
+        if not plan.ring_offset:
             return torch.cat([held[:, :, : plan.cached], new], 2)
-        sinks, oldest = plan.sinks, plan.sinks + plan.turn
+        sinks, oldest = plan.sinks, plan.sinks + plan.ring_offset
         parts = [held[:, :, :sinks], held[:, :, oldest:], held[:, :, sinks:oldest], new]
         return torch.cat(parts, 2)
 
-    def store(self, new: dict[str, Tensor], plan: LayerPlan) -> None:
-        """Keep what the layout keeps of a chunk's keys, values and gates (see `named`)."""
+    def store(self, new: Mapping[str, Tensor], plan: LayerPlan) -> None:
+        """Keep what the layout keeps of a chunk's keys, values and gates `[B, heads, T, ...]`."""
         target, slots = plan.slot_write, self._slots(plan.chunk)
         if self.recorded and not torch.is_grad_enabled():
-            # unrecorded, gradients of what stands in a slot now would reach what stood there before
+            # unrecorded, gradients of what a slot holds now would reach what it held before
             with torch.inference_mode(False), torch.enable_grad():
                 constants = {name: x.detach().clone() for name, x in new.items()}
                 self._write(constants, target.clone(), slots)
@@ -129,24 +171,23 @@ class LayerCache:
             self._write(new, target, slots)
         self.settle()
 
-    def _write(self, new: dict[str, Tensor], target: SlotWrite, slots: int) -> None:
+    def _write(self, new: Mapping[str, Tensor], target: SlotWrite, slots: int) -> None:
         for name, tensor in new.items():
-            fresh = self._with_room(getattr(self, name), tensor, slots)
+            fresh = self._with_room(self.slots.get(name), tensor, slots)
             # in place also where gradients flow: `joined` copies what attention sees
             if target.rows is None:
                 fresh.index_copy_(2, target.slots, tensor.index_select(2, target.tokens))
             else:
                 fresh[target.rows, :, target.slots] = tensor[target.rows, :, target.tokens]
-            setattr(self, name, fresh)
+            self.slots[name] = fresh
 
     def make_room(self, chunk: Chunk) -> None:
         """Allocate slots for a chunk's tokens in a cache that holds some already."""
         slots = self._slots(chunk)
         if self.keys is not None and self.keys.shape[2] >= slots:
             return
-        for name, buffer in self.tensors().items():
-            if name != "state":
-                setattr(self, name, self._with_room(buffer, buffer, slots))
+        for name, buffer in self.slots.items():
+            self.slots[name] = self._with_room(buffer, buffer, slots)
         self.settle()
 
     def _slots(self, chunk: Chunk) -> int:
@@ -168,19 +209,8 @@ class LayerCache:
 
     def select(self, rows: Tensor) -> None:
         """Keep (or repeat) batch rows."""
-        for name, tensor in self.tensors().items():
-            setattr(self, name, tensor.index_select(0, rows.to(tensor.device)))
+        self._map(lambda tensor: tensor.index_select(0, rows.to(tensor.device)))
         self.settle()
-
-
-def named(keys: Tensor, values: Tensor, gates: Gates | None) -> dict[str, Tensor]:
-    """Keys, values and gates by the names of their buffers, tokens in the third dimension."""
-    new = {"keys": keys, "values": values}
-    if gates is not None:
-        new["write"] = gates.write.transpose(1, 2)
-        if gates.log_decay is not None:
-            new["log_decay"] = gates.log_decay.transpose(1, 2)
-    return new
 
 
 class AHNCache(Cache):
@@ -197,8 +227,8 @@ class AHNCache(Cache):
         self.layers: list[LayerCache] = [LayerCache(layout) for layout in layouts]
         self.layer_class_to_replicate = None
         self.offloading = False
-        #: tokens of each row, padding not counted: an int while all rows are alike, else `[B]`
-        #: on the CPU
+        #: tokens of each row, padding not counted: an int while all rows have the same length,
+        #: else `[B]` on the CPU
         self.seen: int | Tensor = 0
         self._columns = 0
         #: whether a pass has begun to store its tokens and has not ended
@@ -229,7 +259,7 @@ class AHNCache(Cache):
                 layer.thaw()
         return Chunk(tokens, self.seen, attention_mask, device)
 
-    def plans(self, chunk: Chunk, fixed: bool) -> list[LayerPlan | TokenStep]:
+    def plans(self, chunk: Chunk, fixed: bool) -> list[Plan]:
         """What each layer does with the chunk.
 
         Args:
@@ -289,9 +319,7 @@ class AHNCache(Cache):
         fork._model, fork._claims = self._model, self._claims
         fork.restore(self.seen if isinstance(self.seen, int) else self.seen.clone(), self._columns)
         for mine, theirs in zip(self.layers, fork.layers, strict=True):
-            for name, tensor in mine.tensors().items():
-                setattr(theirs, name, tensor.clone())
-            theirs.settle()
+            theirs.restore({name: tensor.clone() for name, tensor in mine.tensors().items()})
         return fork
 
     def __copy__(self) -> AHNCache:
@@ -327,8 +355,7 @@ class AHNCache(Cache):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["layouts"])  # type: ignore[misc]
         for layer, tensors in zip(self.layers, state["tensors"], strict=True):
-            for name, tensor in tensors.items():
-                setattr(layer, name, tensor)
+            layer.restore(tensors)
         self._claims = state["claims"]
         self.restore(state["seen"], state["columns"])
 
@@ -427,8 +454,7 @@ class AHNCache(Cache):
         saved = read_cache(Path(path))
         cache = cls(saved.layouts)
         for layer, tensors in zip(cache.layers, saved.tensors, strict=True):
-            for name in layer.names:
-                setattr(layer, name, tensors.get(name))
+            layer.restore(tensors)
         seen = saved.seen if isinstance(saved.seen, int) else torch.tensor(saved.seen)
         cache.restore(seen, saved.columns)
         cache._claims = (Path(path), saved.model)

@@ -20,9 +20,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ahn.cells.base import kept_dtype
+from ahn.cells.registry import CELLS
 from ahn.config import LayerLayout
 from ahn.cost.accounting import allocated_slots
-from ahn.cost.shapes import CELL_SIZES
 from ahn.models.weights import stored_weights
 from common.errors import InputError
 from common.writing import replacing
@@ -89,7 +90,7 @@ class SavedCache:
     layouts: Sequence[LayerLayout]
     """Window, sinks and cell of each layer."""
     tensors: Sequence[Mapping[str, Tensor]]
-    """The tensors of each layer by name (`keys`, `values`, `write`, `log_decay`, `state`)."""
+    """The tensors of each layer by name: `keys`, `values`, and what its cell declares."""
     rows: int | None
     """Batch size; None: the cache is empty."""
     seen: int | list[int]
@@ -148,6 +149,8 @@ def read_cache(path: Path) -> SavedCache:
     try:
         layouts = [LayerLayout(**layout) for layout in facts["layouts"]]
         problems = _problems(facts, layouts, tensors)
+    except InputError as error:  # a layout that cannot be, or a cell that is not installed
+        raise error.prefixed(f"{path}: ") from None
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: its metadata does not fit this version: {error!r}") from None
     if problems:
@@ -196,22 +199,25 @@ def _problems(
         return [f"{len(layouts)} layouts for {model['num_hidden_layers']} layers"]
     for index, layout in enumerate(layouts if rows else []):
         slots = allocated_slots(longest, layout.sinks, layout.window)
-        names: dict[str, tuple[tuple[int, ...], torch.dtype]]
-        names = {"keys": ((rows, kv_heads, slots, d), dtype)}
-        names["values"] = names["keys"]
+        names = dict.fromkeys(("keys", "values"), ((rows, kv_heads, slots, d), dtype))
         if layout.cell is not None:
-            wide, cell = torch.promote_types(dtype, torch.float32), CELL_SIZES[layout.cell]
-            names["state"] = ((rows, heads, d, d), wide)
-            names["write"] = ((rows, heads, slots), wide if cell.float32_write else dtype)
-            if cell.decays:
-                names["log_decay"] = ((rows, heads, slots), wide)
+            cell = CELLS.find(layout.cell).sized(int(model["hidden_size"]), heads, d)
+            for name, (first, *rest) in cell.gates.items():
+                kept = kept_dtype(cell.declaration.gates[name].dtype, dtype)
+                names[name] = ((rows, first, slots, *rest), kept)
+            for name, shape in cell.states.items():
+                kept = kept_dtype(cell.declaration.states[name].dtype, dtype)
+                names[name] = ((rows, *shape), kept)
         wanted |= {f"layers.{index}.{name}": what for name, what in names.items()}
     found = [f"{key} is missing" for key in sorted(wanted.keys() - tensors.keys())]
     found += [f"{key} belongs to no cache" for key in sorted(tensors.keys() - wanted.keys())]
     for key in sorted(wanted.keys() & tensors.keys()):
         shape, kind = wanted[key]
-        if key.endswith(".write") and tensors[key].dtype == dtype != kind:
-            return ["its steps (dt) were computed in half precision; read the document again"]
+        if tensors[key].dtype == dtype != kind:
+            return [
+                f"{key} was computed in half precision by an earlier version; read the document "
+                "again"
+            ]
         if tuple(tensors[key].shape) != shape or tensors[key].dtype != kind:
             found.append(
                 f"{key} is {list(tensors[key].shape)} {tensors[key].dtype}, the rest of the file "

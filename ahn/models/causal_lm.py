@@ -25,6 +25,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from ahn.config import LayerLayout
 from ahn.models.cache import AHNCache
+from ahn.models.hooks import MemoryHook
 from ahn.models.inputs import (
     LOSS_OPTIONS,
     check_positions,
@@ -49,7 +50,6 @@ from ahn.models.stack import (
     ahn_config,
     checkpointing_later,
 )
-from ahn.models.streaming import Observer
 from ahn.models.weights import stored_buffers
 from ahn.registration import register_names
 
@@ -128,7 +128,7 @@ class _StreamingCausalLM(OwnAttention, InitialisesCells):
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         layout: Sequence[LayerLayout] | None = None,
-        observer: Observer | None = None,
+        memory_hook: MemoryHook | None = None,
         output_hidden_states: bool | int | Sequence[int] | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
@@ -145,8 +145,8 @@ class _StreamingCausalLM(OwnAttention, InitialisesCells):
         all layers, and only the hidden states that are wanted are kept.  With gradients the whole
         input is one chunk.  Arguments are those of transformers' `Qwen2ForCausalLM` and, where
         they are not named here, of its loss (`num_items_in_batch`, `shift_labels`,
-        `ignore_index`); and `layout` and `observer`.  `Qwen2AHNModel.forward` says what they mean
-        and what is refused.
+        `ignore_index`); and `layout` and `memory_hook`.  `Qwen2AHNModel.forward` says what they
+        mean and what is refused.
 
         Several documents in a row are read apart, and no first token of a document is predicted
         by the one before it.
@@ -194,7 +194,7 @@ class _StreamingCausalLM(OwnAttention, InitialisesCells):
                 past_key_values=past,
                 use_cache=past is not None,
                 layout=layouts,
-                observer=observer,
+                memory_hook=memory_hook,
                 output_hidden_states=wanted or False,
                 output_attentions=output_attentions,
                 return_dict=True,

@@ -1,14 +1,16 @@
-"""One token per row on top of a cache: what decoding does, in place.
+"""One token per row on top of a cache: the plan of a decode step, which works in place.
 
-A token takes the slot of the one that leaves the window, so a step is: read that slot and write it
-to the memory, overwrite it, attend to the slots as they lie.  What a step needs of positions is
-computed here, once for all layers of a layout, and outside of what is compiled: the layers see
-tensors of unchanging shape, and nothing that counts tokens.
+A token takes the slot of the one that leaves the window. So a step reads that slot (what leaves),
+overwrites it, and attends to the slots in the order in which they lie.  What a step needs of
+positions is computed here, once for all layers of a layout, and outside of what is compiled: the
+layers see tensors of unchanging shape, and nothing that counts tokens.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,10 +18,14 @@ from torch.nn import functional as F
 
 from ahn.config import LayerLayout
 from ahn.models.attention import Chunk, ring_slots
+from ahn.models.plan import Leaving, Plan
+
+if TYPE_CHECKING:
+    from ahn.models.cache import LayerCache
 
 
-class TokenStep:
-    """What a layer of this layout does with the token.
+class TokenStep(Plan):
+    """What a layer of this layout does with one token per row.
 
     Args:
         chunk: one token per row, none of them padding.
@@ -29,12 +35,15 @@ class TokenStep:
             they are from step to step; else to those in use.
 
     Attributes:
-        slots: `[b]`, where the token goes, and where what leaves lies (b: 1 while rows are alike).
-        reads: whether any row has something that leaves.
-        leaves: `[b, 1, 1]` bool, which rows have; None: all of them.
+        slots: `[b]`, where the token goes, and where the token that leaves is (b: 1 while all rows
+            have the same length).
+        evicts: whether a token leaves in any row.
+        leaves: `[b, 1]` bool, in which rows; None: in all of them.
         mask: `[b, 1, 1, N]` bool, slots in use; None: all N.
         width: N; None: all that are allocated.
     """
+
+    fixed_shapes = True
 
     def __init__(self, chunk: Chunk, layout: LayerLayout, allocated: int, fixed: bool) -> None:
         window, sinks = layout.window, layout.sinks
@@ -42,10 +51,10 @@ class TokenStep:
         seen = chunk.seen
         least, most = (seen, seen) if isinstance(seen, int) else (int(seen.min()), int(seen.max()))
         self.slots = ring_slots(position, window, sinks)
-        self.reads = window is not None and most >= sinks + window
+        self.evicts = window is not None and most >= sinks + window
         self.leaves: Tensor | None = None
-        if window is not None and self.reads and least < sinks + window:
-            self.leaves = (position >= sinks + window)[:, None, None]
+        if window is not None and self.evicts and least < sinks + window:
+            self.leaves = (position >= sinks + window)[:, None]
         used = most + 1 if window is None else min(most + 1, sinks + window)
         width = allocated if fixed else used
         self.width = None if width == allocated else width
@@ -71,8 +80,23 @@ class TokenStep:
             self._elsewhere[str(target)] = twin
         return self._elsewhere[str(target)]
 
+    def look(
+        self, past: LayerCache, new: Mapping[str, Tensor], evicts: bool
+    ) -> tuple[Tensor, Tensor, Leaving | None]:
+        """Stores the token in its slot; what was there leaves the window."""
+        leaving = None
+        if evicts and self.evicts:
+            columns = {name: self.at(past.slots[name]) for name in new}
+            leaving = Leaving(0, columns, self.leaves)
+        for name, tensor in new.items():
+            self.put(past.slots[name], tensor)
+        return past.slots["keys"], past.slots["values"], leaving
+
+    def keep(self, past: LayerCache, new: Mapping[str, Tensor]) -> None:
+        """Nothing: `look` has stored the token."""
+
     def at(self, buffer: Tensor) -> Tensor:
-        """What lies in the token's slot: `[B, heads, slots, ...] -> [B, heads, 1, ...]`."""
+        """What the token's slot holds: `[B, heads, slots, ...] -> [B, heads, 1, ...]`."""
         if self.slots.shape[0] == 1:
             return buffer.index_select(2, self.slots)
         rows = torch.arange(buffer.shape[0], device=buffer.device)
@@ -86,13 +110,11 @@ class TokenStep:
             rows = torch.arange(buffer.shape[0], device=buffer.device)
             buffer[rows, :, self.slots] = new[:, :, 0]
 
-    def attend(self, q: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Tensor:
-        """Attention of the token `q [B, H, 1, d]` over `keys`, `values [B, K, slots, d]`."""
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, scaling: float) -> Tensor:
+        """Attention of the token `q [B, H, 1, d]` over the slots `k`, `v [B, K, slots, d]`."""
         if self.width is not None:
-            keys, values = keys[:, :, : self.width], values[:, :, : self.width]
-        # the query heads of a group stand as the queries of their key head: no head is repeated
-        grouped = q.reshape(q.shape[0], keys.shape[1], -1, q.shape[-1])  # [B, K, H / K, d]
-        output = F.scaled_dot_product_attention(
-            grouped, keys, values, attn_mask=self.mask, scale=scaling
-        )
+            k, v = k[:, :, : self.width], v[:, :, : self.width]
+        # the query heads of a group become the queries of their key head: no head is repeated
+        grouped = q.reshape(q.shape[0], k.shape[1], -1, q.shape[-1])  # [B, K, H / K, d]
+        output = F.scaled_dot_product_attention(grouped, k, v, attn_mask=self.mask, scale=scaling)
         return output.reshape(q.shape)

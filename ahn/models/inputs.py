@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from ahn.config import LayerLayout
+from ahn.models.hooks import MemoryHook
+from common.suggestions import did_you_mean
 
 #: what transformers' Trainer and data collators say about a loss
 LOSS_OPTIONS = ("num_items_in_batch", "shift_labels", "ignore_index")
@@ -59,8 +62,7 @@ def refuse_unknown(model: Any, given: Mapping[str, Any], known: Collection[str] 
                 continue
             raise ValueError(f"{name} is refused: {_FOREIGN[name]}")
         own = inspect.signature(type(model).forward).parameters
-        near = difflib.get_close_matches(name, [*own, *known], 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, [*own, *known], 1)
         raise TypeError(
             f"{type(model).__name__}.forward() got an unexpected argument {name!r}{hint}"
         )
@@ -98,6 +100,19 @@ def refuse_attention(name: str | None) -> None:
             "and window itself, with torch's scaled_dot_product_attention and its flash attention; "
             "leave it out, or say 'sdpa'"
         )
+
+
+def check_hook(hook: Any, layouts: Sequence[LayerLayout]) -> None:
+    """Refuse a memory hook that could never be called.
+
+    Raises:
+        TypeError: no `MemoryHook`.
+        ValueError: no layer of the pass has a memory.
+    """
+    if not isinstance(hook, MemoryHook):
+        raise TypeError(f"memory_hook must be an ahn.MemoryHook, not {type(hook).__name__}")
+    if all(layout.cell is None for layout in layouts):
+        raise ValueError("memory_hook is refused: no layer of this pass has a memory")
 
 
 def given_input(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Layouts in words: what each layer of a model sees of the past. No torch."""
+"""Layouts as text: what each layer of a model sees of the past. No torch."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ def layout_text(layout: LayerLayout) -> str:
     """One layer's layout in a line."""
     if layout.window is None:
         return "full attention"
-    words = f"window {layout.window:,}, sinks {layout.sinks:,}"
+    seen = f"window {layout.window:,}, sinks {layout.sinks:,}"
     if layout.cell is None:
-        return f"{words}, no memory"
-    return f"{words}, memory {layout.cell}" + ("" if layout.write else " (never written to)")
+        return f"{seen}, no memory"
+    return f"{seen}, memory {layout.cell}" + ("" if layout.write else " (never written to)")
 
 
 def layout_table(layouts: Sequence[LayerLayout]) -> str:
-    """A line for each run of layers that are alike: `layers 0-11   window 8,064, ...`."""
+    """A line for each run of layers with the same layout: `layers 0-11   window 8,064, ...`."""
     runs: list[tuple[int, int]] = []
     for index, layout in enumerate(layouts):
         if runs and layouts[runs[-1][0]] == layout:

@@ -10,15 +10,20 @@ a cache.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ahn.config import LayerLayout
 from ahn.models.attention import Chunk, LayerPlan
+from ahn.models.plan import Leaving, Plan, Tokens
+
+if TYPE_CHECKING:
+    from ahn.models.cache import LayerCache
 
 Span = tuple[int, int]
 
@@ -250,7 +255,7 @@ def refuse_cache(cache: object | None, use_cache: bool | None) -> None:
         )
 
 
-class PackedPlan:
+class PackedPlan(Plan):
     """What a layer does with a packed batch: what it does with each document alone.
 
     Args:
@@ -261,11 +266,11 @@ class PackedPlan:
     def __init__(self, documents: Documents, plans: dict[int, LayerPlan]) -> None:
         self.documents, self.plans = documents, plans
         self.parts = [length for length, _ in documents.lengths]
-        #: numbers of the parts that are documents, by length: those alike go through together
-        self.alike: dict[int, list[int]] = {}
+        #: numbers of the parts that are documents, by length: equally long ones go together
+        self.by_length: dict[int, list[int]] = {}
         for number, (length, real) in enumerate(documents.lengths):
             if real:
-                self.alike.setdefault(length, []).append(number)
+                self.by_length.setdefault(length, []).append(number)
 
     def to(self, device: torch.device | str | int) -> PackedPlan:
         """The plan for layers on another device (accelerate's hooks ask)."""
@@ -273,6 +278,43 @@ class PackedPlan:
         if all(moved[length] is plan for length, plan in self.plans.items()):
             return self
         return PackedPlan(self.documents, moved)
+
+    def over(
+        self,
+        past: LayerCache,
+        tokens: Tokens,
+        work: Callable[[Plan, LayerCache, Tokens], Tensor],
+    ) -> Tensor:
+        """`work` on the documents of each length, none of which has a past."""
+        new = {name: self.apart(x.transpose(1, 2)) for name, x in tokens.new.items()}
+        queries, hidden = self.apart(tokens.q.transpose(1, 2)), self.apart(tokens.hidden)
+        outputs = {}
+        for length, numbers in self.by_length.items():
+
+            def of(parts: Sequence[Tensor], numbers: list[int] = numbers) -> Tensor:
+                return torch.stack([parts[number] for number in numbers])  # [n, length, ...]
+
+            documents = Tokens(
+                of(queries).transpose(1, 2),
+                {name: of(parts).transpose(1, 2) for name, parts in new.items()},
+                of(hidden),
+            )
+            outputs[length] = work(self.plans[length], past.empty(), documents)
+        return self.together(outputs, tokens.q.transpose(1, 2))
+
+    def look(
+        self, past: LayerCache, new: Mapping[str, Tensor], evicts: bool
+    ) -> tuple[Tensor, Tensor, Leaving | None]:
+        """Never asked: `over` asks the plan of each document."""
+        raise NotImplementedError("a packed batch is looked at document by document")
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, scaling: float) -> Tensor:
+        """Never asked, as `look`."""
+        raise NotImplementedError("a packed batch is attended to document by document")
+
+    def keep(self, past: LayerCache, new: Mapping[str, Tensor]) -> None:
+        """Never asked: a packed batch has no cache."""
+        raise NotImplementedError("a packed batch has no cache")
 
     def apart(self, x: Tensor) -> tuple[Tensor, ...]:
         """`[B, T, ...]` taken apart: `[n, ...]` of each part, documents and padding, in order."""
@@ -283,13 +325,13 @@ class PackedPlan:
         """The whole `[B, T, ...]` from the documents of each length `[n, length, ...]`.
 
         Args:
-            outputs: by length, in the order of `alike`.
+            outputs: by length, in the order of `by_length`.
             like: `[B, T, ...]`; padding gets zeros of its kind.
         """
         documents = {
             number: part
             for length, output in outputs.items()
-            for number, part in zip(self.alike[length], output.unbind(), strict=True)
+            for number, part in zip(self.by_length[length], output.unbind(), strict=True)
         }
         whole = torch.cat(
             [
@@ -303,7 +345,7 @@ class PackedPlan:
 def packed_plans(
     documents: Documents, layouts: Sequence[LayerLayout], device: torch.device
 ) -> list[PackedPlan]:
-    """One plan for each layer, shared by those that are alike."""
+    """One plan for each layer, shared by layers with the same window and sinks."""
     lengths = {length for length, real in documents.lengths if real}
     by_length = {n: Chunk(n, 0, None, device).plans(layouts) for n in sorted(lengths)}
     made: dict[tuple[int | None, int], PackedPlan] = {}

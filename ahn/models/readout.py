@@ -1,15 +1,14 @@
 """Reading the memory: what each layer stores, how strongly, and what it says to the model.
 
     for layer in model.memory_readout(ids, positions=[-1]):
-        print(layer.layer, layer.state_norm, layer.contribution.norm())
+        print(layer.layer, layer.norms, layer.contribution.norm())
 
-Nothing is patched: the layers show their memory to an observer during one ordinary pass
-(`ahn.models.streaming.Observer`), which streams the prompt in chunks as always.
+A `MemoryHook` that changes nothing collects it during one ordinary pass, in chunks as always.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ahn.cells import Gates
+from ahn.cells.base import Gates
+from ahn.models.hooks import MemoryHook
 from common.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,14 +30,15 @@ class LayerReadout:
 
     Attributes:
         layer: its number.
-        cell: its recurrence.
-        state: `[B, H, d, d]` float32, key dimension first, after the last token.
-        state_norm: `[B, H]`, Frobenius norm of each head's state.
-        write: `[B, T, H]` float32, with what strength each token is written when it leaves the
-            window (`beta`; Mamba2: `dt`). A gate is computed when its token enters: the last
-            `sinks + window` tokens have one and are not written yet.
-        decay: `[B, T, H]` float32, what the state is multiplied with before that write, 0 to 1;
-            None: the cell forgets nothing.
+        cell: name of its memory cell.
+        states: by the names that the cell declares, after the last token. The three cells of the
+            paper have one, `state [B, H, d, d]` float32, key dimension first.
+        norms: of each state, the Frobenius norm over all but its first two dimensions (`[B, H]`
+            for a state of each head).
+        gates: by the names that the cell declares, `[B, T, ...]` float32. A gate is computed when
+            its token enters: the last `sinks + window` tokens have one and are not written yet.
+            `write [B, T, H]` is the strength of the write (`beta`; Mamba2: `dt`), `log_decay`
+            the logarithm of what the state is multiplied with before it.
         positions: `[n]` columns of the input at which `contribution` was taken.
         contribution: `[B, n, D]` float32, what the memory adds to the residual stream there,
             after the layer's `o_proj`; zero where nothing had left the window.
@@ -45,46 +46,59 @@ class LayerReadout:
 
     layer: int
     cell: str
-    state: Tensor
-    state_norm: Tensor
-    write: Tensor
-    decay: Tensor | None
+    states: Mapping[str, Tensor]
+    norms: Mapping[str, Tensor]
+    gates: Mapping[str, Tensor]
     positions: Tensor
     contribution: Tensor
 
 
-class _Recorder:
-    """Collects what the layers show, chunk by chunk."""
+class _Recorder(MemoryHook):
+    """Collects what the layers compute, chunk by chunk, and changes nothing.
 
-    def __init__(self, positions: Tensor) -> None:
-        self.positions = positions
-        self.read: dict[int, int] = {}  # columns so far, by layer
-        self.writes: dict[int, list[Tensor]] = {}
-        self.decays: dict[int, list[Tensor]] = {}
-        self.contributions: dict[int, list[Tensor]] = {}
-        self.states: dict[int, Tensor] = {}
+    Args:
+        projections: weight of each layer's `o_proj [D, H * d]`.
+        positions: columns at which the contribution is wanted.
+    """
 
-    def __call__(
-        self, attention: Any, gates: Gates, state: Tensor | None, added: Tensor | None
-    ) -> None:
-        layer = attention.layer_idx
-        start, tokens = self.read.get(layer, 0), gates.write.shape[1]
-        self.read[layer] = start + tokens
-        self.writes.setdefault(layer, []).append(gates.write.float().cpu())
-        if gates.log_decay is not None:
-            self.decays.setdefault(layer, []).append(gates.log_decay.float().exp().cpu())
-        if state is not None:
-            self.states[layer] = state
-        weight = attention.o_proj.weight
-        inside = (self.positions >= start) & (self.positions < start + tokens)
-        columns = self.positions[inside] - start
-        contribution = torch.zeros(gates.write.shape[0], len(columns), weight.shape[0])
-        if added is not None:
-            reading = columns - (tokens - added.shape[1])  # the last queries read
-            picked = added[:, reading.clamp(min=0).to(added.device)].flatten(2)
-            spoken = F.linear(picked.float(), weight.float()).cpu()
-            contribution = torch.where((reading >= 0)[:, None], spoken, contribution)
-        self.contributions.setdefault(layer, []).append(contribution)
+    def __init__(self, projections: Sequence[Tensor], positions: Tensor) -> None:
+        self.projections, self.positions = projections, positions
+        self.read_so_far: dict[int, int] = {}  # columns, by layer
+        self.computed: dict[int, list[Gates]] = {}
+        self.rows = 0
+        #: of each layer, `[B, D]` at some of the positions
+        self.contributions: dict[int, dict[int, Tensor]] = {}
+
+    def gates(self, layer: int, gates: Gates, hidden: Tensor) -> Gates:
+        """Keep the gates of the chunk."""
+        self.rows = hidden.shape[0]
+        self.read_so_far[layer] = self.read_so_far.get(layer, 0) + hidden.shape[1]
+        kept = {name: gate.float().cpu() for name, gate in gates.items()}
+        self.computed.setdefault(layer, []).append(kept)
+        return gates
+
+    def read(self, layer: int, added: Tensor, states: Mapping[str, Tensor]) -> Tensor:
+        """Keep what is added at the positions among the last queries."""
+        first = self.read_so_far[layer] - added.shape[1]
+        weight = self.projections[layer]
+        found = self.contributions.setdefault(layer, {})
+        for column in self.positions.tolist():
+            if first <= column < self.read_so_far[layer]:
+                picked = added[:, column - first].flatten(1).float()
+                found[column] = F.linear(picked, weight.float()).cpu()
+        return added
+
+    def gates_of(self, layer: int) -> dict[str, Tensor]:
+        """`[B, T, ...]` by name."""
+        chunks = self.computed[layer]
+        return {name: torch.cat([chunk[name] for chunk in chunks], 1) for name in chunks[0]}
+
+    def contribution_of(self, layer: int) -> Tensor:
+        """`[B, n, D]`; zero where nobody read."""
+        found, size = self.contributions.get(layer, {}), self.projections[layer].shape[0]
+        nothing = torch.zeros(self.rows, size)
+        columns = [found.get(column, nothing) for column in self.positions.tolist()]
+        return torch.stack(columns, 1) if columns else torch.zeros(self.rows, 0, size)
 
 
 @torch.no_grad()
@@ -121,31 +135,38 @@ def memory_readout(
     if wrong:
         raise InputError(f"positions {wrong}: the input has {tokens} tokens")
     columns = torch.tensor(sorted({p % tokens for p in positions}), dtype=torch.long)
-    recorder = _Recorder(columns)
+    projections = [layer.self_attn.o_proj.weight for layer in model.model.layers]
+    recorder = _Recorder(projections, columns)
+    cache = model.new_cache() if past_key_values is None else past_key_values
     model(
         input_ids,
         attention_mask=attention_mask,
-        past_key_values=model.new_cache() if past_key_values is None else past_key_values,
+        past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,
-        observer=recorder,
+        memory_hook=recorder,
     )
     found = []
     for layer, layout in enumerate(model.layout):
         if layout.cell is None:
             continue
-        state = recorder.states[layer].cpu().clone()
-        decays = recorder.decays.get(layer)
+        states = {name: x.cpu().clone() for name, x in cache.layers[layer].states.items()}
         found.append(
             LayerReadout(
                 layer=layer,
                 cell=layout.cell,
-                state=state,
-                state_norm=torch.linalg.matrix_norm(state),
-                write=torch.cat(recorder.writes[layer], 1),
-                decay=None if decays is None else torch.cat(decays, 1),
+                states=states,
+                norms={name: _norm(state) for name, state in states.items()},
+                gates=recorder.gates_of(layer),
                 positions=columns,
-                contribution=torch.cat(recorder.contributions[layer], 1),
+                contribution=recorder.contribution_of(layer),
             )
         )
     return found
+
+
+def _norm(state: Tensor) -> Tensor:
+    """The norm over all but the first two dimensions."""
+    return torch.linalg.vector_norm(
+        state.flatten(2) if state.dim() > 2 else state[..., None], dim=-1
+    )

@@ -1,15 +1,15 @@
 """The stack of layers over one chunk: Qwen2 and Qwen3, told as their difference to transformers'.
 
 What differs: a decoder layer may own a memory cell (`layers.N.ahn.fn`), and attention sees sinks,
-window and memory (`ahn.models.attention`, `ahn.models.cache`).  Training is a chunk of all
-tokens.  `full`, `window`, `ahn` and `no-write` differ in their layout only.
+window and memory (`ahn.models.streaming`).  Training and prompts go through the layers in chunks,
+decode steps in place on the cache: both are plans (`ahn.models.plan`), which are tested to give
+the same result.  `full`, `window`, `ahn` and `no-write` differ in their layout only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -20,14 +20,14 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
-from ahn.cells import CELL_CLASSES, MemoryCell
-from ahn.cells.base import HeadLinear, Scale
+from ahn.cells.base import Eviction, HeadLinear, Scale, build_cell
 from ahn.config import AHNConfig, LayerLayout
-from ahn.models.attention import Chunk, LayerPlan
+from ahn.models.attention import Chunk
 from ahn.models.cache import AHNCache
-from ahn.models.decode_step import TokenStep
+from ahn.models.hooks import MemoryHook
 from ahn.models.inputs import (
     LOSS_OPTIONS,
+    check_hook,
     check_shapes,
     document_boundaries,
     given_input,
@@ -37,12 +37,12 @@ from ahn.models.inputs import (
     wanted_states,
 )
 from ahn.models.layouts import layout_table
-from ahn.models.packing import Documents, PackedPlan, find_documents, packed_plans, refuse_cache
-from ahn.models.streaming import Observer, StreamingQwen2Attention, StreamingQwen3Attention
+from ahn.models.packing import Documents, find_documents, packed_plans, refuse_cache
+from ahn.models.plan import Plan
+from ahn.models.streaming import StreamingQwen2Attention, StreamingQwen3Attention
 from ahn.released import window_notice
+from common.errors import InputError
 from common.notices import tell_once
-
-Plan = LayerPlan | TokenStep | PackedPlan
 
 
 class _MergedConfig:
@@ -82,43 +82,41 @@ def ahn_config(config: Any) -> AHNConfig:
     return AHNConfig(**config.ahn)
 
 
-@cache
-def _layouts(layers: int, **settings: Any) -> tuple[LayerLayout, ...]:
-    """What each of so many layers sees; the same objects each time, which are quickly compared."""
-    config = AHNConfig(**settings)
-    return tuple(config.layer(index) for index in range(layers))
-
-
 class Memory(nn.Module):
     """Holds the cell as `fn`, the name in released checkpoints."""
 
-    def __init__(self, cell: MemoryCell) -> None:
+    def __init__(self, cell: Eviction) -> None:
         super().__init__()
         self.fn = cell
 
 
-def _memory(config: Any, layer_idx: int) -> Memory | None:
-    settings = ahn_config(config)
-    name = settings.layer(layer_idx).cell
-    if name is None:
+def _memory(config: Any, layout: LayerLayout, backend: str | None) -> Memory | None:
+    """The memory that a layer's layout names, if it names one."""
+    if layout.cell is None:
         return None
     head_dim = getattr(config, "head_dim", None) or (
         config.hidden_size // config.num_attention_heads
     )
-    cell = CELL_CLASSES[name](config.hidden_size, config.num_attention_heads, head_dim)
-    cell.use_backend(settings.backend)
+    cell = build_cell(layout.cell, config.hidden_size, config.num_attention_heads, head_dim)
+    cell.use_backend(backend)
     return Memory(cell)
 
 
 class _MemoryLayer(nn.Module):
-    """A decoder layer with our attention and, where the layout names a cell, a memory."""
+    """A decoder layer with our attention and, where the layout names a cell, a memory.
+
+    Attributes:
+        layout: what the layer sees of the past, unless a pass says otherwise.
+    """
 
     _attention: ClassVar[Callable[..., nn.Module]]
 
-    def __init__(self, config: Any, layer_idx: int) -> None:
+    def __init__(self, config: Any, layer_idx: int, layout: LayerLayout | None = None) -> None:
         super().__init__(config, layer_idx)
+        settings = ahn_config(config)
+        self.layout = settings.layer(layer_idx) if layout is None else layout
         self.self_attn = type(self)._attention(config, layer_idx)
-        self.ahn = _memory(config, layer_idx)
+        self.ahn = _memory(config, self.layout, settings.backend)
 
     def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
         """As the base class's, with the layer's cell at hand in attention."""
@@ -145,14 +143,34 @@ class InitialisesCells:
     def _init_weights(self, module: nn.Module) -> None:
         # transformers passes over a module without parameters of its own, as DeltaNet is, so its
         # parts are asked for one by one, too
-        if isinstance(module, MemoryCell):
-            module.reset_parameters(self.config.initializer_range)  # type: ignore[attr-defined]
+        if isinstance(module, Eviction):
+            _reset(module, self.config.initializer_range)  # type: ignore[attr-defined]
         elif isinstance(module, HeadLinear):
             init.zeros_(module.weight)
         elif isinstance(module, Scale):
             init.ones_(module.weight)
         else:
             super()._init_weights(module)  # type: ignore[misc]
+
+
+def _reset(cell: Eviction, std: float) -> None:
+    """Fresh parameters where a checkpoint brings none.
+
+    Raises:
+        InputError: the cell does not initialise all of them; the others would hold noise.
+    """
+    fresh = {
+        n: p for n, p in cell.named_parameters() if not getattr(p, "_is_hf_initialized", False)
+    }
+    for parameter in fresh.values():
+        init.constant_(parameter, torch.nan)
+    cell.reset_parameters(std)
+    left = [n for n, p in fresh.items() if not p.is_meta and bool(p.isnan().any())]
+    if left:
+        raise InputError(
+            f"memory cell {cell.declaration.name!r}: reset_parameters leaves {', '.join(left)} "
+            "without values; it must initialise every parameter"
+        )
 
 
 class OwnAttention:
@@ -192,17 +210,17 @@ class _StreamingModel(OwnAttention, InitialisesCells):
     def __init__(self, config: Any) -> None:
         with checkpointing_later(config):
             super().__init__(config)  # type: ignore[call-arg]
+        layouts = ahn_config(config).layouts(config.num_hidden_layers)
         self.layers = nn.ModuleList(
-            [type(self)._layer(config, index) for index in range(config.num_hidden_layers)]
+            [type(self)._layer(config, index, layout) for index, layout in enumerate(layouts)]
         )
         self.post_init()  # type: ignore[attr-defined]
 
     @property
     def layout(self) -> list[LayerLayout]:
-        """What each layer sees of the past."""
-        settings: dict[str, Any] = self.config.ahn  # type: ignore[attr-defined]
-        said = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
-        return list(_layouts(len(self.layers), **said))
+        """What each layer sees of the past, as it was built."""
+        layers: Any = self.layers
+        return [layer.layout for layer in layers]
 
     def forward(
         self,
@@ -213,7 +231,7 @@ class _StreamingModel(OwnAttention, InitialisesCells):
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         layout: Sequence[LayerLayout] | None = None,
-        observer: Observer | None = None,
+        memory_hook: MemoryHook | None = None,
         output_hidden_states: bool | int | Sequence[int] | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
@@ -243,7 +261,8 @@ class _StreamingModel(OwnAttention, InitialisesCells):
                 says, but not in training. False with a cache: use and update it, return none.
             layout: what each layer sees in this pass; default: the configuration's. A layout
                 other than the cache's cannot be used with a cache.
-            observer: is shown what each layer's memory does (see `ahn.models.streaming.Observer`).
+            memory_hook: sees and may change what each layer's memory does (see
+                `ahn.models.hooks`).
             output_hidden_states: return the input of every layer and the last output, as
                 transformers does; or the number of one of them or several, negative ones count
                 from the end: the others are None. Default: as the configuration says.
@@ -282,7 +301,7 @@ class _StreamingModel(OwnAttention, InitialisesCells):
             layouts,
             boundaries if documents is None else documents,
             seq_idx,
-            observer,
+            memory_hook,
             fixed=self.compiled_step is not None or torch.compiler.is_compiling(),
         )
         if position_ids is None:
@@ -292,11 +311,11 @@ class _StreamingModel(OwnAttention, InitialisesCells):
             input_ids = None if input_ids is None else input_ids.contiguous()
             position_ids = position_ids.expand(inputs.shape[0], -1).contiguous()
         arguments = (
-            input_ids, inputs_embeds, position_ids, cache, plans, layouts, wanted, observer,
+            input_ids, inputs_embeds, position_ids, cache, plans, layouts, wanted, memory_hook,
         )  # fmt: skip
-        if not all(isinstance(plan, TokenStep) for plan in plans):
+        if not all([plan.fixed_shapes for plan in plans]):
             hidden, states = self._run_chunk(*arguments)
-        elif self.compiled_step is not None and observer is None and not wanted:
+        elif self.compiled_step is not None and not wanted and not self._watched(memory_hook):
             hidden, states = self.compiled_step(*arguments)
         else:
             hidden, states = self._run(*arguments)
@@ -350,10 +369,12 @@ class _StreamingModel(OwnAttention, InitialisesCells):
         layouts: list[LayerLayout],
         documents: Documents | list[int] | Literal[False] | None,
         numbers: Tensor | None,
-        observer: Observer | None,
+        memory_hook: MemoryHook | None,
         fixed: bool,
     ) -> tuple[AHNCache | None, Chunk, list[Plan], Documents | None]:
         """All that depends on how many tokens have passed; the layers see only its tensors."""
+        if memory_hook is not None:
+            check_hook(memory_hook, layouts)
         rows, tokens = inputs.shape[:2]
         past, seen = self.past(cache, layouts, rows)
         mask = check_shapes(rows, tokens, attention_mask, position_ids, past, seen)
@@ -362,8 +383,8 @@ class _StreamingModel(OwnAttention, InitialisesCells):
         else:
             found = documents or None
         if found is not None:
-            if observer is not None:
-                raise ValueError("an observer is shown one document a row, not several")
+            if memory_hook is not None:
+                raise ValueError("memory_hook needs one document a row, and there are several")
             refuse_cache(cache, use_cache)
             chunk = Chunk(tokens, 0, mask, inputs.device)
             return None, chunk, [*packed_plans(found, layouts, inputs.device)], found
@@ -417,6 +438,14 @@ class _StreamingModel(OwnAttention, InitialisesCells):
             use_cache = bool(config.use_cache) and not self.training  # type: ignore[attr-defined]
         return use_cache and not self.computes_twice
 
+    def _watched(self, memory_hook: MemoryHook | None) -> bool:
+        """Whether somebody looks at the memories, which a compiled step would pass over."""
+        if memory_hook is not None:
+            return True
+        layers: Any = self.layers
+        cells = [layer.ahn.fn for layer in layers if layer.ahn is not None]
+        return any([cell._forward_hooks or cell._forward_pre_hooks for cell in cells])
+
     @torch.compiler.disable
     def _run_chunk(self, *arguments: Any) -> tuple[Tensor, tuple[Tensor | None, ...] | None]:
         """Chunks of several tokens are matrix products of ever new sizes: never compiled."""
@@ -431,7 +460,7 @@ class _StreamingModel(OwnAttention, InitialisesCells):
         plans: Sequence[Plan],
         layouts: Sequence[LayerLayout],
         wanted: tuple[int, ...],
-        observer: Observer | None,
+        memory_hook: MemoryHook | None,
     ) -> tuple[Tensor, tuple[Tensor | None, ...] | None]:
         """Embedding, all layers and the last norm."""
         hidden = inputs_embeds
@@ -446,7 +475,7 @@ class _StreamingModel(OwnAttention, InitialisesCells):
                 past_key_values=cache,
                 plan=plan,
                 layout=seen,
-                observer=observer,
+                memory_hook=memory_hook,
             )
             states.append(hidden if len(states) in wanted else None)
         hidden = self.norm(hidden)  # type: ignore[attr-defined]

@@ -1,12 +1,12 @@
-"""One layer's attention over a streaming past: sinks and window, and the memory beside them.
+"""One layer's attention over a streaming past: sinks and window, and what happens beyond them.
 
-The only place where attention and memory meet; `ahn.models.causal_lm` puts it into Qwen's layers.
+The only place where attention and memory meet; `ahn.models.stack` puts it into the layers of a
+model family.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,42 +18,18 @@ from transformers.models.qwen2.modeling_qwen2 import (
 )
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention
 
-from ahn.cells import Gates, MemoryCell
+from ahn.cells.base import Evicted, Eviction, Gates, check_gates
 from ahn.config import LayerLayout
-from ahn.models.attention import LayerPlan, take
-from ahn.models.cache import AHNCache, LayerCache, named
-from ahn.models.decode_step import TokenStep
-from ahn.models.packing import PackedPlan
+from ahn.models.cache import AHNCache, LayerCache
+from ahn.models.eviction import Unwritten, eviction_of
+from ahn.models.hooks import MemoryHook
+from ahn.models.plan import Leaving, Plan, Tokens
 
-#: Called as `(attention, gates, state, added)` by every layer that has a memory, after each chunk:
-#: the gates of the chunk's tokens, the state `[B, H, d, d]`, and what the memory adds to the
-#: attention output of the last n queries `[B, n, H, d]` (None: no query read it).
-Observer = Callable[["StreamingAttention", Gates, Tensor | None, Tensor | None], None]
-
-
-@dataclass
-class Leaving:
-    """What leaves the window.
-
-    Attributes:
-        first_query: queries from here on read the memory, each after one write.
-        columns: keys, values `[B, K, n, d]` and gates `[B, H, n]` of what they are preceded by.
-    """
-
-    first_query: int
-    columns: dict[str, Tensor]
-
-    def keep(self, leaves: Tensor | None) -> None:
-        """Where `leaves [b, 1, n]` is False nothing is written, and nothing decays."""
-        if leaves is None:
-            return
-        self.columns["write"] = self.columns["write"] * leaves
-        if "log_decay" in self.columns:
-            self.columns["log_decay"] = self.columns["log_decay"].masked_fill(~leaves, 0.0)
+_KEYS_VALUES = ("keys", "values")
 
 
 class StreamingAttention(nn.Module):
-    """Attention over sinks and window, and the memory beside it; mixed into Qwen's attention."""
+    """Attention over sinks and window, and the memory beside it: a mixin for a family's class."""
 
     layer_idx: int
     head_dim: int
@@ -73,147 +49,128 @@ class StreamingAttention(nn.Module):
         attention_mask: Tensor | None = None,
         past_key_values: AHNCache | None = None,
         *,
-        plan: LayerPlan | TokenStep | PackedPlan,
+        plan: Plan,
         layout: LayerLayout,
-        memory: MemoryCell | None = None,
-        observer: Observer | None = None,
+        memory: Eviction | None = None,
+        memory_hook: MemoryHook | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, None]:
-        """One chunk: `hidden_states [B, T, D] -> [B, T, D]` (layer-normed input).
+        """One pass: `hidden_states [B, T, D] -> [B, T, D]` (layer-normed input).
 
         Args:
             hidden_states: input of the layer after `input_layernorm`.
             position_embeddings: RoPE's cos and sin `[b, T, d]`.
             attention_mask: not used; padding is part of the plan.
             past_key_values: holds the layer's past and is updated; None: there is no past.
-            plan: what is seen, stored and written; a `TokenStep` works in place on the cache, a
-                `PackedPlan` keeps the documents of a batch apart.
+            plan: what is seen, stored and evicted.
             layout: what this layer sees.
             memory: the layer's cell, used when the layout names one.
-            observer: is shown what the memory does.
+            memory_hook: sees and may change what the memory does.
             kwargs: what transformers passes around.
         """
         del attention_mask, kwargs
         q, k, v = self._project(hidden_states)  # [B, H, T, d], [B, K, T, d] twice
         q, k = apply_rotary_pos_emb(q, k, *position_embeddings)
-        layer = LayerCache(layout)  # no past
-        if past_key_values is not None:
-            layer = past_key_values.layers[self.layer_idx]
-            layer.follow(hidden_states.device)
-        gates = None
-        if layout.cell is not None:
-            assert memory is not None
-            gates = memory.gates(hidden_states)
-            if not layout.write:
-                gates = Gates(torch.zeros_like(gates.write), gates.log_decay)
-            if layer.state is None:
-                layer.state = _new_state(memory, hidden_states.shape[0], k)
-        new = named(k, v, gates)
-        if isinstance(plan, PackedPlan):
-            output = self._documents(plan, layout, q, new, hidden_states, memory)
-            return self.o_proj(output.flatten(2)), None
-        output, added = self._attend(layer, plan, q, new, hidden_states, memory)
-        if past_key_values is not None and isinstance(plan, LayerPlan):
-            layer.store(new, plan)
-        if observer is not None and gates is not None:
-            observer(self, gates, layer.state, added)
+        eviction = eviction_of(layout, memory)
+        new = {"keys": k, "values": v}
+        if eviction.keeps:
+            gates = self._gates(eviction, hidden_states, memory_hook)
+            new |= {name: gate.transpose(1, 2) for name, gate in gates.items()}
+        tokens = Tokens(q, new, hidden_states)
+        work = partial(self._attend, eviction=eviction, memory_hook=memory_hook)
+        if past_key_values is None:
+            output = plan.over(LayerCache(layout), tokens, work)
+        else:
+            past = past_key_values.layers[self.layer_idx]
+            past.follow(hidden_states.device)
+            output = plan.over(past, tokens, work)
+            plan.keep(past, new)
         return self.o_proj(output.flatten(2)), None
+
+    def _gates(
+        self, eviction: Eviction | Unwritten, hidden: Tensor, memory_hook: MemoryHook | None
+    ) -> Gates:
+        """Gates `[B, T, ...]` of the tokens that enter, as they will be kept."""
+        gates = eviction.gates(hidden)
+        if memory_hook is not None:
+            gates = memory_hook.gates(self.layer_idx, gates, hidden)
+        check_gates(eviction.declaration, gates, hidden.shape[:2])
+        return gates
 
     def _attend(
         self,
-        layer: LayerCache,
-        plan: LayerPlan | TokenStep,
-        q: Tensor,
-        new: dict[str, Tensor],
-        hidden: Tensor,
-        memory: MemoryCell | None,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Attention over sinks and window, and what the memory adds to it.
+        plan: Plan,
+        past: LayerCache,
+        tokens: Tokens,
+        *,
+        eviction: Eviction | Unwritten,
+        memory_hook: MemoryHook | None,
+    ) -> Tensor:
+        """Attention over sinks and window, and what is added for tokens that left: `[B, T, H, d]`.
 
         Args:
-            layer: the past; its state is replaced, and with a `TokenStep` the token is stored.
-            plan: of the chunk.
-            q: queries `[B, H, T, d]`.
-            new: keys, values and gates of the chunk (see `named`).
-            hidden: layer-normed hidden states `[B, T, D]`.
-            memory: the layer's cell.
+            plan: of the tokens.
+            past: its states are updated; a plan that works in place stores the token.
+            tokens: of the pass.
+            eviction: what happens to tokens that leave the window.
+            memory_hook: sees and may change what is written and read.
+        """
+        if not past.states:
+            past.states = eviction.new_states(tokens.q.shape[0], tokens.q)
+        keys, values, leaving = plan.look(past, tokens.new, eviction.keeps)
+        output = plan.attend(tokens.q, keys, values, self.scaling).transpose(1, 2)
+        if leaving is not None:
+            first = leaving.first_query
+            added = self._evict(past, leaving, tokens, eviction, memory_hook)
+            return torch.cat([output[:, :first], output[:, first:] + added], 1)
+        if eviction.keeps and torch.is_grad_enabled():
+            return torch.cat([output, _untouched(eviction, tokens)], 1)
+        return output
+
+    def _evict(
+        self,
+        past: LayerCache,
+        leaving: Leaving,
+        tokens: Tokens,
+        eviction: Eviction | Unwritten,
+        memory_hook: MemoryHook | None,
+    ) -> Tensor:
+        """Hand over what leaves the window, and get what the last n queries are given for it.
 
         Returns:
-            The output `[B, T, H, d]`, and the memory's part of its last n queries
-            `[B, n, H, d]`; None: no query read it.
+            What is added to their attention output `[B, n, H, d]`.
         """
-        leaving: Leaving | None = None
-        remembers = "write" in new
-        if isinstance(plan, TokenStep):
-            if remembers and plan.reads:
-                leaving = Leaving(0, {name: plan.at(getattr(layer, name)) for name in new})
-                leaving.keep(plan.leaves)
-            for name, tensor in new.items():
-                plan.put(getattr(layer, name), tensor)
-            assert layer.keys is not None and layer.values is not None
-            output = plan.attend(q, layer.keys, layer.values, self.scaling)
-        else:
-            joined = {name: layer.joined(name, tensor, plan) for name, tensor in new.items()}
-            step = plan.memory_step if remembers else None
-            if step is not None:
-                columns = {name: take(x, step.columns) for name, x in joined.items()}
-                leaving = Leaving(step.first_query, columns)
-                leaving.keep(None if step.writes is None else step.writes[:, None])
-            output = plan.attend(q, joined["keys"], joined["values"], self.scaling)
-        output = output.transpose(1, 2)  # [B, T, H, d]
-        if leaving is not None:
-            assert memory is not None
-            first = leaving.first_query
-            added = self._remember(layer, leaving, hidden[:, first:], q[:, :, first:], memory)
-            return torch.cat([output[:, :first], output[:, first:] + added], 1), added
-        if remembers and torch.is_grad_enabled():
-            assert memory is not None
-            output = torch.cat([output, self._idle(new, hidden, memory)], 1)
-        return output, None
-
-    def _documents(
-        self,
-        plan: PackedPlan,
-        layout: LayerLayout,
-        q: Tensor,
-        new: dict[str, Tensor],
-        hidden: Tensor,
-        memory: MemoryCell | None,
-    ) -> Tensor:
-        """`_attend` for each document by itself, none of which has a past: `[B, T, H, d]`."""
-        apart = {name: plan.apart(x.transpose(1, 2)) for name, x in new.items()}
-        queries, states = plan.apart(q.transpose(1, 2)), plan.apart(hidden)
-        outputs = {}
-        for length, numbers in plan.alike.items():
-
-            def alike(parts: Sequence[Tensor], numbers: list[int] = numbers) -> Tensor:
-                return torch.stack([parts[number] for number in numbers])  # [n, length, ...]
-
-            layer = LayerCache(layout)
-            if memory is not None and "write" in new:
-                layer.state = _new_state(memory, len(numbers), q)
-            outputs[length], _ = self._attend(
-                layer,
-                plan.plans[length],
-                alike(queries).transpose(1, 2),
-                {name: alike(parts).transpose(1, 2) for name, parts in apart.items()},
-                alike(states),
-                memory,
+        q = tokens.q[:, :, leaving.first_query :].transpose(1, 2)
+        keys, values = (
+            repeat_kv(leaving.columns[name], self.num_key_value_groups).transpose(1, 2)
+            for name in _KEYS_VALUES
+        )
+        gates = {
+            name: gate.transpose(1, 2)
+            for name, gate in leaving.columns.items()
+            if name not in _KEYS_VALUES
+        }
+        evicted = Evicted(keys, values, gates, leaving.active)
+        if memory_hook is not None:
+            evicted = _same_shapes(evicted, memory_hook.write(self.layer_idx, evicted))
+        hidden = tokens.hidden[:, leaving.first_query :]
+        added, states = eviction(q, evicted, past.states, hidden)
+        if added.shape != q.shape:
+            raise ValueError(
+                f"memory cell {eviction.declaration.name!r} must return [B, n, H, d] = "
+                f"{list(q.shape)}, not {list(added.shape)}"
             )
-        return plan.together(outputs, q.transpose(1, 2))
-
-    def _idle(self, new: dict[str, Tensor], hidden: Tensor, memory: MemoryCell) -> Tensor:
-        """What a memory adds when nothing leaves the window: nothing, to no query `[B, 0, H, d]`.
-
-        Its parameters get gradients of zero by it. DDP waits for a gradient of each, and
-        batches of other processes may be longer.
-        """
-        rows, none = hidden.shape[0], hidden[:, :0]
-        read = none.new_zeros(rows, 0, memory.num_attention_heads, memory.head_dim)
-        added = memory.readout(read.to(torch.promote_types(read.dtype, torch.float32)), none)
-        for name in ("write", "log_decay"):
-            if name in new:
-                added = added + new[name][:, :, :0].sum().to(added.dtype)
+        if leaving.active is not None:
+            added = added.masked_fill(~leaving.active[..., None, None], 0.0)
+        past.update(states)
+        if memory_hook is not None:
+            changed = memory_hook.read(self.layer_idx, added, past.states)
+            if not isinstance(changed, Tensor) or changed.shape != added.shape:
+                raise ValueError(
+                    f"MemoryHook.read must return a tensor {list(added.shape)}, not "
+                    f"{list(changed.shape) if isinstance(changed, Tensor) else repr(changed)}"
+                )
+            added = changed
         return added
 
     def _project(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -225,43 +182,40 @@ class StreamingAttention(nn.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
-    def _remember(
-        self, layer: LayerCache, leaving: Leaving, hidden: Tensor, q: Tensor, memory: MemoryCell
-    ) -> Tensor:
-        """Write what leaves the window into the layer's state and read it in the same step.
 
-        Args:
-            layer: its state is replaced, or overwritten where autograd does not follow it.
-            leaving: what leaves before each of the n last queries.
-            hidden: of the queries that read `[B, n, D]`.
-            q: the queries that read `[B, H, n, d]`.
-            memory: the layer's cell.
+def _same_shapes(before: Evicted, after: Any) -> Evicted:
+    """What a hook returned, held against what it was given.
 
-        Returns:
-            What is added to their attention output `[B, n, H, d]`.
-        """
-        groups = self.num_key_value_groups
-        held = leaving.columns
-        decay = held.get("log_decay")
-        assert layer.state is not None
-        read, state = memory.scan(
-            q.transpose(1, 2),
-            repeat_kv(held["keys"], groups).transpose(1, 2),
-            repeat_kv(held["values"], groups).transpose(1, 2),
-            Gates(held["write"].transpose(1, 2), None if decay is None else decay.transpose(1, 2)),
-            layer.state,
+    Raises:
+        ValueError: something else, or other names or shapes.
+    """
+    if not isinstance(after, Evicted):
+        raise ValueError(f"MemoryHook.write must return an Evicted, not {after!r}")
+    if after is not before:
+        mine, theirs = (
+            {"keys": one.keys.shape, "values": one.values.shape}
+            | {name: gate.shape for name, gate in one.gates.items()}
+            for one in (before, after)
         )
-        if torch.is_grad_enabled() or layer.state.requires_grad:
-            layer.state = state
-        else:
-            layer.state.copy_(state)
-        return memory.readout(read, hidden)
+        if mine != theirs:
+            raise ValueError(
+                f"MemoryHook.write must return tensors of the shapes it was given, {mine}, not "
+                f"{theirs}"
+            )
+    return after
 
 
-def _new_state(memory: MemoryCell, rows: int, like: Tensor) -> Tensor:
-    """An empty memory for so many rows, where `like` is, in float32 (float64 stays)."""
-    state = memory.new_state(rows, like.device)
-    return state.to(torch.promote_types(like.dtype, state.dtype))
+def _untouched(eviction: Eviction | Unwritten, tokens: Tokens) -> Tensor:
+    """What is added where nothing leaves the window: nothing, to no query `[B, 0, H, d]`.
+
+    All parameters of the cell get gradients of zero by it. DDP waits for a gradient of each, and
+    batches of other processes may be longer.
+    """
+    none = tokens.q.transpose(1, 2)[:, :0]
+    for parameter in eviction.parameters():
+        if parameter.requires_grad:
+            none = none + parameter.flatten()[:0].sum().to(none)
+    return none
 
 
 class StreamingQwen2Attention(StreamingAttention, Qwen2Attention):

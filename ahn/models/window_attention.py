@@ -1,7 +1,7 @@
 """Window and sinks without a mask, for GPUs: flash attention on pieces, merged exactly.
 
 A mask forces CUDA's attention into kernels that read it for every score and that know no grouped
-heads.  While all rows are alike none is needed.  Columns stand in the order of their positions, so
+heads.  While all rows have the same length none is needed: columns are in order of positions, so
 queries before `S + W` see everything behind them (one causal piece), and later ones see the S
 sinks (a piece without restriction) and the last W columns (a piece with flash attention's own
 sliding window).  Each piece returns its log-sum-exp, with which two softmaxes over different

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ahn.config import BACKENDS as NAMES
 from ahn.ops.chunked import chunked
+from ahn.ops.names import BACKENDS as NAMES
 from ahn.ops.recurrent import recurrent
 from common.errors import InputError
 

@@ -7,11 +7,11 @@ from functools import partial
 from typing import Any
 
 import ahn
+from ahn.cells.registry import CELLS
 from ahn.checkpoints.load import read_ahn_config
 from ahn.checkpoints.rope import with_rope
 from ahn.config import BACKENDS, PAPER_SINKS, AHNConfig
 from ahn.cost.accounting import ModelShape
-from ahn.cost.shapes import CELL_SIZES
 from ahn.ops.selector import Case, asked, check
 from ahn.released import window_notice
 from evaluation.plan.configuration import RunConfiguration
@@ -216,11 +216,11 @@ def check_backend(models: Mapping[str, ModelSpec], shape: ModelShape, problems: 
             dtype=getattr(torch, spec.dtype),
             head_dim=shape.head_dim,
             one_token=False,
-            delta_rule=CELL_SIZES[spec.cell].delta_rule,
+            delta_rule=CELLS.find(spec.cell).recurrence == "delta_rule",
             gradients=False,
         )
         for spec in models.values()
-        if spec.cell is not None
+        if spec.cell is not None and CELLS.find(spec.cell).recurrence is not None
     }
     for case in cases or ([] if name in BACKENDS else [None]):
         before = len(problems)

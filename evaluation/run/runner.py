@@ -18,7 +18,6 @@ import numpy as np
 import torch
 
 from ahn.cells.base import MemoryCell
-from ahn.cost.shapes import CELL_SIZES
 from ahn.ops.selector import asked, pick
 from evaluation.backends.streaming import Generation, Generator, is_out_of_memory
 from evaluation.plan.costs import example_cache_bytes, example_flops
@@ -220,10 +219,10 @@ def recurrence_forms(model: Any) -> dict[str, str]:
 
     `AHN_BACKEND`, the weights' configuration and the packages that are installed choose it.
     """
-    cell = next((m for m in model.modules() if isinstance(m, MemoryCell)), None)
+    cells = (module for module in model.modules() if isinstance(module, MemoryCell))
+    cell = next((cell for cell in cells if cell.declaration.recurrence is not None), None)
     if cell is None:
         return {}
-    kind = CELL_SIZES[next(layer.cell for layer in model.layout if layer.cell is not None)]
     return {
         phase: pick(
             asked(cell.backend),
@@ -231,7 +230,7 @@ def recurrence_forms(model: Any) -> dict[str, str]:
             model.dtype,
             cell.head_dim,
             one_token,
-            kind.delta_rule,
+            cell.declaration.recurrence == "delta_rule",
             False,
         )
         for phase, one_token in (("prefill", False), ("decode", True))

@@ -54,8 +54,8 @@ def read_memory(cell: Any, name: str, h: Tensor, q: Tensor, k: Tensor, v: Tensor
 
 
 @torch.no_grad()
-def logits(model: Any, row: Tensor) -> Tensor:
-    """`[L]` tokens to `[L, V]` logits."""
+def logits(model: Any, row: Tensor, read: Any = read_memory) -> Tensor:
+    """`[L]` tokens to `[L, V]` logits; `read` computes what the memory adds, as `read_memory`."""
     hidden = model.model.embed_tokens(row)
     cos, sin = model.model.rotary_emb(hidden[None], torch.arange(len(row))[None])
     for layer, seen in zip(model.model.layers, model.layout, strict=True):
@@ -85,7 +85,8 @@ def logits(model: Any, row: Tensor) -> Tensor:
         a = torch.stack(rows)
         if seen.cell is not None and seen.window is not None and seen.write:
             span = (seen.sinks, seen.sinks + seen.window)
-            a[span[1] :] += read_memory(layer.ahn.fn, seen.cell, h, q, k, v, span)
+            said = read(layer.ahn.fn, seen.cell, h, q, k, v, span)
+            a = torch.cat([a[: span[1]], a[span[1] :] + said])
         hidden = hidden + attention.o_proj(a.flatten(1))
         hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
     return model.lm_head(model.model.norm(hidden))

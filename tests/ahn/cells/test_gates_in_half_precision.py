@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ahn.cells import CELL_CLASSES
-from ahn.config import CELLS
+from ahn import MemoryHook
+from ahn.cells import CELLS, Gates
 from tests.ahn.conftest import tokens, variant_model
 
 SIZE, HEADS, D, TOKENS = 256, 8, 32, 400
@@ -21,14 +21,14 @@ ROUNDING = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
 def cell_of(name: str, dtype: torch.dtype) -> tuple[Any, Any, Tensor]:
     """A cell in half precision, one in float32 with the same values, and hidden states."""
     torch.manual_seed(0)
-    cell = CELL_CLASSES[name](SIZE, HEADS, D)
+    cell = CELLS.implementation(name)(SIZE, HEADS, D)
     cell.reset_parameters()
     with torch.no_grad():
         for parameter_name, parameter in cell.named_parameters():
             if parameter_name.endswith("proj.bias"):
                 parameter.normal_()
     half = cell.to(dtype)
-    oracle = CELL_CLASSES[name](SIZE, HEADS, D)
+    oracle = CELLS.implementation(name)(SIZE, HEADS, D)
     oracle.load_state_dict({key: value.float() for key, value in half.state_dict().items()})
     return half, oracle, torch.randn(2, TOKENS, SIZE).to(dtype)
 
@@ -49,21 +49,21 @@ def test_gates_differ_from_float32_by_the_rounding_of_a_projection(
     if name == "Mamba2":
         projected = oracle.dt_proj(hidden.float())
         worst = error_of_a_step(projected, dtype)
-        assert found.write.dtype == found.log_decay.dtype == torch.float32
-        assert ((found.write / expected.write - 1).abs() <= worst).all()
+        assert found["write"].dtype == found["log_decay"].dtype == torch.float32
+        assert ((found["write"] / expected["write"] - 1).abs() <= worst).all()
     else:
         projected = oracle.b_proj(hidden.float())
         # the sigmoid is rounded, too
-        worst = ROUNDING[dtype] * (projected.abs() / 4 + expected.write) + 1e-6
-        assert found.write.dtype == dtype
-        assert ((found.write.float() - expected.write).abs() <= worst).all()
-    if expected.log_decay is None:
-        assert found.log_decay is None
+        worst = ROUNDING[dtype] * (projected.abs() / 4 + expected["write"]) + 1e-6
+        assert found["write"].dtype == dtype
+        assert ((found["write"].float() - expected["write"]).abs() <= worst).all()
+    if "log_decay" not in expected:
+        assert "log_decay" not in found
         return
     if name == "GatedDeltaNet":
         worst = error_of_a_step(oracle.a_proj(hidden.float()), dtype)
-    assert found.log_decay.dtype == torch.float32
-    assert ((found.log_decay / expected.log_decay - 1).abs() <= worst).all()
+    assert found["log_decay"].dtype == torch.float32
+    assert ((found["log_decay"] / expected["log_decay"] - 1).abs() <= worst).all()
 
 
 @pytest.mark.parametrize("dtype", ROUNDING, ids=str)
@@ -72,8 +72,8 @@ def test_mamba2_adds_its_step_bias_in_float32_as_the_reference_kernel(dtype: tor
     half, _, hidden = cell_of("Mamba2", dtype)
     step = F.softplus(half.dt_proj(hidden).float() + half.dt_bias.float())
     gates = half.gates(hidden)
-    assert torch.equal(gates.write, step)
-    assert torch.equal(gates.log_decay, -half.A_log.float().exp() * step)
+    assert torch.equal(gates["write"], step)
+    assert torch.equal(gates["log_decay"], -half.A_log.float().exp() * step)
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -95,14 +95,19 @@ def test_output_gates_are_computed_in_float32(name: str) -> None:
 @torch.no_grad()
 def test_gates_wait_in_the_cache_as_they_were_computed(name: str, dtype: torch.dtype) -> None:
     model = variant_model("ahn", cell=name).to(dtype)
-    shown: list[Any] = []
+    shown: list[Gates] = []
+
+    class Collect(MemoryHook):
+        def gates(self, layer: int, gates: Gates, hidden: Tensor) -> Gates:
+            shown.append(gates)
+            return gates
+
     cache = model.new_cache()
-    ids = tokens(30)
-    model.model(ids, past_key_values=cache, observer=lambda _, gates, *rest: shown.append(gates))
+    model.model(tokens(30), past_key_values=cache, memory_hook=Collect())
+    assert len(shown) == len(cache.layers)
     for layer, gates in zip(cache.layers, shown, strict=True):
         # three sinks, and the last 16 of 30 tokens by their slot
         order = torch.tensor([0, 1, 2, *sorted(range(14, 30), key=lambda p: (p - 3) % 16)])
-        assert layer.write.dtype == gates.write.dtype
-        assert torch.equal(layer.write, gates.write[:, order].transpose(1, 2))
-        if gates.log_decay is not None:
-            assert torch.equal(layer.log_decay, gates.log_decay[:, order].transpose(1, 2))
+        for gate in gates:
+            assert layer.slots[gate].dtype == gates[gate].dtype
+            assert torch.equal(layer.slots[gate], gates[gate][:, order].transpose(1, 2))

@@ -60,7 +60,7 @@ def test_parts_and_bytes_are_those_of_the_loaded_model(tmp_path: Path, family: s
     states = model.new_cache()
     with torch.no_grad():
         model(torch.zeros(1, 40, dtype=torch.long), past_key_values=states)
-    measured = sum(x.state.nbytes for x in states.layers if x.state is not None)
+    measured = sum(x.nbytes for layer in states.layers for x in layer.states.values())
     assert info.cache_state_bytes == measured
 
 

@@ -95,7 +95,7 @@ def test_attention_counts_every_visible_pair_once(prompt, generated, window, sin
     prompt=st.integers(2, 200),
     generated=st.integers(0, 20),
     variant=st.sampled_from(VARIANTS),
-    cell=st.sampled_from(CELLS),
+    cell=st.sampled_from(tuple(CELLS)),
     accounting=st.sampled_from(ACCOUNTINGS),
     data=st.data(),
 )

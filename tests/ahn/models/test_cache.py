@@ -24,12 +24,16 @@ def test_decoding_writes_in_place(models: Any) -> None:
     model, cache = models("ahn"), models("ahn").new_cache()
     model(tokens(SINKS + WINDOW + 4), past_key_values=cache)
     layer = cache.layers[1]
-    buffers = [x.data_ptr() for x in (layer.keys, layer.values, layer.write, layer.log_decay)]
+    buffers = [
+        x.data_ptr()
+        for x in (layer.keys, layer.values, layer.slots["write"], layer.slots["log_decay"])
+    ]
     size = cache.nbytes
     for step in range(2 * WINDOW):
         model(tokens(1, seed=step), past_key_values=cache)
     assert buffers == [
-        x.data_ptr() for x in (layer.keys, layer.values, layer.write, layer.log_decay)
+        x.data_ptr()
+        for x in (layer.keys, layer.values, layer.slots["write"], layer.slots["log_decay"])
     ]
     assert cache.nbytes == size
 
@@ -281,20 +285,23 @@ def test_a_cache_of_another_model_is_refused_and_of_its_twin_taken(models: Any) 
 
 
 def cut(layer: Any, name: str) -> None:
-    setattr(layer, name, getattr(layer, name)[:, :, :-2])
+    layer.slots[name] = layer.slots[name][:, :, :-2]
 
 
 def emptied(layer: Any, name: str) -> None:
-    setattr(layer, name, None)
+    if name in ("keys", "values"):
+        setattr(layer, name, None)
+    else:
+        del layer.slots[name]
 
 
 def grown(layer: Any, name: str) -> None:
-    held = getattr(layer, name)
-    setattr(layer, name, torch.cat([held, held[:, :, :1]], 2))
+    held = layer.slots[name]
+    layer.slots[name] = torch.cat([held, held[:, :, :1]], 2)
 
 
 def fewer_rows(layer: Any, name: str) -> None:
-    setattr(layer, name, getattr(layer, name)[:1])
+    layer.slots[name] = layer.slots[name][:1]
 
 
 @pytest.mark.parametrize("name", ["keys", "values", "write", "log_decay"])
@@ -344,7 +351,7 @@ def test_what_keeps_the_shape_is_the_callers_business(models: Any) -> None:
     model(tokens(40), past_key_values=cache)
     plain = model(tokens(1), past_key_values=cache.copy()).logits
     for layer in cache.layers:
-        layer.state = layer.state * 0
+        layer.states = {name: state * 0 for name, state in layer.states.items()}
     assert (model(tokens(1), past_key_values=cache).logits - plain).abs().max() > 1e-4
 
 

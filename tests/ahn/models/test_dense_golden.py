@@ -73,9 +73,9 @@ def check_states(name: str, past: Any, expected: Array, number: int = 0) -> None
     compared = 0
     for layer, state in zip(past.layers, torch.from_numpy(expected).float(), strict=True):
         if layer.layout.cell is None:
-            assert layer.state is None
+            assert not layer.states
             continue
-        held = torch.zeros_like(state) if layer.state is None else layer.state[number]
+        held = torch.zeros_like(state) if not layer.states else layer.states["state"][number]
         # the paper's state of Mamba2 has the value dimension first
         torch.testing.assert_close(held.mT if "Mamba2" in name else held, state, **STATES)
         compared += 1

@@ -47,7 +47,7 @@ def shapes(draw: Any) -> dict[str, Any]:
         "num_hidden_layers": layers,
         "tie_word_embeddings": draw(st.booleans()),
         "ahn": {
-            "cell": draw(st.sampled_from(CELLS)),
+            "cell": draw(st.sampled_from(tuple(CELLS))),
             "window": draw(st.integers(1, 12)),
             "sinks": draw(st.integers(0, 7)),
             "full_attention_layers": draw(st.lists(st.integers(0, layers - 1), max_size=1)),

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 import ahn
-from ahn.cells import CELL_CLASSES
+from ahn.cells import CELLS
 from ahn.config import LayerLayout
 from ahn.distill.distillation import distillation_loss
 from ahn.distill.losses import beyond
@@ -49,7 +49,7 @@ def test_logits_of_prefill_and_decode_and_states(shared: Path, name: str) -> Non
                 expected = vectors.get(f"state_after_{when}.l{index}")
                 if expected is not None:
                     # the reference keeps Mamba2's state with the value dimension first
-                    state = layer.state.mT if "Mamba2" in name else layer.state
+                    state = layer.states["state"].mT if "Mamba2" in name else layer.states["state"]
                     torch.testing.assert_close(state, expected, rtol=0, atol=5e-5)
 
         prefill = model(vectors["input_ids"][None], past_key_values=cache).logits[0]
@@ -87,7 +87,7 @@ def test_a_cell_alone(shared: Path, name: str) -> None:
     folder = shared / "golden" / name
     vectors = load_file(folder / "cell.safetensors")
     q = vectors["T50.q"]
-    cell = CELL_CLASSES[name.rsplit("-", 1)[1]](vectors["T50.h_ab"].shape[-1], *q.shape[2:])
+    cell = CELLS.implementation(name.rsplit("-", 1)[1])(vectors["T50.h_ab"].shape[-1], *q.shape[2:])
     weights = {k.removeprefix("weight."): v for k, v in vectors.items() if k.startswith("weight.")}
     cell.load_state_dict(weights)
     transposed = name.endswith("Mamba2")
@@ -98,7 +98,8 @@ def test_a_cell_alone(shared: Path, name: str) -> None:
             state = vectors["initial_state"][: q.shape[0]]
             state = torch.zeros_like(state) if start == "zero" else state
             state = state.mT if transposed else state
-            read, final = cell.scan(q, k, v, gates, state)
+            read, states = cell.scan(q, k, v, gates, {"state": state})
+            final = states["state"]
             output = cell.readout(read, vectors[f"{tokens}.h_g"])
             names = [n for n in vectors if n.startswith(f"{tokens}.") and start in n]
             out = next(n for n in names if "out" in n)

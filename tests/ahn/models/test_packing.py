@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import DataCollatorWithFlattening
 
+from ahn import MemoryHook
 from ahn.config import CELLS, VARIANTS
 from ahn.models.packing import find_documents, packed_plans
 from tests.ahn.conftest import SINKS, SIZES, WINDOW, tokens, variant_model
@@ -356,9 +357,9 @@ def test_boundaries_count_through_all_rows(models: Any) -> None:
     torch.testing.assert_close(output.logits, model(ids).logits, **CLOSE)
 
 
-def test_an_observer_is_shown_one_document(models: Any) -> None:
+def test_a_memory_hook_needs_one_document_a_row(models: Any) -> None:
     with pytest.raises(ValueError, match="one document a row"):
-        models("ahn").model(tokens(40), position_ids=restarting([25, 15]), observer=lambda *_: None)
+        models("ahn").model(tokens(40), position_ids=restarting([25, 15]), memory_hook=MemoryHook())
 
 
 @st.composite
@@ -371,7 +372,7 @@ def batches(draw: Any) -> dict[str, Any]:
         "right": [draw(st.integers(0, 5)) for _ in rows],
         "size": draw(st.sampled_from([7, 16, 1024])),
         "training": draw(st.booleans()),
-        "cell": draw(st.sampled_from(CELLS)),
+        "cell": draw(st.sampled_from(tuple(CELLS))),
     }
 
 

@@ -62,16 +62,20 @@ def test_state_gates_and_positions_are_those_of_the_pass(models: Any, cell: str)
         del model.prefill_chunk_size
     for layer, readout, streamed in zip(cache.layers, whole, pieces, strict=True):
         assert readout.positions.tolist() == [3, 40, LENGTH - 1]
-        torch.testing.assert_close(readout.state, layer.state)
-        torch.testing.assert_close(readout.state_norm, layer.state.pow(2).sum((2, 3)).sqrt())
-        assert readout.write.shape == (2, LENGTH, 4)
-        assert (readout.decay is None) == (cell == "DeltaNet")
-        if readout.decay is not None:
-            assert ((readout.decay > 0) & (readout.decay <= 1)).all()
-        held = readout.write[:, -WINDOW:].transpose(1, 2).sort(-1).values
-        torch.testing.assert_close(layer.write[:, :, SINKS:].sort(-1).values, held)
-        for name in ("state", "write", "contribution"):
-            assert torch.allclose(getattr(streamed, name), getattr(readout, name), atol=1e-5)
+        torch.testing.assert_close(readout.states["state"], layer.states["state"])
+        torch.testing.assert_close(
+            readout.norms["state"], layer.states["state"].pow(2).sum((2, 3)).sqrt()
+        )
+        assert readout.gates["write"].shape == (2, LENGTH, 4)
+        assert ("log_decay" in readout.gates) == (cell != "DeltaNet")
+        if "log_decay" in readout.gates:
+            assert (readout.gates["log_decay"] <= 0).all()
+        held = readout.gates["write"][:, -WINDOW:].transpose(1, 2).sort(-1).values
+        torch.testing.assert_close(layer.slots["write"][:, :, SINKS:].sort(-1).values, held)
+        pairs = [(streamed.states["state"], readout.states["state"])]
+        pairs += [(streamed.gates["write"], readout.gates["write"])]
+        pairs += [(streamed.contribution, readout.contribution)]
+        assert all(torch.allclose(mine, theirs, atol=1e-5) for mine, theirs in pairs)
 
 
 def test_a_padded_row_reads_out_as_it_does_alone_and_reading_can_go_on(models: Any) -> None:
@@ -83,13 +87,13 @@ def test_a_padded_row_reads_out_as_it_does_alone_and_reading_can_go_on(models: A
     model.memory_readout(short[:, :30], past_key_values=cache)
     alone = model.memory_readout(short[:, 30:], past_key_values=cache)
     for both, one in zip(together, alone, strict=True):
-        torch.testing.assert_close(both.state[1:], one.state, rtol=0, atol=1e-5)
+        torch.testing.assert_close(both.states["state"][1:], one.states["state"], rtol=0, atol=1e-5)
         torch.testing.assert_close(both.contribution[1:], one.contribution, rtol=0, atol=1e-5)
 
 
 def test_what_is_never_written_holds_nothing_and_no_memory_is_refused(models: Any) -> None:
     for readout in models("no-write").memory_readout(tokens(LENGTH)):
-        assert not readout.state.any() and not readout.write.any()
+        assert not readout.states["state"].any() and not readout.gates["write"].any()
         assert not readout.contribution.any()
     with pytest.raises(InputError, match="no layer of this model has a memory"):
         models("window").memory_readout(tokens(5))

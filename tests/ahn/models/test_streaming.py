@@ -171,8 +171,9 @@ def test_every_earlier_position_is_seen_exactly_once(
     for size in sizes:
         chunk = Chunk(size, seen, None, torch.device("cpu"))
         plan = chunk.plan(layout)
-        turned = [*range(sinks), *range(sinks + plan.turn, sinks + window)]
-        order = [*turned, *range(sinks, sinks + plan.turn)] if plan.turn else range(plan.cached)
+        turned = [*range(sinks), *range(sinks + plan.ring_offset, sinks + window)]
+        turned += range(sinks, sinks + plan.ring_offset)
+        order = turned if plan.ring_offset else range(plan.cached)
         columns = [slots[slot] for slot in order] + list(range(seen, seen + size))
         assert plan.keys[0].tolist() == columns
         visible = plan.visible(0, size, slice(None))[0, 0]
@@ -211,7 +212,7 @@ def test_token_by_token_too_every_position_is_seen_once(
         token = TokenStep(chunk, layout, sinks + window, fixed)
         for row in range(len(starts)):
             slot, position = int(token.slots[row]), int(chunk.index[row, 0])
-            leaves = token.reads and (token.leaves is None or bool(token.leaves[row]))
+            leaves = token.evicts and (token.leaves is None or bool(token.leaves[row]))
             assert leaves == (position >= sinks + window)
             if leaves:
                 written[row].append(slots[row][slot])

@@ -12,8 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ahn import ops
-from ahn.ops import recurrence, selector
+from ahn.ops import dispatch, recurrence, selector
 from ahn.ops.chunked import SEGMENT
 from ahn.ops.recurrent import recurrent
 from common.errors import InputError
@@ -41,7 +40,7 @@ def asked_for(monkeypatch: pytest.MonkeyPatch) -> list[selector.Case]:
         cases.append(selector.Case(*case))
         return real(name, *case)
 
-    monkeypatch.setattr(ops, "pick", pick)
+    monkeypatch.setattr(dispatch, "pick", pick)
     return cases
 
 

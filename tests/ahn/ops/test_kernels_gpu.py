@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ahn.cells import CELL_CLASSES
+from ahn.cells import CELLS
 from ahn.ops import recurrence, selector
 from ahn.ops.recurrent import recurrent as oracle
 from common.errors import InputError
@@ -158,24 +158,27 @@ def test_the_selector_takes_fla_for_half_precision(
     assert ran == [1, 70]
 
 
-@pytest.mark.parametrize("name", CELL_CLASSES)
+@pytest.mark.parametrize("name", CELLS)
 @torch.no_grad()
 def test_a_cell_decodes_what_it_would_have_prefilled(fla: None, name: str) -> None:
     torch.manual_seed(0)
-    cell = CELL_CLASSES[name](64, 3, 128).cuda().bfloat16()
+    cell = CELLS.implementation(name)(64, 3, 128).cuda().bfloat16()
     cell.reset_parameters(std=0.3)
     cell.use_backend("fla")
     q, k, v, _, _, state = inputs(90, "usual")
     hidden = torch.randn(2, 90, 64, device="cuda", dtype=torch.bfloat16)
-    whole, end = cell.scan(q, k, v, cell.gates(hidden), state)
-    reads, state = cell.scan(q[:, :80], k[:, :80], v[:, :80], cell.gates(hidden[:, :80]), state)
+    states = {"state": state}
+    whole, end = cell.scan(q, k, v, cell.gates(hidden), states)
+    first = (x[:, :80] for x in (q, k, v))
+    reads, states = cell.scan(*first, cell.gates(hidden[:, :80]), states)
     steps = [reads]
     for t in range(80, 90):
         now = slice(t, t + 1)
-        read, state = cell.scan(q[:, now], k[:, now], v[:, now], cell.gates(hidden[:, now]), state)
+        token = (x[:, now] for x in (q, k, v))
+        read, states = cell.scan(*token, cell.gates(hidden[:, now]), states)
         steps.append(read)
     assert error(torch.cat(steps, 1), whole.double()) < HALF_PRECISION
-    assert error(state, end.double()) < HALF_PRECISION
+    assert error(states["state"], end["state"].double()) < HALF_PRECISION
 
 
 @pytest.mark.parametrize("decay", DECAYS)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from ahn.cells import CELL_CLASSES, Gates
+from ahn.cells import CELLS
 from ahn.config import BACKENDS, AHNConfig
 from ahn.ops import recurrence, selector
 from ahn.ops.selector import KERNELS, check, pick
@@ -74,18 +74,18 @@ def test_what_is_asked_for_runs(ran: list[str], monkeypatch: pytest.MonkeyPatch)
     assert ran == ["recurrent", "recurrent", "chunked", "chunked"]
 
 
-@pytest.mark.parametrize("cell", CELL_CLASSES)
+@pytest.mark.parametrize("cell", CELLS)
 def test_the_environment_overrides_the_configuration(
     cell: str, ran: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = CELL_CLASSES[cell](32, 4, 16)
+    made = CELLS.implementation(cell)(32, 4, 16)
     q, k, v, write, g, state = tensors(5)
-    gates = Gates(write, g if made.decays else None)
-    made.scan(q, k, v, gates, state)
+    gates = {"write": write} | ({} if cell == "DeltaNet" else {"log_decay": g})
+    made.scan(q, k, v, gates, {"state": state})
     made.use_backend("recurrent")
-    made.scan(q, k, v, gates, state)
+    made.scan(q, k, v, gates, {"state": state})
     monkeypatch.setenv("AHN_BACKEND", "chunked")
-    made.scan(q, k, v, gates, state)
+    made.scan(q, k, v, gates, {"state": state})
     assert ran == ["chunked", "recurrent", "chunked"]
 
 
@@ -130,7 +130,7 @@ def test_an_unknown_name_is_refused_wherever_it_stands(monkeypatch: pytest.Monke
     with pytest.raises(InputError, match="AHN_BACKEND=flash"):
         run(5)
     with pytest.raises(InputError, match="AHN_BACKEND=flash"):
-        CELL_CLASSES["DeltaNet"](32, 4, 16).use_backend(None)
+        CELLS.implementation("DeltaNet")(32, 4, 16).use_backend(None)
 
 
 @pytest.mark.parametrize("name", KERNELS)
@@ -147,10 +147,10 @@ def test_an_absent_package_is_named_with_how_to_get_it(monkeypatch: pytest.Monke
         check("fla")
     # a model that asks for it is refused when it is built, before any weight is read
     with pytest.raises(InputError, match="backend 'fla' cannot run"):
-        CELL_CLASSES["GatedDeltaNet"](32, 4, 16).use_backend("fla")
+        CELLS.implementation("GatedDeltaNet")(32, 4, 16).use_backend("fla")
     monkeypatch.setenv("AHN_BACKEND", "fla")
     with pytest.raises(InputError, match="AHN_BACKEND=fla cannot run: fla is not installed"):
-        CELL_CLASSES["GatedDeltaNet"](32, 4, 16).use_backend("recurrent")
+        CELLS.implementation("GatedDeltaNet")(32, 4, 16).use_backend("recurrent")
 
 
 def test_mamba_ssm_is_refused_what_it_cannot_do() -> None:
@@ -178,9 +178,11 @@ def test_importing_the_models_imports_no_kernels() -> None:
 
 @torch.no_grad()
 def test_a_step_compiles_into_one_graph() -> None:
-    cell = CELL_CLASSES["GatedDeltaNet"](32, 4, 16)
+    cell = CELLS.implementation("GatedDeltaNet")(32, 4, 16)
     q, k, v, write, g, state = tensors(1)
     compiled = torch.compile(cell.scan, fullgraph=True, backend="eager")
-    results = compiled(q, k, v, Gates(write, g), state)
-    for mine, expected in zip(results, cell.scan(q, k, v, Gates(write, g), state), strict=True):
-        torch.testing.assert_close(mine, expected)
+    gates = {"write": write, "log_decay": g}
+    read, states = compiled(q, k, v, gates, {"state": state})
+    expected, after = cell.scan(q, k, v, gates, {"state": state})
+    torch.testing.assert_close(read, expected)
+    torch.testing.assert_close(states["state"], after["state"])

@@ -1,0 +1,120 @@
+"""What a layer does with the tokens of a pass: the interface of all plans.
+
+Chunks (`ahn.models.attention.LayerPlan`), single tokens in place (`ahn.models.decode_step`) and
+packed documents (`ahn.models.packing`) are three of them.  Attention drives a plan through this
+interface and does not ask which one it has.
+
+Shape letters: B batch, T tokens of the pass, N columns, H query heads, K key/value heads,
+d head dimension, D hidden size.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from ahn.models.cache import LayerCache
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens of a pass, as one layer sees them.
+
+    Attributes:
+        q: queries after RoPE `[B, H, T, d]`.
+        new: what is kept of them, by the name of its buffer: keys and values `[B, K, T, d]` and
+            gates `[B, heads, T, ...]`.
+        hidden: layer-normed hidden states `[B, T, D]`.
+    """
+
+    q: Tensor
+    new: Mapping[str, Tensor]
+    hidden: Tensor
+
+
+@dataclass(frozen=True)
+class Leaving:
+    """What leaves the window during a pass.
+
+    Attributes:
+        first_query: queries `first_query ... T-1` read, each after one token has left.
+        columns: of those tokens, by name as in `Tokens.new`: `[B, heads, n, ...]`.
+        active: `[1 or B, n]` bool, False where no token of the row leaves; None: one does
+            everywhere.
+    """
+
+    first_query: int
+    columns: Mapping[str, Tensor]
+    active: Tensor | None
+
+
+class Plan(ABC):
+    """What a layer does with the tokens of a pass.
+
+    Attributes:
+        fixed_shapes: whether the next pass will have tensors of the same shapes, so that it is
+            worth compiling.
+    """
+
+    fixed_shapes: bool = False
+
+    @abstractmethod
+    def to(self, device: torch.device | str | int) -> Plan:
+        """The plan for layers on another device (accelerate's hooks ask)."""
+
+    def over(
+        self,
+        past: LayerCache,
+        tokens: Tokens,
+        work: Callable[[Plan, LayerCache, Tokens], Tensor],
+    ) -> Tensor:
+        """Do `work` on the tokens; a plan for several documents does it on each.
+
+        Args:
+            past: what the layer keeps.
+            tokens: of the pass.
+            work: `(plan, past, tokens)` to the attention output `[B, T, H, d]`.
+
+        Returns:
+            The attention output `[B, T, H, d]`.
+        """
+        return work(self, past, tokens)
+
+    @abstractmethod
+    def look(
+        self, past: LayerCache, new: Mapping[str, Tensor], evicts: bool
+    ) -> tuple[Tensor, Tensor, Leaving | None]:
+        """The keys and values that queries look at, and what leaves the window.
+
+        Args:
+            past: what the layer keeps; a plan that works in place stores the token here.
+            new: see `Tokens`.
+            evicts: whether anybody wants what leaves.
+
+        Returns:
+            Keys and values `[B, K, N, d]` for `attend`; and what leaves, None: nothing.
+        """
+
+    @abstractmethod
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, scaling: float) -> Tensor:
+        """Attention over sinks and window.
+
+        Args:
+            q: `[B, H, T, d]`.
+            k: of `look`, `[B, K, N, d]`.
+            v: as `k`.
+            scaling: factor of the scores.
+
+        Returns:
+            `[B, H, T, d]`.
+        """
+
+    @abstractmethod
+    def keep(self, past: LayerCache, new: Mapping[str, Tensor]) -> None:
+        """Store what the layout keeps of the tokens, where `look` has not done so."""
