@@ -4,10 +4,9 @@
     model = ahn.load_model("Qwen/Qwen2.5-3B-Instruct", variant="ahn",
                            ahn="ByteDance-Seed/AHN-GDN-for-Qwen-2.5-Instruct-3B")
 
-Paper: arXiv 2510.07318.  Importing this registers the model types `qwen2_ahn` and `qwen3_ahn`
-with transformers (as soon as its auto classes are used) and changes nothing for `qwen2` and
-`qwen3`.  torch is imported on first use of a name that needs it, so that `ahn.cost` and checks of
-configurations stay light.
+Paper: arXiv 2510.07318.  transformers' auto classes and pipelines load a merged folder after
+`ahn.register()`; importing `ahn` alone changes nothing in transformers.  torch is imported on first
+use of a name that needs it, so that `ahn.cost` and checks of configurations stay light.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ahn.checkpoints.load import check_model, describe_model, load_model, weight_files
 from ahn.checkpoints.merge import merge_checkpoint, split_checkpoint
 from ahn.config import CELLS, VARIANTS, AHNConfig, LayerLayout
-from ahn.registration import register_when_needed
+from ahn.families import Family, register_family
 from common.errors import InputError
 
 if TYPE_CHECKING:
@@ -36,6 +35,7 @@ __all__ = [
     "VARIANTS",
     "AHNCache",
     "AHNConfig",
+    "Family",
     "InputError",
     "LayerLayout",
     "check_model",
@@ -43,11 +43,27 @@ __all__ = [
     "describe_model",
     "load_model",
     "merge_checkpoint",
+    "register",
+    "register_family",
     "split_checkpoint",
     "weight_files",
 ]
 
-register_when_needed()
+
+def register() -> None:
+    """Make our model types (`qwen2_ahn` ...) known to transformers, in this process.
+
+    Call it once before `AutoModelForCausalLM.from_pretrained`, `AutoModel`, `AutoConfig` or a
+    pipeline meets a folder that `ahn merge` wrote; `ahn.load_model` needs no such call. It imports
+    torch and transformers, and changes nothing for the base models' own types. Called again, it
+    adds families that were registered since.
+
+    Raises:
+        InputError: a family names classes that are not there.
+    """
+    from ahn.models.causal_lm import register as register_families
+
+    register_families()
 
 
 def __getattr__(name: str) -> Any:

@@ -38,13 +38,8 @@ from ahn.checkpoints.safetensors_files import StoredTensor, not_finite
 from ahn.checkpoints.write import save_memory, write_config
 from ahn.config import AHNConfig
 from ahn.cost.shapes import ModelShape
-from ahn.released import (
-    model_family,
-    read_ahn_config,
-    released_config,
-    sliding_layers,
-    window_notice,
-)
+from ahn.families import family_of
+from ahn.released import read_ahn_config, released_config, window_notice
 from common.errors import InputError
 from common.notices import tell_once
 
@@ -72,7 +67,7 @@ class Checkpoint:
     Attributes:
         path: base model, or merged model: folder or hub id.
         config: its `config.json`, with the RoPE scaling that was asked for.
-        family: `qwen2` or `qwen3`.
+        family: `model_type` of its row in `ahn.families`.
         shape: its sizes.
         settings: cell, window, sinks, layers with full attention, variant.
         source: where the memory's weights are; None: the variant needs none.
@@ -118,7 +113,7 @@ def resolve_checkpoint(
     if problems:
         raise InputError(*problems)
     config = describe_model(path_or_id)
-    family = model_family(path_or_id, config)
+    family = family_of(config, path_or_id)
     own = read_ahn_config(config, path_or_id)
     source: str | Path | None = None
     settings, described, place = own, config, path_or_id
@@ -131,7 +126,7 @@ def resolve_checkpoint(
             )
     if ahn is not None:
         ahn_json = describe_model(ahn)
-        if model_family(ahn, ahn_json) != family:
+        if family_of(ahn_json, ahn) != family:
             raise InputError(
                 f"{ahn}: trained for {ahn_json.get('model_type')}, but {path_or_id} is "
                 f"{config.get('model_type')}"
@@ -162,19 +157,19 @@ def resolve_checkpoint(
         raise InputError(f"{path_or_id}: config.json: {error}") from None
     check_values(config, path_or_id)
     check_stop_tokens(path_or_id, config, shape.vocab_size)
-    sliding = sliding_layers(config) if own is None else []
+    sliding = family.sliding_layers(config) if own is None else []
     if sliding and (variant == "full" or window is None):
+        found, remedy = family.window_switch(config)
         raise InputError(
-            f"{path_or_id}: config.json has use_sliding_window: true: {len(sliding)} of its "
-            "layers have a window of their own, which no variant here computes; replace it "
-            "with a window of yours (window=, --window; variants window, ahn, no-write), or "
-            "set use_sliding_window to false"
+            f"{path_or_id}: config.json has {found}: {len(sliding)} of its layers have a window "
+            "of their own, which variant 'full' does not compute and the others replace: give a "
+            "window of yours (window=, --window; variants window, ahn, no-write), or " + remedy
         )
     try:
         config = with_rope(config, rope_scaling, yarn_factor)
     except InputError as error:
         raise InputError(f"{path_or_id}: {error}") from None
-    return Checkpoint(path_or_id, config, family, shape, settings, source, notice)
+    return Checkpoint(path_or_id, config, family.model_type, shape, settings, source, notice)
 
 
 def checkpoint_tensors(checkpoint: Checkpoint, strict: bool = False) -> dict[str, StoredTensor]:
@@ -260,7 +255,8 @@ def load_model(
     """Load a model in one of its variants.
 
     Args:
-        path_or_id: folder or hub id of a Qwen2/Qwen3 checkpoint, or one with AHN weights merged in.
+        path_or_id: folder or hub id of a model of a family of `ahn.families` (Qwen2, Qwen3, Llama,
+            Mistral), or of one with AHN weights merged in.
         variant: `full`, `window`, `ahn` or `no-write` (see `ahn.VARIANTS`).
         ahn: folder or hub id of AHN weights; not needed for `full` and `window`, nor when they
             are merged into the model.

@@ -18,7 +18,8 @@ from ahn.config import CELLS, AHNConfig
 from ahn.cost import zoo
 from ahn.cost.accounting import cache_bytes
 from ahn.cost.shapes import ModelShape, added_parameters
-from ahn.released import model_family, read_ahn_config, window_notice
+from ahn.families import family_of
+from ahn.released import read_ahn_config, window_notice
 from common.errors import InputError
 
 #: parts of a model, in the order of a table
@@ -81,7 +82,7 @@ def checkpoint_info(path_or_id: str | Path) -> ModelInfo:
         InputError: no checkpoint there, of another family, or files that cannot be read.
     """
     config = describe_model(path_or_id)
-    model_family(path_or_id, config)
+    family_of(config, path_or_id)
     settings = read_ahn_config(config, path_or_id)
     try:
         shape = ModelShape.from_config(config)
@@ -157,7 +158,7 @@ def zoo_info(
     return ModelInfo(
         name=model.name,
         kind="zoo",
-        model_type="qwen3" if model.shape.qk_norm else "qwen2",
+        model_type=model.model_type,
         cell=cell,
         window=settings.window if settings else None,
         sinks=settings.sinks if settings else None,

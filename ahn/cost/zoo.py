@@ -40,6 +40,7 @@ class ZooModel:
 
     Attributes:
         name: name in the zoo, e.g. `qwen2.5-3b`.
+        model_type: of its `config.json`.
         hub_id: where its weights are.
         max_position_embeddings: tokens it was trained to attend over, before any extension.
         shape: its sizes.
@@ -47,6 +48,7 @@ class ZooModel:
     """
 
     name: str
+    model_type: str
     hub_id: str
     max_position_embeddings: int
     shape: ModelShape
@@ -119,6 +121,7 @@ def _parse(name: str, entry: Any) -> ZooModel:
         raise InputError("; ".join(problems))
     return ZooModel(
         name=name,
+        model_type=shape["model_type"],
         hub_id=entry["hub_id"],
         max_position_embeddings=entry["max_position_embeddings"],
         shape=ModelShape.from_config(shape),

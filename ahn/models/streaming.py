@@ -1,6 +1,7 @@
 """One layer's attention over a streaming past: sinks and window, and the memory beside them.
 
-The only place where attention and memory meet; `ahn.models.causal_lm` puts it into Qwen's layers.
+The only place where attention and memory meet; `ahn.models.causal_lm` mixes it into the attention
+of each family.
 """
 
 from __future__ import annotations
@@ -11,12 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.models.qwen2.modeling_qwen2 import (
-    Qwen2Attention,
-    apply_rotary_pos_emb,
-    repeat_kv,
-)
-from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, repeat_kv
 
 from ahn.cells import Gates, MemoryCell
 from ahn.config import LayerLayout
@@ -53,7 +49,7 @@ class Leaving:
 
 
 class StreamingAttention(nn.Module):
-    """Attention over sinks and window, and the memory beside it; mixed into Qwen's attention."""
+    """Attention over sinks and window, and the memory beside it; for a family's attention."""
 
     layer_idx: int
     head_dim: int
@@ -221,7 +217,7 @@ class StreamingAttention(nn.Module):
             x.unflatten(-1, (x.shape[-1] // self.head_dim, self.head_dim))
             for x in (self.q_proj(hidden), self.k_proj(hidden), self.v_proj(hidden))
         )
-        if hasattr(self, "q_norm"):  # Qwen3
+        if hasattr(self, "q_norm"):  # `Family.qk_norm`
             q, k = self.q_norm(q), self.k_norm(k)
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
@@ -262,11 +258,3 @@ def _new_state(memory: MemoryCell, rows: int, like: Tensor) -> Tensor:
     """An empty memory for so many rows, where `like` is, in float32 (float64 stays)."""
     state = memory.new_state(rows, like.device)
     return state.to(torch.promote_types(like.dtype, state.dtype))
-
-
-class StreamingQwen2Attention(StreamingAttention, Qwen2Attention):
-    """Qwen2's projections, our attention."""
-
-
-class StreamingQwen3Attention(StreamingAttention, Qwen3Attention):
-    """Qwen3's projections with q/k norms, our attention."""

@@ -86,7 +86,7 @@ class _Asked:
 
 @register_model("ahn")
 class AHNLM(HFLM):
-    """A variant of a Qwen2 or Qwen3 model.
+    """A variant of a base model.
 
     Args:
         pretrained: folder, hub id, or ``pocket``.

@@ -243,7 +243,7 @@ def _shape(config: Mapping[str, Any]) -> ModelShape:
     except InputError:
         raise
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"--model: config.json does not describe a Qwen2 ({error})") from error
+        raise InputError(f"--model: config.json does not describe a model ({error})") from error
 
 
 def sampling_seed(seed: int, task: str, example_id: str) -> int:
