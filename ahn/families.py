@@ -8,21 +8,26 @@ differs is which projections have biases, whether q and k are normed, what a mis
 transformers' classes are named here and imported by `ahn.models.causal_lm`, which mixes our
 attention into them. So what they compute beside attention needs no row.
 
-A family of another package is a row too: `register_family`, or an entry point of the group
-`ahn_bench.families` that names a `Family`. See `docs/recipes/family.md`.
+A family of another package is a row too (`docs/recipes/family.md`): `ahn.register_family(row)`, or
+an entry point, which is named after the model type and found without importing the package first:
+
+    [project.entry-points."ahn_bench.families"]
+    my_model = "my_package.my_module:MY_ROW"
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from common.errors import InputError
 
-ENTRY_POINT_GROUP = "ahn_bench.families"
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+ENTRY_POINTS = "ahn_bench.families"
 
 #: End of our own model types: a folder with base and memory weights is a `qwen2_ahn`.
 _OURS = "_ahn"
@@ -216,36 +221,51 @@ def register_family(family: Family) -> None:
     _FAMILIES[family.model_type] = family
 
 
-@cache
-def _add_entry_points() -> None:
-    """Add the families of installed packages.
+def _installed() -> dict[str, EntryPoint]:
+    """The entry points of installed packages, by the model type that each is named after."""
+    from importlib.metadata import entry_points  # milliseconds, for families from outside only
+
+    return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+
+
+def _load(point: EntryPoint) -> Family:
+    """The row that an entry point names, in the table from now on.
 
     Raises:
-        InputError: an entry point that cannot be loaded, or is no new family.
+        InputError: it cannot be imported, or is no row of the model type that it is named after.
     """
-    from importlib.metadata import entry_points  # slow to import, and rarely needed
+    where = f"family {point.name!r}: entry point {point.value} ({ENTRY_POINTS})"
+    try:
+        family = point.load()
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"{where} cannot be imported: {error}") from error
+    if not isinstance(family, Family) or family.model_type != point.name:
+        raise InputError(f"{where} must be the ahn.Family of that model type, not {family!r}")
+    register_family(family)
+    return family
 
-    for entry in entry_points(group=ENTRY_POINT_GROUP):
-        try:
-            register_family(entry.load())
-        except Exception as error:  # whatever the package does when it is imported
-            package = entry.dist.name if entry.dist is not None else "?"
-            raise InputError(
-                f"entry point {entry.name!r} of {ENTRY_POINT_GROUP} (package {package}): {error}"
-            ) from error
 
+def families() -> Iterator[Family]:
+    """Every family: the built-in and registered ones, then those of installed packages.
 
-def families() -> tuple[Family, ...]:
-    """Every family: built in, registered, and of installed packages."""
-    _add_entry_points()
-    return tuple(_FAMILIES.values())
+    Raises:
+        InputError: the row of an installed package cannot be loaded.
+    """
+    yield from tuple(_FAMILIES.values())
+    for name, point in _installed().items():
+        if name not in _FAMILIES:
+            yield _load(point)
 
 
 def find_family(model_type: Any) -> Family | None:
-    """The family of a base model's type or of ours (`qwen2`, `qwen2_ahn`); None: there is none."""
+    """The family of a base model's type or of ours (`qwen2`, `qwen2_ahn`); None: there is none.
+
+    Raises:
+        InputError: the row of an installed package cannot be loaded.
+    """
     name = str(model_type).removesuffix(_OURS)
-    if name not in _FAMILIES:
-        _add_entry_points()
+    if name not in _FAMILIES and (point := _installed().get(name)) is not None:
+        return _load(point)
     return _FAMILIES.get(name)
 
 
@@ -262,10 +282,9 @@ def family_of(config: Mapping[str, Any], where: str | Path | None = None) -> Fam
     given = config.get("model_type")
     family = find_family(given)
     if family is None:
-        known = [row.model_type for row in families()]
+        *others, last = dict.fromkeys([*_FAMILIES, *_installed()])
         place = "" if where is None else f"{where}: config.json: "
         raise InputError(
-            f"{place}model_type {given!r} is not supported; {', '.join(known[:-1])} and "
-            f"{known[-1]} are"
+            f"{place}model_type {given!r} is not supported; {', '.join(others)} and {last} are"
         )
     return family

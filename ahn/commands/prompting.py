@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ahn.checkpoints.locate import local_folder
+from ahn.checkpoints.tokenizer_options import tokenizer_options
 from common.errors import InputError
 from common.files import read_bytes, read_stream
 
@@ -62,7 +63,8 @@ def load_tokenizer(model: str | Path) -> Any:
         # transformers would make an empty one from the model's type
         raise InputError(f"{model}: no tokenizer here ({_VOCABULARIES[0]}); pass --tokenizer")
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        options = tokenizer_options(folder)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(
             f"{model}: no tokenizer that can be loaded ({type(error).__name__}); pass --tokenizer"
