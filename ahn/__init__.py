@@ -4,10 +4,9 @@
     model = ahn.load_model("Qwen/Qwen2.5-3B-Instruct", variant="ahn",
                            ahn="ByteDance-Seed/AHN-GDN-for-Qwen-2.5-Instruct-3B")
 
-Paper: arXiv 2510.07318.  Importing this registers the model types `qwen2_ahn` and `qwen3_ahn`
-with transformers (as soon as its auto classes are used) and changes nothing for `qwen2` and
-`qwen3`.  torch is imported on first use of a name that needs it, so that `ahn.cost` and checks of
-configurations stay light.
+Paper: arXiv 2510.07318.  transformers' auto classes and pipelines load a merged folder after
+`ahn.register()`; importing `ahn` alone changes nothing in transformers.  torch is imported on first
+use of a name that needs it, so that `ahn.cost` and checks of configurations stay light.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from ahn.checkpoints.load import (
 from ahn.checkpoints.merge import merge_checkpoint, split_checkpoint
 from ahn.checkpoints.resolve import ResolvedCheckpoint, resolve_checkpoint
 from ahn.config import VARIANTS, AHNConfig, LayerLayout
-from ahn.registration import register_when_needed
+from ahn.families import Family, register_family
 from common.errors import InputError
 
 if TYPE_CHECKING:
@@ -51,6 +50,7 @@ __all__ = [
     "CellDeclaration",
     "Evicted",
     "Eviction",
+    "Family",
     "Gate",
     "InputError",
     "LayerLayout",
@@ -64,13 +64,29 @@ __all__ = [
     "load_model",
     "load_resolved",
     "merge_checkpoint",
-    "resolve_checkpoint",
+    "register",
     "register_cell",
+    "register_family",
+    "resolve_checkpoint",
     "split_checkpoint",
     "weight_files",
 ]
 
-register_when_needed()
+
+def register() -> None:
+    """Make our model types (`qwen2_ahn` ...) known to transformers, in this process.
+
+    Call it once before `AutoModelForCausalLM.from_pretrained`, `AutoModel`, `AutoConfig` or a
+    pipeline meets a folder that `ahn merge` wrote; `ahn.load_model` needs no such call. It imports
+    torch and transformers, and changes nothing for the base models' own types. Called again, it
+    adds families that were registered since.
+
+    Raises:
+        InputError: a family names classes that are not there.
+    """
+    from ahn.models.causal_lm import register as register_families
+
+    register_families()
 
 
 #: names that need torch, and the modules that have them

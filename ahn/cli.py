@@ -16,7 +16,7 @@ from typer.core import TyperCommand
 from ahn.cells.registry import CELLS
 from common.errors import InputError, problems_of
 
-_HELP = "Artificial Hippocampus Networks (AHN) for Qwen2.5 and Qwen3: constant-memory long context."
+_HELP = "Artificial Hippocampus Networks (AHN): constant-memory long context for released models."
 
 app = typer.Typer(
     help=_HELP,
@@ -184,7 +184,8 @@ def merge(
 ) -> None:
     """Put base and AHN weights into one folder; every key is accounted for, no bit is changed.
 
-    The folder loads with `AutoModelForCausalLM.from_pretrained` after `import ahn`.
+    The folder loads with `ahn.load_model`; with transformers' `AutoModelForCausalLM` and pipelines
+    after `ahn.register()`; `ahn serve` serves it.
 
     Example:
 

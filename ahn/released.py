@@ -8,12 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ahn.config import PAPER_SINKS, PAPER_WINDOW, AHNConfig
+from ahn.families import family_of, find_family
 from common.errors import InputError
-
-_FAMILIES = {"qwen2": "qwen2", "qwen2_ahn": "qwen2", "qwen3": "qwen3", "qwen3_ahn": "qwen3"}
-_STOCK_CLASS = {"qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
-_AHN_CLASS = {"qwen2": "Qwen2AHNForCausalLM", "qwen3": "Qwen3AHNForCausalLM"}
-_LAYER = {"qwen2": "Qwen2MemDecoderLayer", "qwen3": "Qwen3MemDecoderLayer"}
 
 #: keys that say how the memory was trained; they change nothing at inference
 _TRAINING_KEYS = (
@@ -46,21 +42,6 @@ _VARYING_WINDOWS = ("random", "linear")
 _EVALUATED_WINDOWS = (PAPER_WINDOW, 8_064)
 
 
-def model_family(path_or_id: str | Path, config: Mapping[str, Any]) -> str:
-    """`qwen2` or `qwen3`.
-
-    Raises:
-        InputError: another family of models.
-    """
-    family = _FAMILIES.get(str(config.get("model_type")))
-    if family is None:
-        raise InputError(
-            f"{path_or_id}: config.json: model_type {config.get('model_type')!r} is not "
-            "supported; Qwen2 (Qwen2.5) and Qwen3 are"
-        )
-    return family
-
-
 def read_ahn_config(config: Mapping[str, Any], where: str | Path) -> AHNConfig | None:
     """The AHN settings of a `config.json`, ours or a released one; None when it has none.
 
@@ -86,11 +67,11 @@ def read_ahn_config(config: Mapping[str, Any], where: str | Path) -> AHNConfig |
         for key in ("use_q_proj", "use_ahn_router")
         if config.get(key)
     ]
-    layer, wanted = config.get("_layer_implementation"), _LAYER.get(str(config.get("model_type")))
-    if layer is not None and wanted is not None and layer != wanted:
+    layer, family = config.get("_layer_implementation"), find_family(config.get("model_type"))
+    if layer is not None and family is not None and layer != family.released_layer:
         problems.append(
             f"_layer_implementation: {layer!r}, but model_type {config['model_type']!r} has "
-            f"{wanted!r}"
+            f"{family.released_layer!r}"
         )
     window, sinks = config.get("sliding_window"), config.get("num_attn_sinks")
     layers, wrong = _layer_ids(config.get("fa_layer_ids"))
@@ -233,11 +214,11 @@ def released_config(base: Mapping[str, Any], ahn: AHNConfig, **training: Any) ->
     """A `config.json` with the key names of released checkpoints, for AHN-only folders."""
     dropped = ("ahn", "ahn_training", ORIGIN_KEY, "_name_or_path")
     config = {k: v for k, v in base.items() if k not in dropped}
-    family = _FAMILIES[str(config["model_type"])]
+    family = family_of(config)
     config.update(
-        model_type=family,
-        architectures=[_STOCK_CLASS[family]],
-        _layer_implementation=_LAYER[family],
+        model_type=family.model_type,
+        architectures=[family.stock_class],
+        _layer_implementation=family.released_layer,
         _ahn_implementation=ahn.cell,
         sliding_window=ahn.window,
         num_attn_sinks=ahn.sinks,
@@ -262,32 +243,10 @@ def merged_config(
     # A base that names a cell was once an AHN model: what it says of that memory is void.
     void = RELEASED_KEYS if base.get("_ahn_implementation") is not None else set()
     config = {k: v for k, v in base.items() if k not in void | {"_name_or_path"}}
-    family = _FAMILIES[str(config["model_type"])]
+    family = family_of(config)
     return config | {
-        "model_type": f"{family}_ahn",
-        "architectures": [_AHN_CLASS[family]],
+        "model_type": family.ahn_model_type,
+        "architectures": [family.ahn_class],
         "ahn": dict(settings),
         ORIGIN_KEY: dict(origin),
-    }
-
-
-def sliding_layers(config: Mapping[str, Any]) -> list[int]:
-    """Layers that the base model itself gives a sliding window (transformers' rule)."""
-    layers, kinds = config.get("num_hidden_layers"), config.get("layer_types")
-    if isinstance(kinds, list):
-        return [i for i, kind in enumerate(kinds) if kind == "sliding_attention"]
-    if not config.get("use_sliding_window") or not isinstance(layers, int):
-        return []
-    if config.get("sliding_window", 4096) is None:
-        return []
-    first = config.get("max_window_layers", 28)
-    return list(range(first, layers)) if isinstance(first, int) else []
-
-
-def without_own_window(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration without the base's own sliding window: the layout's replaces it."""
-    return {
-        k: v
-        for k, v in config.items()
-        if k not in ("sliding_window", "use_sliding_window", "max_window_layers", "layer_types")
     }

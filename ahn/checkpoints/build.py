@@ -16,7 +16,8 @@ from ahn.checkpoints.keys import MEMORY_KEY, listed
 from ahn.checkpoints.locate import CheckpointFiles
 from ahn.checkpoints.safetensors_files import StoredTensor
 from ahn.config import AHNConfig
-from ahn.released import RELEASED_KEYS, without_own_window
+from ahn.families import family_of
+from ahn.released import RELEASED_KEYS
 from common.errors import InputError
 
 
@@ -34,7 +35,7 @@ def build_model(
 
     Args:
         folder: of the base model.
-        family: `qwen2` or `qwen3`.
+        family: `model_type` of its row in `ahn.families`.
         config: its `config.json`.
         settings: what AHN adds.
         dtype: torch dtype of all weights, or `auto`.
@@ -44,19 +45,16 @@ def build_model(
     Raises:
         InputError: a device map that cannot be, or weights that do not fit the model.
     """
-    from ahn.models import causal_lm as modeling
+    from ahn.models.causal_lm import family_classes
 
-    classes: dict[str, tuple[Any, Any]] = {
-        "qwen2": (modeling.Qwen2AHNConfig, modeling.Qwen2AHNForCausalLM),
-        "qwen3": (modeling.Qwen3AHNConfig, modeling.Qwen3AHNForCausalLM),
-    }
-    config_class, model_class = classes[family]
-    own = _configuration(config_class, folder, config, settings)
-    own.architectures = [model_class.__name__]
+    row = family_of({"model_type": family}, folder)
+    classes = family_classes(row)
+    own = _configuration(classes.config, folder, row.without_own_window(config), settings)
+    own.architectures = [row.ahn_class]
     tensors = CheckpointFiles(folder).tensors if tensors is None else tensors
     with _without_load_report(), _one_folder(folder, tensors) as joined:
         try:
-            model, info = model_class.from_pretrained(
+            model, info = classes.causal_lm.from_pretrained(
                 joined,
                 config=own,
                 dtype=dtype,
@@ -94,7 +92,7 @@ def _configuration(
     left_out = RELEASED_KEYS | {"ahn", "model_type", "dtype", "torch_dtype"}
     values = {
         key: value
-        for key, value in without_own_window(config).items()
+        for key, value in config.items()
         if key not in left_out and (key, value) != ("head_dim", None)
     }
     try:

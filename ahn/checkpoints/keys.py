@@ -71,8 +71,14 @@ def needed_base(shape: ModelShape) -> dict[str, tuple[int, ...]]:
             "self_attn.k_proj.bias": (keys,),
             "self_attn.v_proj.bias": (keys,),
         }
-        if shape.qk_norm:  # Qwen3's option covers the output too
-            layer_shapes["self_attn.o_proj.bias"] = (hidden,)
+    if shape.output_bias:
+        layer_shapes["self_attn.o_proj.bias"] = (hidden,)
+    if shape.mlp_bias:
+        layer_shapes |= {
+            "mlp.gate_proj.bias": (inner,),
+            "mlp.up_proj.bias": (inner,),
+            "mlp.down_proj.bias": (hidden,),
+        }
     if shape.qk_norm:
         layer_shapes |= {"self_attn.q_norm.weight": (d,), "self_attn.k_norm.weight": (d,)}
     wanted: dict[str, tuple[int, ...]] = {

@@ -21,14 +21,8 @@ from ahn.checkpoints.locate import CheckpointFiles
 from ahn.checkpoints.resolve import ResolvedCheckpoint, resolve_checkpoint
 from ahn.checkpoints.safetensors_files import StoredTensor, write_file
 from ahn.checkpoints.write import write_config
-from ahn.released import (
-    merged_config,
-    read_ahn_config,
-    sliding_layers,
-    split_config,
-    window_notice,
-    without_own_window,
-)
+from ahn.families import family_of
+from ahn.released import merged_config, read_ahn_config, split_config, window_notice
 from common.errors import InputError
 from common.notices import tell_once
 from common.writing import replacing_folder
@@ -78,12 +72,12 @@ def merge_checkpoint(
     max_shard_size: int | str = _DEFAULT_SHARD,
     force: bool = False,
 ) -> Written:
-    """Write one folder with base and memory, of model type `qwen2_ahn` or `qwen3_ahn`.
+    """Write one folder with base and memory, of a model type of ours, such as `qwen2_ahn`.
 
-    It loads with `ahn.load_model`, and with `AutoModelForCausalLM` after `import ahn`.
+    It loads with `ahn.load_model`, and with `AutoModelForCausalLM` after `ahn.register()`.
 
     Args:
-        base: folder or hub id of a Qwen2 or Qwen3 model.
+        base: folder or hub id of a base model.
         ahn: folder or hub id of AHN weights for it.
         output: folder to make; an empty one may be there.
         window: replaces the AHN configuration's, in tokens, or the paper's where that one is a
@@ -109,9 +103,9 @@ def merge_checkpoint(
     _check_idle(checkpoint)
     checkpoint = checkpoint.downloaded()
     sources, tensors = [checkpoint.base.folder(), memory.folder()], checkpoint.tensors
-    config = checkpoint.config
-    if sliding_layers(config):
-        config = without_own_window(config)
+    config, family = checkpoint.config, family_of(checkpoint.config)
+    if family.sliding_layers(config):
+        config = family.without_own_window(config)
     config = merged_config(config, checkpoint.settings.to_dict(), memory.config)
     for notice in checkpoint.notices:
         tell_once(notice)

@@ -33,7 +33,8 @@ from ahn.checkpoints.rope import with_rope
 from ahn.checkpoints.safetensors_files import StoredTensor
 from ahn.config import BACKENDS, AHNConfig, LayerLayout
 from ahn.cost.shapes import ModelShape
-from ahn.released import model_family, read_ahn_config, sliding_layers, window_notice
+from ahn.families import Family, family_of
+from ahn.released import read_ahn_config, window_notice
 from common.errors import InputError, Problems
 
 Tensors = Mapping[str, StoredTensor]
@@ -48,7 +49,7 @@ class ResolvedCheckpoint:
         memory: files of the memory's weights, `base` itself where they are merged into it; None:
             the variant needs none.
         config: the base's `config.json`, with the RoPE scaling that was asked for.
-        family: `qwen2` or `qwen3`.
+        family: `model_type` of its row in `ahn.families`.
         shape: the base's sizes.
         settings: variant, cell, window, sinks, layers with full attention, form of the recurrence.
         tensors: every tensor that is loaded, base and memory, by key.
@@ -149,7 +150,7 @@ def resolve_checkpoint(
     problems.check()
     base = _files(path_or_id)
     config, notices = base.config, list[str]()
-    family = model_family(base.place, config)
+    family = family_of(config, base.place)
     own = read_ahn_config(config, base.place)
     settings, described, memory = own, base, base if own is not None else None
     if ahn is not None:
@@ -175,13 +176,13 @@ def resolve_checkpoint(
     shape = _shape(base, settings)
     check_values(config, base.place)
     base.check_stop_tokens(shape.vocab_size)
-    sliding = sliding_layers(config) if own is None else []
+    sliding = family.sliding_layers(config) if own is None else []
     if sliding and (variant == "full" or window is None):
+        found, remedy = family.window_switch(config)
         raise InputError(
-            f"{base}: config.json has use_sliding_window: true: {len(sliding)} of its "
-            "layers have a window of their own, which no variant here computes; replace it "
-            "with a window of yours (window=, --window; variants window, ahn, no-write), or "
-            "set use_sliding_window to false"
+            f"{base}: config.json has {found}: {len(sliding)} of its layers have a window of their "
+            "own, which variant 'full' does not compute and the others replace: give a window of "
+            "yours (window=, --window; variants window, ahn, no-write), or " + remedy
         )
     try:
         config = with_rope(config, rope_scaling, yarn_factor)
@@ -196,7 +197,17 @@ def resolve_checkpoint(
             f"{listed(idle)}"
         )
     return ResolvedCheckpoint(
-        base, memory, config, family, shape, settings, tensors, idle, dtype, placed, tuple(notices)
+        base,
+        memory,
+        config,
+        family.model_type,
+        shape,
+        settings,
+        tensors,
+        idle,
+        dtype,
+        placed,
+        tuple(notices),
     )
 
 
@@ -217,14 +228,14 @@ def _files(place: str | Path | CheckpointFiles) -> CheckpointFiles:
     return place if isinstance(place, CheckpointFiles) else CheckpointFiles(place)
 
 
-def _memory_settings(memory: CheckpointFiles, family: str, base: CheckpointFiles) -> AHNConfig:
+def _memory_settings(memory: CheckpointFiles, family: Family, base: CheckpointFiles) -> AHNConfig:
     """The settings of AHN weights that are given beside a base model.
 
     Raises:
         InputError: they belong to another family of models, or are none.
     """
     config = memory.config
-    if model_family(memory.place, config) != family:
+    if family_of(config, memory.place) != family:
         raise InputError(
             f"{memory}: trained for {config.get('model_type')}, but {base} is "
             f"{base.config.get('model_type')}"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ahn.checkpoints.locate import CheckpointFiles
+from ahn.families import find_family
 from common.errors import InputError
 
 _VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken", "tekken.json")
@@ -27,8 +28,9 @@ def load_tokenizer(source: str | Path | CheckpointFiles) -> Any:
         raise InputError(f"{files}: no tokenizer here ({_VOCABULARIES[0]}); pass --tokenizer")
     from transformers import AutoTokenizer
 
+    options = _options(files, folder)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
     except Exception as error:  # what is wrong with the files decides of which class it is
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
@@ -37,3 +39,26 @@ def load_tokenizer(source: str | Path | CheckpointFiles) -> Any:
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise InputError(f"{files}: the tokenizer here has no tokens; pass --tokenizer")
     return tokenizer
+
+
+def _options(files: CheckpointFiles, folder: Path) -> dict[str, Any]:
+    """Further arguments of `AutoTokenizer.from_pretrained`.
+
+    transformers chooses the class of a tokenizer by the model type. A merged folder's tokenizer is
+    read as its base model's, so that both give the same tokens.
+
+    Raises:
+        InputError: a `config.json` that cannot be read.
+    """
+    if not (folder / "config.json").is_file():  # a tokenizer alone
+        return {}
+    model_type = files.config.get("model_type")
+    family = find_family(model_type)
+    if family is None or model_type == family.model_type:
+        return {}
+    from transformers import AutoConfig
+
+    try:
+        return {"config": AutoConfig.for_model(family.model_type)}
+    except ValueError:  # a family of another package, whose type transformers does not know
+        return {}

@@ -19,7 +19,8 @@ from ahn.config import AHNConfig
 from ahn.cost import zoo
 from ahn.cost.accounting import cache_bytes
 from ahn.cost.shapes import ModelShape, added_parameters
-from ahn.released import model_family, read_ahn_config, window_notice
+from ahn.families import family_of
+from ahn.released import read_ahn_config, window_notice
 from common.errors import InputError
 
 #: parts of a model, in the order of a table
@@ -83,7 +84,7 @@ def checkpoint_info(path_or_id: str | Path) -> ModelInfo:
     """
     files = CheckpointFiles(path_or_id)
     path_or_id, config = files.place, files.config
-    model_family(path_or_id, config)
+    family_of(config, path_or_id)
     settings = read_ahn_config(config, path_or_id)
     try:
         shape = ModelShape.from_config(config)
@@ -159,15 +160,15 @@ def zoo_info(
     return ModelInfo(
         name=model.name,
         kind="zoo",
-        model_type="qwen3" if model.shape.qk_norm else "qwen2",
+        model_type=model.model_type,
         cell=cell,
         window=settings.window if settings else None,
         sinks=settings.sinks if settings else None,
         window_notice=None,
         full_attention_layers=(),
         num_hidden_layers=model.shape.num_hidden_layers,
-        rope={},
-        rope_scaling="none",
+        rope=dict(model.rope_scaling),
+        rope_scaling=rope_summary({"rope_scaling": model.rope_scaling}),
         max_position_embeddings=model.max_position_embeddings,
         parameters=parameters,
         parameters_total=total,

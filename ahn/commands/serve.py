@@ -29,8 +29,9 @@ def serve(model: str | Path, options: Sequence[str]) -> None:
         raise InputError("the server's packages are not installed: pip install 'ahn-bench[serve]'")
     from transformers.cli.transformers import app
 
-    import ahn.models.causal_lm  # noqa: F401  registers the classes
+    from ahn.models.causal_lm import register
 
+    register()
     app(["serve", str(model), *options], prog_name="ahn")
 
 

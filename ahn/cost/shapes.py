@@ -10,15 +10,18 @@ from typing import Any
 from ahn.cells.declaration import SizedCell
 from ahn.cells.registry import CELLS
 from ahn.config import AHNConfig
+from ahn.families import family_of
 from common.errors import InputError
 
 #: more than any model has; lists of what a checkpoint must hold are made of this length
 _MOST_LAYERS = 10_000
+#: fields of a shape that are true or false
+_SWITCHES = ("tie_word_embeddings", "attention_bias", "qk_norm", "output_bias", "mlp_bias")
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """The sizes of a Qwen2 or Qwen3 decoder that costs follow from.
+    """The sizes of a decoder that costs follow from, of any family of `ahn.families`.
 
     Attributes:
         num_hidden_layers: decoder layers.
@@ -31,6 +34,8 @@ class ModelShape:
         tie_word_embeddings: the output head is the embedding matrix itself.
         attention_bias: q, k and v projections have biases (Qwen2: yes).
         qk_norm: RMS norms on the heads of q and k (Qwen3: yes).
+        output_bias: attention's output projection has a bias.
+        mlp_bias: the MLP's three projections have biases.
     """
 
     num_hidden_layers: int
@@ -43,12 +48,14 @@ class ModelShape:
     tie_word_embeddings: bool = False
     attention_bias: bool = True
     qk_norm: bool = False
+    output_bias: bool = False
+    mlp_bias: bool = False
 
     def __post_init__(self) -> None:
         problems = [
             f"{name} must be a positive integer, not {value!r}"
             for name, value in vars(self).items()
-            if name not in ("tie_word_embeddings", "attention_bias", "qk_norm")
+            if name not in _SWITCHES
             and (not isinstance(value, int) or isinstance(value, bool) or value <= 0)
         ]
         if not problems and self.num_hidden_layers > _MOST_LAYERS:
@@ -66,12 +73,9 @@ class ModelShape:
         """Reads the shape from a checkpoint's `config.json`.
 
         Raises:
-            InputError: another architecture than Qwen2 or Qwen3, or a missing or wrong size.
+            InputError: a model of no family, or a missing or wrong size.
         """
-        given = config.get("model_type")
-        model_type = str(given).removesuffix("_ahn")  # ours: the base and its memory
-        if model_type not in ("qwen2", "qwen3"):
-            raise InputError(f"model_type {given!r} is not supported; qwen2 and qwen3 are")
+        family = family_of(config)
         required = (
             "num_hidden_layers",
             "hidden_size",
@@ -82,27 +86,36 @@ class ModelShape:
         missing = [key for key in required if config.get(key) is None]
         if missing:
             raise InputError(f"the model's configuration lacks {', '.join(missing)}")
+        switches = {
+            "tie_word_embeddings": family.value(config, "tie_word_embeddings", False),
+            **family.biases(config),
+        }
         problems = [
-            f"{key} must be true or false, not {config[key]!r}"
-            for key in ("tie_word_embeddings", "attention_bias")
-            if not isinstance(config.get(key, False), bool)
+            f"{getattr(family, name, None) or name} must be true or false, not {value!r}"
+            for name, value in switches.items()
+            if not isinstance(value, bool)
         ]
         heads, width = config["num_attention_heads"], config["hidden_size"]
-        key_heads, head_dim = config.get("num_key_value_heads"), config.get("head_dim")
+        key_heads = family.value(config, "num_key_value_heads")
+        head_dim = config.get("head_dim")
+        if head_dim is None:
+            head_dim = family.defaults.get("head_dim")
         if head_dim is None:
             sizes = isinstance(heads, int) and isinstance(width, int) and heads > 0
-            head_dim = 128 if model_type == "qwen3" or not sizes else width // heads
+            head_dim = width // heads if sizes else 128  # wrong sizes are told below
         if isinstance(head_dim, int) and head_dim % 2:
             problems.append(f"head_dim {head_dim} is odd; RoPE turns pairs")
         if problems:
-            raise InputError("model shape: " + "; ".join(problems))
+            raise InputError("model shape: " + "; ".join(dict.fromkeys(problems)))
         return cls(
             **{key: config[key] for key in required},
             num_key_value_heads=heads if key_heads is None else key_heads,
             head_dim=head_dim,
-            tie_word_embeddings=config.get("tie_word_embeddings", False),
-            attention_bias=model_type == "qwen2" or config.get("attention_bias", False),
-            qk_norm=model_type == "qwen3",
+            tie_word_embeddings=switches["tie_word_embeddings"],
+            attention_bias=switches["qkv_bias"],
+            qk_norm=family.qk_norm,
+            output_bias=switches["output_bias"],
+            mlp_bias=switches["mlp_bias"],
         )
 
     @property
@@ -112,6 +125,7 @@ class ModelShape:
         q_width, kv_width = self.num_attention_heads * d, self.num_key_value_heads * d
         layer = 2 * D * q_width + 2 * D * kv_width + 3 * D * I_ + 2 * D
         layer += (q_width + 2 * kv_width) * self.attention_bias + 2 * d * self.qk_norm
+        layer += D * self.output_bias + (2 * I_ + D) * self.mlp_bias
         embeddings = self.vocab_size * D * (1 if self.tie_word_embeddings else 2)
         return self.num_hidden_layers * layer + embeddings + D
 

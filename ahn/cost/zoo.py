@@ -6,9 +6,8 @@ without its weights or its `config.json` at hand.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -19,8 +18,9 @@ from ahn.cells.registry import CELLS
 from ahn.cost.shapes import ModelShape
 from common import yaml
 from common.errors import InputError
+from common.suggestions import did_you_mean
 
-_KEYS = {"hub_id", "max_position_embeddings", "shape", "released_ahn"}
+_KEYS = {"hub_id", "max_position_embeddings", "shape", "rope_scaling", "released_ahn"}
 _SHAPE_KEYS = {
     "model_type",
     "num_hidden_layers",
@@ -40,17 +40,21 @@ class ZooModel:
 
     Attributes:
         name: name in the zoo, e.g. `qwen2.5-3b`.
+        model_type: of its `config.json`.
         hub_id: where its weights are.
         max_position_embeddings: tokens it was trained to attend over, before any extension.
         shape: its sizes.
         released_ahn: hub id of the AHN weights released for it, by memory cell.
+        rope_scaling: of its `config.json`; empty: none.
     """
 
     name: str
+    model_type: str
     hub_id: str
     max_position_embeddings: int
     shape: ModelShape
     released_ahn: Mapping[str, str]
+    rope_scaling: Mapping[str, Any] = field(default_factory=dict)
 
 
 def names() -> list[str]:
@@ -59,20 +63,23 @@ def names() -> list[str]:
 
 
 def find(name: str) -> ZooModel:
-    """The model of this name or hub id; case and a closing `-Instruct` do not matter.
+    """The model of this name or hub id; case and `-Instruct` do not matter.
 
     Raises:
         InputError: no such model; names the nearest ones.
     """
-    wanted = name.strip().lower().removesuffix("-instruct")
+    wanted = _plain(name)
     for model in _zoo().values():
-        if wanted in (model.name, model.hub_id.lower().removesuffix("-instruct")):
+        if wanted in (model.name, _plain(model.hub_id)):
             return model
-    near = difflib.get_close_matches(wanted.rsplit("/", 1)[-1], names(), n=3, cutoff=0.4)
     if Path(name).is_dir():
         raise InputError(f"no model {name!r} in the zoo; of a folder tells `ahn info {name}`")
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names())}"
-    raise InputError(f"no model {name!r} in the zoo; {hint}")
+    near = did_you_mean(wanted.rsplit("/", 1)[-1], names(), cutoff=0.4)
+    raise InputError(f"no model {name!r} in the zoo{near or '; known: ' + ', '.join(names())}")
+
+
+def _plain(name: str) -> str:
+    return name.strip().lower().replace("-instruct", "")
 
 
 @cache
@@ -92,7 +99,7 @@ def read(file: Traversable) -> ZooModel:
     try:
         return _parse(file.name.removesuffix(".yaml"), entry)
     except InputError as error:
-        raise InputError(f"{file}: {error}") from error
+        raise error.prefixed(f"{file}: ") from None
 
 
 def _parse(name: str, entry: Any) -> ZooModel:
@@ -115,12 +122,17 @@ def _parse(name: str, entry: Any) -> ZooModel:
             for cell in released
             if cell not in CELLS
         ]
+    scaling = entry.get("rope_scaling", {})
+    if not isinstance(scaling, dict):
+        problems.append("'rope_scaling' must be a mapping, as in config.json")
     if problems:
-        raise InputError("; ".join(problems))
+        raise InputError(*problems)
     return ZooModel(
         name=name,
+        model_type=shape["model_type"],
         hub_id=entry["hub_id"],
         max_position_embeddings=entry["max_position_embeddings"],
         shape=ModelShape.from_config(shape),
         released_ahn=released,
+        rope_scaling=scaling,
     )

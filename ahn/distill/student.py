@@ -19,19 +19,18 @@ from ahn.checkpoints.load import (
 )
 from ahn.config import AHNConfig
 from ahn.distill.recipe import Recipe
+from ahn.families import family_of
 from ahn.models.weights import stored_weights
 from ahn.released import read_ahn_config
 from common.errors import InputError
-
-_FAMILIES = ("qwen2", "qwen3")
 
 
 def base_config(recipe: Recipe) -> dict[str, Any]:
     """The base model's `config.json`; no weights are read.
 
     Raises:
-        InputError: no such model, one that is no Qwen2 or Qwen3, a memory, or a model that has
-            memories already.
+        InputError: no such model, one of no family of `ahn.families`, one with a sliding window
+            of its own, a memory, or a model that has memories already.
     """
     source = recipe.model_name_or_path
     assert source is not None
@@ -42,15 +41,20 @@ def base_config(recipe: Recipe) -> dict[str, Any]:
             "base model; give the model that it belongs to, and this as ahn_name_or_path to go on "
             "training it"
         )
-    family = config.get("model_type")
-    if config.get("ahn") or str(family).endswith("_ahn"):
+    if config.get("ahn") or str(config.get("model_type")).endswith("_ahn"):
         raise InputError(
             f"model_name_or_path: {source}: has memories merged into it; give its base model, and "
             "as ahn_name_or_path, to go on training them, what 'ahn split' takes out"
         )
-    if family not in _FAMILIES:
+    try:
+        family = family_of(config, source)
+    except InputError as error:
+        raise error.prefixed("model_name_or_path: ") from None
+    if family.sliding_layers(config):
+        found, remedy = family.window_switch(config)
         raise InputError(
-            f"model_name_or_path: {source}: model_type {family!r}; a Qwen2 or Qwen3 base is needed"
+            f"model_name_or_path: {source}: config.json has {found}: the teacher, which reads with "
+            f"full attention, would not be this model; {remedy}"
         )
     return config
 

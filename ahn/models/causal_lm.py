@@ -1,29 +1,28 @@
-"""Qwen2 and Qwen3 with a streaming past, as causal language models for `generate`.
+"""The families' models with a streaming past, as causal language models for `generate`.
 
 A long prompt goes through the stack (`ahn.models.stack`) in chunks, with logits for the positions
-that are asked for.  Importing this registers `qwen2_ahn` and `qwen3_ahn` with transformers' auto
-classes (configuration, stack, causal language model), and the classes by name.
+that are asked for.  `family_classes` mixes these classes with transformers' classes of a family
+(`ahn.families`) and registers the result with transformers' auto classes; `Qwen2AHNForCausalLM`
+and the others can be imported from here by name.
 """
 
 from __future__ import annotations
 
+import importlib
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
-    Cache,
-    Qwen2ForCausalLM,
-    Qwen3ForCausalLM,
-)
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from ahn.config import LayerLayout
+from ahn.families import Family, families
 from ahn.models.cache import AHNCache
 from ahn.models.hooks import MemoryHook
 from ahn.models.inputs import (
@@ -40,30 +39,24 @@ from ahn.models.packing import Documents, find_documents, refuse_cache
 from ahn.models.readout import LayerReadout, memory_readout
 from ahn.models.stack import (
     InitialisesCells,
+    MemoryLayer,
     OwnAttention,
-    Qwen2AHNConfig,
-    Qwen2AHNDecoderLayer,
-    Qwen2AHNModel,
-    Qwen3AHNConfig,
-    Qwen3AHNDecoderLayer,
-    Qwen3AHNModel,
+    StreamingModel,
     ahn_config,
     checkpointing_later,
 )
+from ahn.models.streaming import StreamingAttention
 from ahn.models.weights import stored_buffers
-from ahn.registration import register_names
+from ahn.released import window_notice
+from common.errors import InputError
+from common.notices import tell_once
 
 __all__ = [
     "PREFILL_CHUNK_SIZE",
-    "Qwen2AHNConfig",
-    "Qwen2AHNDecoderLayer",
-    "Qwen2AHNForCausalLM",
-    "Qwen2AHNModel",
-    "Qwen3AHNConfig",
-    "Qwen3AHNDecoderLayer",
-    "Qwen3AHNForCausalLM",
-    "Qwen3AHNModel",
+    "FamilyClasses",
     "ahn_config",
+    "family_classes",
+    "register",
 ]
 
 #: what `generate` needs itself, and hands on all the same
@@ -73,7 +66,7 @@ _OF_GENERATE = ("tokenizer", "assistant_tokenizer")
 PREFILL_CHUNK_SIZE = 1024
 
 
-class _StreamingCausalLM(OwnAttention, InitialisesCells):
+class StreamingCausalLM(OwnAttention, InitialisesCells):
     """Logits for the positions that are asked for; long prompts go through in chunks."""
 
     _model: ClassVar[Callable[..., nn.Module]]
@@ -143,9 +136,9 @@ class _StreamingCausalLM(OwnAttention, InitialisesCells):
 
         Without gradients the prompt is streamed: `prefill_chunk_size` tokens at a time go through
         all layers, and only the hidden states that are wanted are kept.  With gradients the whole
-        input is one chunk.  Arguments are those of transformers' `Qwen2ForCausalLM` and, where
+        input is one chunk.  Arguments are those of transformers' model of the family and, where
         they are not named here, of its loss (`num_items_in_batch`, `shift_labels`,
-        `ignore_index`); and `layout` and `memory_hook`.  `Qwen2AHNModel.forward` says what they
+        `ignore_index`); and `layout` and `memory_hook`.  `StreamingModel.forward` says what they
         mean and what is refused.
 
         Several documents in a row are read apart, and no first token of a document is predicted
@@ -448,27 +441,146 @@ def _last(logits: Tensor, keep: int | Tensor) -> Tensor:
     return logits[:, -keep:] if keep else logits
 
 
-class Qwen2AHNForCausalLM(_StreamingCausalLM, Qwen2ForCausalLM):
-    """Qwen2 with a streaming past and, where the layout says so, a memory."""
+class MergedConfig:
+    """A base model's configuration with `ahn`, the fields of `ahn.config.AHNConfig` as a mapping.
 
-    config_class = Qwen2AHNConfig
-    _model = Qwen2AHNModel
-    _no_split_modules = ("Qwen2AHNDecoderLayer",)
+    Mixed into transformers' configuration class of a family.
+    """
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As transformers', whose ways of reading a `config.json` all end here.
+
+        Tells what `ahn.load_model` would tell about the window of a merged folder.
+        """
+        name = kwargs.get("name_or_path") or config_dict.get("_name_or_path") or "this model"
+        if isinstance(config_dict.get("ahn"), dict):
+            tell_once(window_notice(config_dict, name))
+        return super().from_dict(config_dict, **kwargs)  # type: ignore[misc]
 
 
-class Qwen3AHNForCausalLM(_StreamingCausalLM, Qwen3ForCausalLM):
-    """Qwen3 with a streaming past and, where the layout says so, a memory."""
+@dataclass(frozen=True)
+class FamilyClasses:
+    """Our classes of one family, mixed from transformers' and from those of this package.
 
-    config_class = Qwen3AHNConfig
-    _model = Qwen3AHNModel
-    _no_split_modules = ("Qwen3AHNDecoderLayer",)
+    Attributes:
+        config: `Qwen2AHNConfig`.
+        attention: `StreamingQwen2Attention`.
+        layer: `Qwen2AHNDecoderLayer`.
+        stack: `Qwen2AHNModel`.
+        causal_lm: `Qwen2AHNForCausalLM`.
+    """
+
+    config: Any
+    attention: Any
+    layer: Any
+    stack: Any
+    causal_lm: Any
 
 
-for _config, _stack, _causal_lm in (
-    (Qwen2AHNConfig, Qwen2AHNModel, Qwen2AHNForCausalLM),
-    (Qwen3AHNConfig, Qwen3AHNModel, Qwen3AHNForCausalLM),
-):
-    AutoConfig.register(_config.model_type, _config)
-    AutoModel.register(_config, _stack)
-    AutoModelForCausalLM.register(_config, _causal_lm)
-    register_names(_config, _stack, _causal_lm)
+def _mixed(name: str, ours: type, stock: type, doc: str, **attributes: Any) -> Any:
+    """A class of this module that computes as `ours`, and else as transformers' `stock`."""
+    content = {"__module__": __name__, "__qualname__": name, "__doc__": doc, **attributes}
+    return type(name, (ours, stock), content)
+
+
+@cache
+def family_classes(family: Family) -> FamilyClasses:
+    """The classes of a family; the first call makes them known to transformers' auto classes.
+
+    Raises:
+        InputError: transformers, or the module that the family names, has no such classes.
+    """
+    name, title = family.prefix, family.title
+    stock_config, stock_attention, stock_layer, stock_stack, stock_causal_lm = _stock(family)
+
+    def init_config(self: Any, ahn: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        super(config, self).__init__(**family.window_default | kwargs)
+        self.ahn = dict(ahn or {})
+
+    config = _mixed(
+        f"{name}AHNConfig",
+        MergedConfig,
+        stock_config,
+        f"{title}'s configuration with `ahn`, the fields of `ahn.config.AHNConfig` as a mapping.",
+        model_type=family.ahn_model_type,
+        __init__=init_config,
+    )
+    attention = _mixed(
+        f"Streaming{name}Attention",
+        StreamingAttention,
+        stock_attention,
+        f"{title}'s projections, our attention.",
+    )
+    layer = _mixed(
+        f"{name}AHNDecoderLayer",
+        MemoryLayer,
+        stock_layer,
+        f"{title}'s layer with a memory.",
+        _attention=attention,
+    )
+    whole = (layer.__name__,)  # what no device map and no FSDP may split
+    stack = _mixed(
+        f"{name}AHNModel",
+        StreamingModel,
+        stock_stack,
+        f"{title}'s stack with a streaming past.",
+        config_class=config,
+        _layer=layer,
+        _no_split_modules=whole,
+    )
+    causal_lm = _mixed(
+        family.ahn_class,
+        StreamingCausalLM,
+        stock_causal_lm,
+        f"{title} with a streaming past and, where the layout says so, a memory.",
+        config_class=config,
+        _model=stack,
+        _no_split_modules=whole,
+    )
+    AutoConfig.register(config.model_type, config)
+    AutoModel.register(config, stack)
+    AutoModelForCausalLM.register(config, causal_lm)
+    _register_names(config, stack, causal_lm)
+    return FamilyClasses(config, attention, layer, stack, causal_lm)
+
+
+def _stock(family: Family) -> tuple[Any, Any, Any, Any, Any]:
+    """transformers' configuration, attention, layer, stack and causal language model."""
+    names = [f"{family.prefix}{kind}" for kind in ("Attention", "DecoderLayer", "Model")]
+    try:
+        module = importlib.import_module(family.modeling)
+        attention, layer, stack = (getattr(module, name) for name in names)
+        causal_lm = getattr(module, family.stock_class)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"family {family.model_type!r}: {error}") from error
+    return causal_lm.config_class, attention, layer, stack, causal_lm
+
+
+def _register_names(*classes: type) -> None:
+    """Make classes attributes of `transformers`, where `transformers serve` looks them up by name.
+
+    `transformers.__init__` may run twice in a process (`transformers.processing_utils` runs it
+    again), and modules that were imported in between hold the first module object. So the names
+    become attributes of the class that both objects are instances of.
+    """
+    transformers = importlib.import_module("transformers")
+    kind = type(transformers)
+    for one in classes:
+        setattr(transformers if kind is ModuleType else kind, one.__name__, one)
+
+
+def register() -> None:
+    """Make every family known to transformers' auto classes, see `ahn.register`."""
+    for family in families():
+        family_classes(family)
+
+
+def __getattr__(name: str) -> Any:
+    """Classes by name, `Qwen2AHNForCausalLM`: made when they are first asked for."""
+    for family in families() if not name.startswith("_") else ():
+        if family.prefix in name:
+            for made in vars(family_classes(family)).values():
+                if made.__name__ == name:
+                    return made
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,9 +1,11 @@
-"""The stack of layers over one chunk: Qwen2 and Qwen3, told as their difference to transformers'.
+"""The stack of layers over one chunk, as the difference to transformers' stack of any family.
 
-What differs: a decoder layer may own a memory cell (`layers.N.ahn.fn`), and attention sees sinks,
-window and memory (`ahn.models.streaming`).  Training and prompts go through the layers in chunks,
-decode steps in place on the cache: both are plans (`ahn.models.plan`), which are tested to give
-the same result.  `full`, `window`, `ahn` and `no-write` differ in their layout only.
+`ahn.models.causal_lm` mixes these classes with transformers' classes of each family (see
+`ahn.families`). What differs from those: a decoder layer may own a memory cell (`layers.N.ahn.fn`),
+and attention sees sinks, window and memory (`ahn.models.streaming`). Training and prompts go
+through the layers in chunks, decode steps in place on the cache: both are plans
+(`ahn.models.plan`), which are tested to give the same result. `full`, `window`, `ahn` and
+`no-write` differ in their layout only.
 """
 
 from __future__ import annotations
@@ -14,11 +16,9 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, Qwen2Config, Qwen2Model, Qwen3Config, Qwen3Model
+from transformers import Cache
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPast
-from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
-from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
 from ahn.cells.base import Eviction, HeadLinear, Scale, build_cell
 from ahn.config import AHNConfig, LayerLayout
@@ -39,42 +39,7 @@ from ahn.models.inputs import (
 from ahn.models.layouts import layout_table
 from ahn.models.packing import Documents, find_documents, packed_plans, refuse_cache
 from ahn.models.plan import Plan
-from ahn.models.streaming import StreamingQwen2Attention, StreamingQwen3Attention
-from ahn.released import window_notice
 from common.errors import InputError
-from common.notices import tell_once
-
-
-class _MergedConfig:
-    """Read from a merged folder, it says what `ahn.load_model` would say of its window."""
-
-    @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As transformers'; all its ways of reading a `config.json` end here."""
-        name = kwargs.get("name_or_path") or config_dict.get("_name_or_path") or "this model"
-        if isinstance(config_dict.get("ahn"), dict):
-            tell_once(window_notice(config_dict, name))
-        return super().from_dict(config_dict, **kwargs)  # type: ignore[misc]
-
-
-class Qwen2AHNConfig(_MergedConfig, Qwen2Config):
-    """Qwen2's configuration with `ahn`, the fields of `ahn.config.AHNConfig` as a mapping."""
-
-    model_type = "qwen2_ahn"
-
-    def __init__(self, ahn: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.ahn = dict(ahn or {})
-
-
-class Qwen3AHNConfig(_MergedConfig, Qwen3Config):
-    """Qwen3's configuration with `ahn`, the fields of `ahn.config.AHNConfig` as a mapping."""
-
-    model_type = "qwen3_ahn"
-
-    def __init__(self, ahn: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.ahn = dict(ahn or {})
 
 
 def ahn_config(config: Any) -> AHNConfig:
@@ -102,7 +67,7 @@ def _memory(config: Any, layout: LayerLayout, backend: str | None) -> Memory | N
     return Memory(cell)
 
 
-class _MemoryLayer(nn.Module):
+class MemoryLayer(nn.Module):
     """A decoder layer with our attention and, where the layout names a cell, a memory.
 
     Attributes:
@@ -122,18 +87,6 @@ class _MemoryLayer(nn.Module):
         """As the base class's, with the layer's cell at hand in attention."""
         memory = None if self.ahn is None else self.ahn.fn
         return super().forward(hidden_states, memory=memory, **kwargs)
-
-
-class Qwen2AHNDecoderLayer(_MemoryLayer, Qwen2DecoderLayer):
-    """Qwen2's layer with a memory."""
-
-    _attention = StreamingQwen2Attention
-
-
-class Qwen3AHNDecoderLayer(_MemoryLayer, Qwen3DecoderLayer):
-    """Qwen3's layer with a memory."""
-
-    _attention = StreamingQwen3Attention
 
 
 class InitialisesCells:
@@ -200,7 +153,7 @@ def checkpointing_later(config: Any) -> Iterator[None]:
         config.gradient_checkpointing = wanted
 
 
-class _StreamingModel(OwnAttention, InitialisesCells):
+class StreamingModel(OwnAttention, InitialisesCells):
     """The stack of layers over one chunk."""
 
     _layer: ClassVar[Callable[..., nn.Module]]
@@ -481,19 +434,3 @@ class _StreamingModel(OwnAttention, InitialisesCells):
         hidden = self.norm(hidden)  # type: ignore[attr-defined]
         states[-1] = hidden if states[-1] is not None else None
         return hidden, tuple(states) if wanted else None
-
-
-class Qwen2AHNModel(_StreamingModel, Qwen2Model):
-    """Qwen2's stack with a streaming past."""
-
-    config_class = Qwen2AHNConfig
-    _layer = Qwen2AHNDecoderLayer
-    _no_split_modules = ("Qwen2AHNDecoderLayer",)
-
-
-class Qwen3AHNModel(_StreamingModel, Qwen3Model):
-    """Qwen3's stack with a streaming past."""
-
-    config_class = Qwen3AHNConfig
-    _layer = Qwen3AHNDecoderLayer
-    _no_split_modules = ("Qwen3AHNDecoderLayer",)

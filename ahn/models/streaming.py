@@ -1,7 +1,7 @@
 """One layer's attention over a streaming past: sinks and window, and what happens beyond them.
 
-The only place where attention and memory meet; `ahn.models.stack` puts it into the layers of a
-model family.
+The only place where attention and memory meet; `ahn.models.causal_lm` mixes it into the attention
+of each family.
 """
 
 from __future__ import annotations
@@ -11,12 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.models.qwen2.modeling_qwen2 import (
-    Qwen2Attention,
-    apply_rotary_pos_emb,
-    repeat_kv,
-)
-from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, repeat_kv
 
 from ahn.cells.base import Evicted, Eviction, Gates, check_gates
 from ahn.config import LayerLayout
@@ -29,7 +24,7 @@ _KEYS_VALUES = ("keys", "values")
 
 
 class StreamingAttention(nn.Module):
-    """Attention over sinks and window, and the memory beside it: a mixin for a family's class."""
+    """Attention over sinks and window, and what happens beyond them; for a family's attention."""
 
     layer_idx: int
     head_dim: int
@@ -178,7 +173,7 @@ class StreamingAttention(nn.Module):
             x.unflatten(-1, (x.shape[-1] // self.head_dim, self.head_dim))
             for x in (self.q_proj(hidden), self.k_proj(hidden), self.v_proj(hidden))
         )
-        if hasattr(self, "q_norm"):  # Qwen3
+        if hasattr(self, "q_norm"):  # `Family.qk_norm`
             q, k = self.q_norm(q), self.k_norm(k)
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
@@ -216,11 +211,3 @@ def _untouched(eviction: Eviction | Unwritten, tokens: Tokens) -> Tensor:
         if parameter.requires_grad:
             none = none + parameter.flatten()[:0].sum().to(none)
     return none
-
-
-class StreamingQwen2Attention(StreamingAttention, Qwen2Attention):
-    """Qwen2's projections, our attention."""
-
-
-class StreamingQwen3Attention(StreamingAttention, Qwen3Attention):
-    """Qwen3's projections with q/k norms, our attention."""

@@ -24,6 +24,7 @@ import torch
 from transformers import GenerationConfig
 
 from ahn.checkpoints.locate import generation_defaults
+from ahn.families import find_family
 from common.errors import InputError
 
 # Settings of a record of a run, besides whatever else is set.
@@ -88,7 +89,8 @@ def generation_settings(
         raise InputError(f"unknown generation settings of a task: {', '.join(unknown)}")
     settings = copy.deepcopy(checkpoint)
     chosen: dict[str, Any] = {"do_sample": False, "num_beams": 1, **protocol_settings}
-    qwen3 = (model_type or "").startswith("qwen3")
+    family = find_family(model_type)
+    qwen3 = family is not None and family.model_type == "qwen3"
     if protocol_name == "ahn" and qwen3 and benchmark in _AHN_SAMPLES:
         chosen |= _AHN_QWEN3
     newline_eos = chosen.pop("newline_eos", False)

@@ -39,6 +39,7 @@ from tqdm import tqdm
 
 import ahn as library
 from ahn.checkpoints.load import local_folder, read_ahn_config
+from ahn.checkpoints.tokenizer_options import tokenizer_options
 from common.errors import InputError
 from evaluation.backends.streaming import (
     Generator,
@@ -86,7 +87,7 @@ class _Asked:
 
 @register_model("ahn")
 class AHNLM(HFLM):
-    """A variant of a Qwen2 or Qwen3 model.
+    """A variant of a base model.
 
     Args:
         pretrained: folder, hub id, or ``pocket``.
@@ -160,7 +161,8 @@ class AHNLM(HFLM):
             device=device,
         )
         folder = local_folder(path, weights=False)
-        own = AutoTokenizer.from_pretrained(model_path(tokenizer) or folder)
+        named = model_path(tokenizer) or folder
+        own = AutoTokenizer.from_pretrained(named, **tokenizer_options(named))
         self._context = context_length(model.config.to_dict()) or 2048
         super().__init__(
             pretrained=model,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ahn.checkpoints.load import local_folder
+from ahn.checkpoints.tokenizer_options import tokenizer_options
 from ahn.cost.accounting import ModelShape
 from common.errors import InputError
 from common.writing import check_folder_writable
@@ -56,7 +57,7 @@ def _load_tokenizer(path: str, problems: list[str]) -> Any:
         problems.append(f"--tokenizer: no such folder: {path} (and it is not a hub id)")
         return None
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path, **tokenizer_options(path))
     # Whatever is wrong with the files (absent, not JSON, of an unknown class): an input problem.
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -243,7 +244,7 @@ def _shape(config: Mapping[str, Any]) -> ModelShape:
     except InputError:
         raise
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"--model: config.json does not describe a Qwen2 ({error})") from error
+        raise InputError(f"--model: config.json does not describe a model ({error})") from error
 
 
 def sampling_seed(seed: int, task: str, example_id: str) -> int:

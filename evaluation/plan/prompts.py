@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ahn.families import find_family
 from tasks.schema import Example, Task, TaskProtocol
 
 TAIL_CHARACTERS = 400
@@ -104,12 +105,13 @@ def apply_chat_template(
     """`text` as the user's message, followed by the opening of the assistant's turn.
 
     A system message, and turns (role, text) of a demonstration, stand before it where the protocol
-    has them; without the former, Qwen2.5's template adds its own. Qwen3 is asked not to think.
-    Whether the model is a Qwen3 is read from its configuration, not from its name.
+    has them; without the former, Qwen2.5's template adds its own. What else the template is told
+    (Qwen3: not to think) is a matter of the model's family, by its configuration, not by its name.
     """
     turns = [("system", system_message)] if system_message is not None else []
     turns += [*demonstration, ("user", text)]
-    options = {"enable_thinking": False} if (model_type or "").startswith("qwen3") else {}
+    family = find_family(model_type)
+    options = {} if family is None else family.chat_template_options
     return tokenizer.apply_chat_template(
         [{"role": role, "content": content} for role, content in turns],
         tokenize=False,

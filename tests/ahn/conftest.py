@@ -7,14 +7,19 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
-
-from ahn.models.causal_lm import (
-    Qwen2AHNConfig,
-    Qwen2AHNForCausalLM,
-    Qwen3AHNConfig,
-    Qwen3AHNForCausalLM,
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
+
+from ahn.families import family_of
+from ahn.models.causal_lm import family_classes
 
 SIZES: dict[str, Any] = {
     "vocab_size": 101,
@@ -28,23 +33,30 @@ SIZES: dict[str, Any] = {
 #: sinks and window of the tiny models
 SINKS, WINDOW = 3, 16
 
-_CLASSES: dict[str, tuple[Any, Any, Any, Any, dict[str, Any]]] = {
-    "qwen2": (Qwen2Config, Qwen2ForCausalLM, Qwen2AHNConfig, Qwen2AHNForCausalLM, {}),
-    "qwen3": (
-        Qwen3Config,
-        Qwen3ForCausalLM,
-        Qwen3AHNConfig,
-        Qwen3AHNForCausalLM,
-        {"head_dim": 20},
-    ),
+#: RoPE as Llama 3 has it, for so few positions that each of its three ranges has frequencies
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 10_000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
 }
+#: transformers' classes of each family, and what its tiny models have besides `SIZES`
+_CLASSES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM, {}),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM, {"head_dim": 20}),
+    "llama": (LlamaConfig, LlamaForCausalLM, {"rope_parameters": LLAMA3_ROPE}),
+    "mistral": (MistralConfig, MistralForCausalLM, {"head_dim": 20, "sliding_window": None}),
+}
+FAMILIES = tuple(_CLASSES)
 
 
-def stock_model(family: str = "qwen2") -> Any:
-    """transformers' own model with random weights of a useful size."""
-    config, model, _, _, extra = _CLASSES[family]
+def stock_model(family: str = "qwen2", **options: Any) -> Any:
+    """transformers' own model with random weights of a useful size; `options` of its config."""
+    config, model, extra = _CLASSES[family]
     torch.manual_seed(0)
-    made = model(config(**SIZES, **extra, initializer_range=0.15)).eval()
+    made = model(config(**SIZES | extra | options, initializer_range=0.15)).eval()
     with torch.no_grad():
         for name, parameter in made.named_parameters():
             if name.endswith("bias"):
@@ -57,14 +69,17 @@ def variant_model(
     cell: str = "GatedDeltaNet",
     family: str = "qwen2",
     fresh: bool = False,
+    options: dict[str, Any] | None = None,
     **ahn: Any,
 ) -> Any:
     """Our model with the stock model's weights; memories are random unless `fresh`."""
-    _, _, config, model, extra = _CLASSES[family]
+    classes, options = family_classes(family_of({"model_type": family})), options or {}
     settings = {"variant": variant, "cell": cell, "window": WINDOW, "sinks": SINKS, **ahn}
+    given = SIZES | _CLASSES[family][2] | options
     torch.manual_seed(2)
-    made = model(config(ahn=settings, **SIZES, **extra, initializer_range=0.15)).eval()
-    missing, unexpected = made.load_state_dict(stock_model(family).state_dict(), strict=False)
+    made = classes.causal_lm(classes.config(ahn=settings, **given, initializer_range=0.15)).eval()
+    stock = stock_model(family, **options).state_dict()
+    missing, unexpected = made.load_state_dict(stock, strict=False)
     assert not unexpected and all(".ahn.fn." in name for name in missing)
     if not fresh:
         torch.manual_seed(1)

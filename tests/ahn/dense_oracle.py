@@ -69,6 +69,12 @@ def rms_norm(x: Array, weight: Array, epsilon: float) -> Array:
     return x / np.sqrt((x * x).mean(-1, keepdims=True) + epsilon) * weight
 
 
+def linear(weights: Mapping[str, Array], name: str, x: Array) -> Array:
+    """A projection by its weight `[out, in]` and, where it has one, its bias."""
+    projected = x @ weights[f"{name}.weight"].T
+    return projected + weights[f"{name}.bias"] if f"{name}.bias" in weights else projected
+
+
 def rope(x: Array, angle: Array) -> Array:
     """Turn `[H, d]` by the angles `[d / 2]`; dimension i is paired with dimension i + d / 2."""
     first, second = np.split(x, 2, axis=-1)
@@ -76,8 +82,22 @@ def rope(x: Array, angle: Array) -> Array:
     return np.concatenate([first * cos - second * sin, second * cos + first * sin], -1)
 
 
+def llama3_frequencies(frequencies: Array, rope: Mapping[str, Any]) -> Array:
+    """Llama 3.1's stretch of RoPE: slow turns become `factor` times slower, fast ones stay.
+
+    Source: `apply_scaling` in Meta's reference code (github.com/meta-llama/llama-models,
+    models/llama3/model.py). A frequency that turns `original_max_position_embeddings` tokens at
+    least `high_freq_factor` times stays; at most `low_freq_factor` times, it is divided; between
+    these it is interpolated linearly.
+    """
+    turns = rope["original_max_position_embeddings"] * frequencies / (2 * np.pi)
+    low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+    kept = np.clip((turns - low) / (high - low), 0.0, 1.0)
+    return kept * frequencies + (1 - kept) * frequencies / rope["factor"]
+
+
 class DenseModel:
-    """A Qwen2 or Qwen3 with memories.
+    """A model of any family with memories.
 
     Args:
         config: `config.json` of a checkpoint, with `_ahn_implementation` and `fa_layer_ids`.
@@ -95,7 +115,10 @@ class DenseModel:
         self.heads = int(config["num_attention_heads"])
         self.d = int(config.get("head_dim") or config["hidden_size"] // self.heads)
         half = self.d // 2
-        self.frequencies: Array = float(config["rope_theta"]) ** (-np.arange(half) / half)
+        rope = config.get("rope_parameters") or {"rope_theta": config.get("rope_theta")}
+        self.frequencies: Array = float(rope["rope_theta"]) ** (-np.arange(half) / half)
+        if rope.get("rope_type") == "llama3":
+            self.frequencies = llama3_frequencies(self.frequencies, rope)
 
     def run(
         self,
@@ -154,20 +177,16 @@ class DenseModel:
                 state = self.written(cell, state, h[j], k[j], v[j])
                 a[p] += self.read(cell, state, h[p], q[p])
         heard = a.reshape(len(h), -1)
-        x = x + heard @ own["self_attn.o_proj.weight"].T
+        x = x + linear(own, "self_attn.o_proj", heard)
         h = rms_norm(x, own["post_attention_layernorm.weight"], epsilon)
-        gate = silu(h @ own["mlp.gate_proj.weight"].T)
-        x = x + (gate * (h @ own["mlp.up_proj.weight"].T)) @ own["mlp.down_proj.weight"].T
-        return x, heard, state
+        inner = silu(linear(own, "mlp.gate_proj", h)) * linear(own, "mlp.up_proj", h)
+        return x + linear(own, "mlp.down_proj", inner), heard, state
 
     def _projected(self, own: Mapping[str, Array], h: Array) -> tuple[Array, Array, Array]:
         """q, k, v `[L, H, d]`: k and v repeated for their query heads, q and k turned."""
         found = []
         for name in "qkv":
-            projected = h @ own[f"self_attn.{name}_proj.weight"].T
-            if f"self_attn.{name}_proj.bias" in own:
-                projected = projected + own[f"self_attn.{name}_proj.bias"]
-            projected = projected.reshape(len(h), -1, self.d)
+            projected = linear(own, f"self_attn.{name}_proj", h).reshape(len(h), -1, self.d)
             if f"self_attn.{name}_norm.weight" in own:
                 norm = own[f"self_attn.{name}_norm.weight"]
                 projected = rms_norm(projected, norm, self.config["rms_norm_eps"])

@@ -157,7 +157,7 @@ CASES = [
     Case(
         "a list", ("{base}/config.json: not a JSON object",), written("base", "config.json", b"[]")
     ),
-    Case("llama", ("{base}: config.json: model_type 'llama'",), config("base", model_type="llama")),
+    Case("gemma", ("{base}: config.json: model_type 'gemma'",), config("base", model_type="gemma")),
     Case("qwen2_vl", ("model_type 'qwen2_vl' is not",), config("base", model_type="qwen2_vl")),
     Case("qwen2_moe", ("model_type 'qwen2_moe' is not",), config("base", model_type="qwen2_moe")),
     Case("no family", ("model_type None is not",), config("base", model_type=None)),

@@ -237,8 +237,8 @@ class TestRefused:
     def test_another_family(self, base: Path, memory: Path) -> None:
         edit(memory, model_type="qwen3")
         self.refused("trained for qwen3", base, ahn=memory)
-        edit(base, model_type="llama")
-        self.refused("model_type 'llama' is not supported", base, variant="full")
+        edit(base, model_type="gemma")
+        self.refused("model_type 'gemma' is not supported", base, variant="full")
 
     def test_router_and_q_proj_of_released_configurations(self, base: Path, memory: Path) -> None:
         edit(memory, use_q_proj=True)

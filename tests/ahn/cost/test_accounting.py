@@ -227,8 +227,8 @@ def test_shape_reads_configurations_of_both_families():
     qwen3 = ModelShape.from_config(config | {"model_type": "qwen3"})
     assert (qwen3.head_dim, qwen3.attention_bias, qwen3.qk_norm) == (128, False, True)
     assert ModelShape.from_config(config | {"model_type": "qwen3_ahn"}) == qwen3
-    with pytest.raises(InputError, match="model_type 'llama' is not supported"):
-        ModelShape.from_config(config | {"model_type": "llama"})
+    with pytest.raises(InputError, match="model_type 'gemma' is not supported"):
+        ModelShape.from_config(config | {"model_type": "gemma"})
     with pytest.raises(InputError, match="lacks vocab_size"):
         ModelShape.from_config(config | {"vocab_size": None})
     with pytest.raises(InputError, match="hidden_size must be a positive integer"):

@@ -23,6 +23,10 @@ from common.errors import InputError
         ("qwen3-4b", 4_022_468_096),
         ("qwen3-8b", 8_190_735_360),
         ("qwen3-14b", 14_768_307_200),
+        ("llama-3.1-8b", 8_030_261_248),
+        ("llama-3.2-1b", 1_235_814_400),
+        ("llama-3.2-3b", 3_212_749_824),
+        ("mistral-7b-v0.3", 7_248_023_552),
     ],
 )
 def test_sizes_give_the_published_parameter_count(name, parameters):
@@ -31,8 +35,9 @@ def test_sizes_give_the_published_parameter_count(name, parameters):
 
 def test_names_are_sorted_by_family_and_size():
     names = zoo.names()
-    assert names[:5] == ["qwen2.5-0.5b", "qwen2.5-1.5b", "qwen2.5-3b", "qwen2.5-7b", "qwen2.5-14b"]
-    assert all(name.startswith("qwen3-") for name in names[5:])
+    assert names[:4] == ["llama-3.1-8b", "llama-3.2-1b", "llama-3.2-3b", "mistral-7b-v0.3"]
+    assert names[4:9] == ["qwen2.5-0.5b", "qwen2.5-1.5b", "qwen2.5-3b", "qwen2.5-7b", "qwen2.5-14b"]
+    assert all(name.startswith("qwen3-") for name in names[9:])
 
 
 @pytest.mark.parametrize(
@@ -43,6 +48,11 @@ def test_a_model_is_found_by_name_and_by_hub_id(spelling):
     assert zoo.find(spelling).name == "qwen2.5-3b"
 
 
+@pytest.mark.parametrize("spelling", ["mistralai/Mistral-7B-v0.3", "Mistral-7B-Instruct-v0.3"])
+def test_instruct_may_stand_inside_a_name(spelling):
+    assert zoo.find(spelling).name == "mistral-7b-v0.3"
+
+
 def test_released_checkpoints_are_named_by_cell():
     released = zoo.find("qwen2.5-3b").released_ahn
     assert released["GatedDeltaNet"] == "ByteDance-Seed/AHN-GDN-for-Qwen-2.5-Instruct-3B"
@@ -50,9 +60,9 @@ def test_released_checkpoints_are_named_by_cell():
 
 
 def test_an_unknown_name_is_answered_with_near_ones():
-    with pytest.raises(InputError, match=r"did you mean qwen2\.5-3b"):
+    with pytest.raises(InputError, match=r"did you mean 'qwen2\.5-3b'"):
         zoo.find("qwen-2.5-3b")
-    with pytest.raises(InputError, match="known: qwen2.5-0.5b"):
+    with pytest.raises(InputError, match="known: llama-3.1-8b"):
         zoo.find("zzz")
 
 
@@ -65,6 +75,8 @@ def test_an_unknown_name_is_answered_with_near_ones():
         ({"released_ahn": {"LSTM": "x/y"}}, "cell 'LSTM' is unknown"),
         ({"shape": {"num_layers": 3}}, "unknown key 'shape.num_layers'"),
         ({"shape": [1]}, "a mapping with a 'shape'"),
+        ({"rope_scaling": "yarn"}, "'rope_scaling' must be a mapping"),
+        ({"rope": {}, "hub_id": 3}, "unknown key 'rope'"),
     ],
 )
 def test_a_broken_file_is_refused_by_name(tmp_path, change, message):
