@@ -14,17 +14,19 @@ import statistics
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any
+from typing import Any
 
+import click
 import torch
-import typer
 from rich.console import Console
 from rich.table import Table
 
 import ahn
+from ahn.checkpoints.names import ahn_path, model_path
+from ahn.commands.options import Bench
 from ahn.config import VARIANTS, AHNConfig
 from ahn.cost.accounting import ModelShape, cache_bytes, flops
-from common.errors import InputError
+from common.commands import settings_command
 
 
 @dataclass(frozen=True)
@@ -190,50 +192,27 @@ def table(measurements: list[Measurement]) -> Table:
     return shown
 
 
-def bench(
-    model: Annotated[str, typer.Option(help="Base model: folder or hub id.")] = "pocket",
-    memory: Annotated[str, typer.Option("--ahn", help="AHN weights: folder or hub id.")] = "pocket",
-    window: Annotated[int, typer.Option(min=1, help="Window, tokens.")] = 128,
-    sinks: Annotated[int, typer.Option(min=0, help="Sinks, tokens.")] = 4,
-    lengths: Annotated[
-        str, typer.Option(help="Prompt lengths, comma-separated.")
-    ] = "512,2048,8192",
-    steps: Annotated[int, typer.Option(min=1, help="Decode steps.")] = 32,
-    repeats: Annotated[int, typer.Option(min=1, help="Times each is measured.")] = 3,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1.")] = None,
-) -> None:
+def bench(asked: Bench) -> None:
     """Speed and cache size of every variant on this machine."""
-    try:
-        sizes = [int(length) for length in lengths.split(",")]
-        if min(sizes) < 1:
-            raise ValueError
-    except ValueError:
-        typer.echo(f"--lengths: positive integers, comma-separated, not {lengths!r}", err=True)
-        raise typer.Exit(2) from None
-    base = str(ahn.POCKET_PATH) if model == "pocket" else model
-    weights = str(ahn.POCKET_PATH / "gdn") if memory == "pocket" else memory
+    base, weights = model_path(asked.model), ahn_path(asked.ahn)
+    window, sinks = asked.window, asked.sinks
+    shape = ModelShape.from_config(ahn.describe_model(base))
+    models: dict[str, Any] = {}
+    for variant in VARIANTS:
+        seen = AHNConfig(variant=variant).layer(0)
+        models[variant] = ahn.load_model(
+            base,
+            variant=variant,
+            ahn=None if seen.cell is None else weights,
+            window=None if seen.window is None else window,
+            sinks=None if seen.window is None else sinks,
+            dtype=asked.dtype,
+            device=asked.device,
+        )
+        share_base(models)
     measurements: list[Measurement] = []
-    try:
-        shape = ModelShape.from_config(ahn.describe_model(base))
-        models: dict[str, Any] = {}
-        for variant in VARIANTS:
-            seen = AHNConfig(variant=variant).layer(0)
-            models[variant] = ahn.load_model(
-                base,
-                variant=variant,
-                ahn=None if seen.cell is None else weights,
-                window=None if seen.window is None else window,
-                sinks=None if seen.window is None else sinks,
-                dtype=dtype,
-                device=device,
-            )
-            share_base(models)
-        for tokens in sizes:
-            measurements += measure_in_turns(models, shape, tokens, steps, repeats)
-    except InputError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(2) from None
+    for tokens in asked.lengths:
+        measurements += measure_in_turns(models, shape, tokens, asked.steps, asked.repeats)
     loaded = models["full"]
     where = (
         torch.cuda.get_device_name(loaded.device)
@@ -242,21 +221,24 @@ def bench(
     )
     measurements.sort(key=lambda m: (m.tokens, VARIANTS.index(m.variant)))
     console = Console(width=None if Console().is_terminal else 100)
-    console.print(
-        f"{model}, {loaded.dtype}, window {window}, {sinks} sinks; {where}".replace("torch.", "")
-    )
+    dtype = str(loaded.dtype).removeprefix("torch.")
+    console.print(f"{asked.model}, {dtype}, window {window}, {sinks} sinks; {where}")
     console.print(table(measurements))
     result = {
-        "model": model,
-        "dtype": str(loaded.dtype).removeprefix("torch."),
+        "model": asked.model,
+        "dtype": dtype,
         "device": where,
         "torch": torch.__version__,
         "window": window,
         "sinks": sinks,
         "measurements": [asdict(m) for m in measurements],
     }
-    typer.echo(json.dumps(result))
+    click.echo(json.dumps(result))
 
+
+command = settings_command(
+    lambda: Bench, bench, examples=("python -m ahn.commands.bench --lengths 1k,8k",)
+)
 
 if __name__ == "__main__":
-    typer.run(bench)
+    command.main(prog_name="python -m ahn.commands.bench")
