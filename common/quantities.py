@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-_TOKENS = re.compile(r"(\d+)([km])", re.IGNORECASE)
+_TOKENS = re.compile(r"\s*([0-9]{1,12})\s*([km])\s*", re.IGNORECASE)
 _FACTORS = {"k": 1024, "m": 1024**2}
 _DTYPES = {
     "bf16": "bfloat16",
@@ -25,7 +25,7 @@ def token_count(value: Any) -> Any:
     This is the one place that gives the letters a meaning: benchmarks name their lengths in powers
     of two (`128k` is 131072).
     """
-    match = _TOKENS.fullmatch(value.strip()) if isinstance(value, str) else None
+    match = _TOKENS.fullmatch(value) if isinstance(value, str) else None
     return int(match[1]) * _FACTORS[match[2].lower()] if match else value
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from common.errors import InputError
+from common.quantities import dtype_name
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 _AUTOMATIC = ("auto", "balanced", "balanced_low_0", "sequential")
@@ -17,7 +18,8 @@ def resolve_dtype(dtype: Any, config: Mapping[str, Any], stored: str) -> Any:
     """The torch dtype that weights are loaded in.
 
     Args:
-        dtype: a torch dtype or its name; None or `auto`: what `config.json` says, else as stored.
+        dtype: a torch dtype or its name (also `bf16`); None or `auto`: what `config.json` says,
+            else as stored.
         config: the base model's configuration.
         stored: type of the base's embedding as safetensors names it.
 
@@ -31,7 +33,7 @@ def resolve_dtype(dtype: Any, config: Mapping[str, Any], stored: str) -> Any:
         name = said if said is not None else _STORED[stored]
     else:
         name = dtype
-    name = str(name).removeprefix("torch.")
+    name = dtype_name(str(name).removeprefix("torch."))
     if name not in DTYPES:
         raise InputError(f"dtype {name!r} is unknown; one of {', '.join(DTYPES)}")
     return getattr(torch, name)

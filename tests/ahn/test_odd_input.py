@@ -116,8 +116,10 @@ def test_numbers_out_of_range_are_refused(
 
 
 def test_the_bounds_themselves_are_fine() -> None:
-    Generate(model="x", max_new_tokens=1, temperature=0.001, seed=0)
-    Generate(model="x", max_new_tokens=10**9, temperature=100.0, seed=2**32 - 1)
+    least = {"model": "x", "max_new_tokens": 1, "temperature": 0.001, "seed": 0}
+    most = {"model": "x", "max_new_tokens": 10**9, "temperature": 100.0, "seed": 2**32 - 1}
+    for bounds in (least, most):
+        Generate.model_validate(bounds)
     AHNConfig(window=10**12, sinks=10**12)
     with pytest.raises(InputError, match="window must be at most"):
         AHNConfig(window=10**12 + 1)
