@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from common.commands import INTERRUPTED, Argument, Program, SettingsCommand
+from common.commands import INTERRUPTED, Program, SettingsCommand
 from common.errors import InputError
 
 if TYPE_CHECKING:
@@ -203,7 +203,9 @@ app.add_command(
         _recipe,
         _train,
         params=(
-            Argument("recipe", "YAML file, e.g. configs/train/pocket-gdn.yaml.", required=False),
+            click.Argument(
+                ["recipe"], required=False, help="YAML file: configs/train/pocket-gdn.yaml."
+            ),
             click.Option(
                 ["--fresh"], is_flag=True, help="Remove earlier checkpoints and start anew."
             ),

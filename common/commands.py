@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,11 +21,9 @@ from common.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
-    from pydantic.fields import FieldInfo
 
 BAD_INPUT, INTERRUPTED = 2, 130
 _YES, _NO = ("true", "yes", "on"), ("false", "no", "off")
-_SHELLS = ("bash", "zsh", "fish")
 
 
 def _kebab(token: str) -> str:
@@ -113,15 +111,9 @@ class SettingsCommand(_Formatted):
 
     @cached_property
     def _fields(self) -> dict[str, click.Parameter]:
-        groups: Mapping[str, str] = getattr(self.model, "groups", {})
-        heading = "Options"
-        made: dict[str, click.Parameter] = {}
-        for key, option in self.model.model_fields.items():
-            heading = groups.get(key, heading)
-            if key not in self._without:
-                text = self._helps.get(key) or option.description or ""
-                made[key] = _parameter(key, option, text, heading)
-        return made
+        from common.flags import parameters_of
+
+        return parameters_of(self.model, self._helps, self._without)
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """The settings, then the command's own parameters, then `--help`."""
@@ -138,8 +130,6 @@ class SettingsCommand(_Formatted):
 
     def _plain(self, ctx: click.Context, args: Sequence[str]) -> Iterator[str]:
         """The words, with `--base.tokenizer PATH` and `--bf16 no` as click takes them."""
-        from common.settings import is_mapping
-
         flags = {
             spelling: parameter
             for parameter in self.get_params(ctx)
@@ -175,22 +165,20 @@ class SettingsCommand(_Formatted):
                 problems.add(f"{flag}: its value is missing ({following} follows)")
             else:
                 del words[: not equals]
-                if inner and is_mapping(self.model.model_fields[str(parameter.name)]):
-                    following = f"{inner}={following}"
-                    flag = name
-                yield from (flag, following)
+                whole = not inner or not getattr(parameter, "of_mapping", False)
+                yield from (flag, following) if whole else (name, f"{inner}={following}")
         problems.check()
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Call the callback with the flags that were given."""
-        from common.settings import flag_values
-
-        given = {}
-        for key in self._fields:
-            value = ctx.params.pop(key)
-            if value not in (None, ()):
-                given[key] = value
-        ctx.params["flags"] = flag_values(self.model, given)
+        """Call the callback with the values of the flags that were given."""
+        problems, flags = Problems(), dict[str, Any]()
+        for key, parameter in self._fields.items():
+            given = ctx.params.pop(key)
+            if given not in (None, ()):
+                with problems.collecting():
+                    flags[key] = getattr(parameter, "value_of", _as_given)(given)
+        problems.check()
+        ctx.params["flags"] = flags
         return super().invoke(ctx)
 
     def main(self, *args: Any, **options: Any) -> Any:
@@ -204,143 +192,18 @@ class SettingsCommand(_Formatted):
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
             if record is not None:
-                heading = getattr(parameter, "heading", "Other options")
+                argument = isinstance(parameter, click.Argument)
+                heading = (
+                    "Arguments" if argument else getattr(parameter, "heading", "Other options")
+                )
                 sections.setdefault(heading, []).append(record)
         for heading, records in sections.items():
             with formatter.section(heading):
                 formatter.write_dl(records)
 
 
-class _Option(click.Option):
-    """A flag under a heading.
-
-    Args:
-        names: of the flag.
-        heading: of its group in the help.
-        on_by_default: of a switch.
-        of_mapping: each value has a name: `--base.NAME VALUE`.
-        options: of `click.Option`.
-    """
-
-    def __init__(
-        self,
-        names: Sequence[str],
-        heading: str,
-        *,
-        on_by_default: bool = False,
-        of_mapping: bool = False,
-        **options: Any,
-    ) -> None:
-        super().__init__(names, **options)
-        self.of_mapping = of_mapping
-        self.on_by_default = on_by_default
-        self.heading = heading
-
-    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        """The flag and its meaning, without a `--no-x` that would change nothing."""
-        record = super().get_help_record(ctx)
-        if record and self.of_mapping:
-            return f"{self.opts[0]}.NAME VALUE", record[1]
-        negative = [self.opts[0].replace("--", "--no-", 1)]
-        if record and self.secondary_opts == negative and not self.on_by_default:
-            return ", ".join(self.opts), record[1]
-        return record
-
-
-class Argument(click.Argument):
-    """A word without a flag.
-
-    Args:
-        name: of the parameter.
-        text: its help.
-        options: of `click.Argument`.
-    """
-
-    heading = "Arguments"
-
-    def __init__(self, name: str, text: str, **options: Any) -> None:
-        super().__init__([name], **options)
-        self.text = text
-
-    def get_help_record(self, ctx: click.Context) -> tuple[str, str]:
-        """The word and its meaning."""
-        return self.make_metavar(ctx).strip("[]"), self.text
-
-
-def _parameter(key: str, option: FieldInfo, text: str, heading: str) -> click.Parameter:
-    from common.settings import flag_of, flags_of, is_list, is_mapping, is_switch
-
-    flag = flag_of(option)
-    several = is_list(option) or is_mapping(option)
-    metavar = flag.metavar or _metavar(option)
-    if flag.argument:
-        required = option.is_required()
-        nargs = -1 if several else 1
-        return Argument(key, text, nargs=nargs, required=required, metavar=metavar)
-    default = option.get_default(call_default_factory=True)
-    if option.is_required():
-        text += " [required]"
-    elif (
-        default is not False and default not in (None, {}, [], "") and "default" not in text.lower()
-    ):
-        text += f" [default: {_as_written(default)}]"
-    names = flags_of(key, option)
-    if is_switch(option):
-        off = f"--{flag.off}" if flag.off else names[0].replace("--", "--no-", 1)
-        pairs = [f"{names[0]}/{off}", *names[1:]]
-        return _Option(
-            [*pairs, key], heading, on_by_default=default is True, default=None, help=text
-        )
-    return _Option(
-        [*names, key],
-        heading,
-        of_mapping=is_mapping(option),
-        type=str,
-        multiple=several,
-        metavar=metavar,
-        help=text,
-        shell_complete=_completing(option),
-    )
-
-
-def _metavar(option: FieldInfo) -> str:
-    """What stands for a value: the values that there are, or what kind of thing it is."""
-    from common.settings import is_list, item_kinds, kinds_of
-
-    if choices := _choices(option):
-        return "|".join(choices)
-    kinds = [k for kind in kinds_of(option) for k in (item_kinds(kind) or [kind])]
-    names = {int: "N", float: "X", str: "TEXT"}
-    found = dict.fromkeys(names.get(kind, "TEXT") for kind in kinds)
-    return "|".join(found) + (",..." if is_list(option) else "")
-
-
-def _choices(option: FieldInfo) -> list[str]:
-    from common.settings import kinds_of
-
-    return [
-        str(value)
-        for kind in kinds_of(option)
-        if get_origin(kind) is Literal
-        for value in get_args(kind)
-    ]
-
-
-def _completing(option: FieldInfo) -> Callable[..., list[str]] | None:
-    choices = _choices(option)
-    if not choices:
-        return None
-    return lambda ctx, param, incomplete: [c for c in choices if c.startswith(incomplete)]
-
-
-def _is_told(default: Any) -> bool:
-    return default is not False and default not in (None, {}, [], "")
-
-
-def _as_written(default: Any) -> str:
-    if isinstance(default, bool):
-        return "yes" if default else "no"
-    return ",".join(map(str, default)) if isinstance(default, list) else str(default)
+def _as_given(words: Any) -> Any:
+    return list(words) if isinstance(words, tuple) else words
 
 
 def settings_command(
@@ -386,11 +249,6 @@ class Program(_Formatted, click.Group):
                 click.echo(f"{name} {version()}")
                 ctx.exit()
 
-        def complete(ctx: click.Context, _: click.Parameter, shell: str | None) -> None:
-            if shell and not ctx.resilient_parsing:
-                click.echo(completion_line(name, shell))
-                ctx.exit()
-
         super().__init__(
             name,
             help=summary,
@@ -404,15 +262,10 @@ class Program(_Formatted, click.Group):
                     callback=show,
                     help="Print the version and exit.",
                 ),
-                click.Option(
-                    ["--completion"],
-                    type=click.Choice(_SHELLS),
-                    expose_value=False,
-                    is_eager=True,
-                    callback=complete,
-                    help="Print the line that switches on completion in a shell, and exit.",
-                ),
             ],
+            epilog="Shell completion: put eval "
+            f'"$(_{name.upper()}_COMPLETE=bash_source {name})" into ~/.bashrc; of zsh and fish '
+            "likewise, with zsh_source and fish_source.",
             context_settings=_CONTEXT,
         )
         self.examples = examples
@@ -442,11 +295,3 @@ class Program(_Formatted, click.Group):
     def main(self, *args: Any, **options: Any) -> Any:
         """Run the program; see `click.Command.main`."""
         return super().main(*args, **{"prog_name": self.name, **options})
-
-
-def completion_line(program: str, shell: str) -> str:
-    """The line of a shell's start-up file that switches on completion of a program."""
-    variable = f"_{program}_COMPLETE".upper()
-    if shell == "fish":
-        return f"{variable}=fish_source {program} | source"
-    return f'eval "$({variable}={shell}_source {program})"'

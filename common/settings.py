@@ -10,11 +10,11 @@ is said with the place where it was written: file and line, or flag.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import NoneType
-from typing import Annotated, Any, TypeVar, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -44,20 +44,23 @@ class Settings(BaseModel):
     )
 
 
-def _number(value: Any) -> Any:
+def as_number(value: Any) -> Any:
+    """A text that is a number to everybody but YAML as that number; other values as they are."""
     # YAML 1.1 reads 1e-4, without a point, as text
-    return float(value) if isinstance(value, str) and _SCIENTIFIC.fullmatch(value) else value
+    return float(value) if isinstance(value, str) and _TAKEN_FOR_TEXT.fullmatch(value) else value
 
 
-_SCIENTIFIC = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
+_TAKEN_FOR_TEXT = re.compile(r"[-+]?(\d+(\.\d*)?[eE][-+]?\d+|nan|inf)")
 
 Whole = StrictInt
 """A whole number; `true` and `4.0` are none."""
 Number = Annotated[
-    StrictFloat, BeforeValidator(_number, json_schema_input_type=float), Field(allow_inf_nan=False)
+    StrictFloat,
+    BeforeValidator(as_number),
+    Field(allow_inf_nan=False),
 ]
 """A finite number."""
-Tokens = Annotated[StrictInt, BeforeValidator(token_count, json_schema_input_type=int)]
+Tokens = Annotated[StrictInt, BeforeValidator(token_count)]
 """A number of tokens, also written `128k` or `1m`."""
 Seed = Annotated[StrictInt, Field(ge=0, lt=2**32)]
 """What every generator of random numbers takes as a seed."""
@@ -65,7 +68,7 @@ as_dtype = BeforeValidator(dtype_name)
 """For a field that takes the name of a number type: `bf16` is `bfloat16`."""
 
 
-@dataclass(frozen=True, init=False)
+@dataclass(frozen=True)
 class Flag:
     """How a field is written on the command line, where its name and type do not say it.
 
@@ -78,22 +81,11 @@ class Flag:
         argument: a word without a flag.
     """
 
-    names: tuple[str, ...]
+    names: tuple[str, ...] = ()
     metavar: str | None = None
     off: str | None = None
     own_form: bool = False
     argument: bool = False
-
-    def __init__(
-        self,
-        *names: str,
-        metavar: str | None = None,
-        off: str | None = None,
-        own_form: bool = False,
-        argument: bool = False,
-    ) -> None:
-        for name, value in list(locals().items())[1:]:
-            object.__setattr__(self, name, value)
 
 
 _NO_FLAG = Flag()
@@ -102,11 +94,6 @@ _NO_FLAG = Flag()
 def flag_of(option: FieldInfo) -> Flag:
     """The `Flag` in a field's annotation; a plain one where there is none."""
     return next((item for item in option.metadata if isinstance(item, Flag)), _NO_FLAG)
-
-
-def key_of(flag: str) -> str:
-    """The key that a flag stands for: `max_length` for `--max-length`."""
-    return flag.lstrip("-").replace("-", "_")
 
 
 def flag_for(key: str) -> str:
@@ -157,7 +144,7 @@ def parse_file(model: type[BaseModel], text: str, name: str) -> SettingsFile:
     if not isinstance(content, Mapping):
         raise InputError(f"{name} must hold 'key: value' lines")
     other = {
-        key_of(spelling): key
+        spelling.lstrip("-").replace("-", "_"): key
         for key, option in model.model_fields.items()
         for spelling in flag_of(option).names
         if spelling.startswith("--")
@@ -250,141 +237,26 @@ def known_names(model: type[BaseModel], place: tuple[str, ...]) -> Collection[st
     """The keys that there are where an unknown one stands."""
     for key in place[:-1]:
         option = model.model_fields.get(key)
-        inner = None if option is None else _inner_model(option.annotation)
+        inner = None if option is None else inner_model(option.annotation)
         if inner is None:
             return ()
         model = inner
     return model.model_fields
 
 
-def _inner_model(annotation: Any) -> type[BaseModel] | None:
-    for kind in _kinds(annotation):
+def inner_model(annotation: Any) -> type[BaseModel] | None:
+    """The model that a field's value is, if it is one."""
+    for kind in kinds_of(annotation):
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             return kind
     return None
 
 
-def _kinds(annotation: Any) -> list[Any]:
-    """The types of an annotation, `None` left out: `[int]` of `Annotated[int, ...] | None`."""
+def kinds_of(annotation: Any) -> list[Any]:
+    """The types of an annotation without `None` and metadata: `[int]` of `Tokens | None`."""
     if get_origin(annotation) is Annotated:
-        return _kinds(get_args(annotation)[0])
-    if get_origin(annotation) in (list, dict) or not get_args(annotation):
-        return [annotation]
-    if str(get_origin(annotation)) == "typing.Literal":
-        return [annotation]
-    return [k for part in get_args(annotation) if part is not NoneType for k in _kinds(part)]
-
-
-# -- flags -------------------------------------------------------------------------------------
-
-
-def kinds_of(option: FieldInfo) -> list[Any]:
-    """The types that a field's value may have, `None` left out."""
-    return _kinds(option.annotation)
-
-
-def item_kinds(kind: Any) -> list[Any]:
-    """The types that the items of a list may have; none where `kind` is no list."""
-    return _kinds(get_args(kind)[0]) if get_origin(kind) is list else []
-
-
-def is_switch(option: FieldInfo) -> bool:
-    """Whether a field says yes or no."""
-    return kinds_of(option) == [bool]
-
-
-def is_mapping(option: FieldInfo) -> bool:
-    """Whether a field holds values by name, each with a flag of its own: `--base.tokenizer`."""
-    if flag_of(option).own_form:
-        return False
-    return any(get_origin(k) is dict for k in kinds_of(option)) or (
-        _inner_model(option.annotation) is not None
-    )
-
-
-def is_list(option: FieldInfo) -> bool:
-    """Whether a flag may be repeated."""
-    return flag_of(option).own_form or any(get_origin(k) is list for k in kinds_of(option))
-
-
-def flag_values(model: type[BaseModel], words: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of flags: their words, read as YAML where the field may have that value.
-
-    Args:
-        model: whose fields the flags are.
-        words: by key: a word, several of a list, `NAME=VALUE` words of a mapping, or True or False
-            of a switch.
-
-    Raises:
-        InputError: a mapping is given both as a whole and in parts.
-    """
-    problems = Problems()
-    values: dict[str, Any] = {}
-    for key, given in words.items():
-        option = model.model_fields[key]
-        if isinstance(given, bool):
-            values[key] = given
-        elif isinstance(given, str):
-            values[key] = _value(given, option.annotation)
-        elif is_mapping(option):
-            with problems.collecting(f"{flag_for(key)}: "):
-                values[key] = _mapping(given)
-        elif flag_of(option).own_form:
-            values[key] = list(given)
-        elif len(given) == 1 and len(kinds_of(option)) > 1:
-            values[key] = _value(given[0], option.annotation)  # may be something else than a list
-        else:
-            values[key] = [item for word in given for item in _items(word, option)]
-    problems.check()
-    return values
-
-
-def _items(word: str, option: FieldInfo) -> list[Any]:
-    """The items of a list that a word gives: `a,b`, or a list in YAML."""
-    (kind,) = (kind for kind in kinds_of(option) if get_origin(kind) is list)
-    whole = _value(word, kind)
-    if isinstance(whole, list):
-        return whole
-    parts = (part.strip() for part in word.split(","))
-    return [_value(part, get_args(kind)[0]) for part in parts if part]
-
-
-def _mapping(words: Iterable[str]) -> Any:
-    found: dict[str, Any] = {}
-    whole: list[Any] = []
-    for word in words:
-        path, equals, text = word.partition("=")
-        if not equals or path.startswith("{"):
-            whole.append(_value(word, dict[str, Any]))
-            continue
-        *parents, last = path.replace("-", "_").split(".")
-        inner: Any = found
-        for part in parents:
-            inner = inner.setdefault(part, {}) if isinstance(inner, dict) else None
-        if not isinstance(inner, dict):
-            raise InputError("given both as a whole and in parts")
-        inner[last] = _value(text, Any)
-    if len(whole) + bool(found) > 1:
-        raise InputError("given both as a whole and in parts")
-    return whole[0] if whole else found
-
-
-def _value(word: str, kind: Any) -> Any:
-    """A word as a number, list ... where a field of type `kind` takes such; else as it stands."""
-    try:
-        value = yaml.parse(word, "flag")
-    except InputError:
-        return word
-    if kind is Any:
-        return value if not isinstance(value, str) else _number(word)
-    fits = word == "null" if value is None else any(_is(value, each) for each in _kinds(kind))
-    return value if fits else word  # "" and "~" are texts, too, whatever YAML makes of them
-
-
-def _is(value: Any, kind: Any) -> bool:
-    """Whether a value that YAML gave is of a type. Ranges are for the model to check."""
-    if get_origin(kind) is list:
-        return isinstance(value, list)
-    if isinstance(value, dict):
-        return get_origin(kind) is dict or (isinstance(kind, type) and issubclass(kind, BaseModel))
-    return type(value) is kind and kind is not str or (type(value) is int and kind is float)
+        return kinds_of(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        parts = (part for part in get_args(annotation) if part is not NoneType)
+        return [kind for part in parts for kind in kinds_of(part)]
+    return [annotation]

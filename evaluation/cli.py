@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from common.commands import INTERRUPTED, Argument, Program, SettingsCommand
+from common.commands import INTERRUPTED, Program, SettingsCommand
 from evaluation.commands.benchmarks import COMMANDS
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ app.add_command(
         "run",
         _configuration,
         _run_any,
-        params=(Argument("name", "Name of the benchmark.", metavar="BENCHMARK"), *_RUN),
+        params=(click.Argument(["name"], metavar="BENCHMARK", help="Its name."), *_RUN),
         help="Run any benchmark that has a folder; `run_eval tasks` lists them.",
         without=("benchmark",),
         examples=("run_eval run longbench --model pocket --data pocket --limit 2",),

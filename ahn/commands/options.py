@@ -32,7 +32,9 @@ Sinks = Annotated[
 Factor = Annotated[
     Number | None, Field(ge=1, le=1000, description="RoPE scaling: YaRN with this factor.")
 ]
-Folder = Annotated[str, Flag("--output", "-o", metavar="DIR"), Field(description="Folder to make.")]
+Folder = Annotated[
+    str, Flag(("--output", "-o"), metavar="DIR"), Field(description="Folder to make.")
+]
 ShardSize = Annotated[str, Field(description="Largest file, e.g. 5GB or 500MB.")]
 Force = Annotated[bool, Field(description="Replace a model's folder that is already there.")]
 

@@ -31,7 +31,7 @@ class Report(Settings):
     runs: Annotated[list[Path], Flag(argument=True, metavar="RUN...", own_form=True)] = Field(
         description="Run folders."
     )
-    output: Annotated[Path, Flag("--output", "-o", metavar="FILE")] = Field(
+    output: Annotated[Path, Flag(("--output", "-o"), metavar="FILE")] = Field(
         description="The HTML file to write."
     )
 
@@ -76,10 +76,10 @@ class Export(Settings):
 
     run: _Run = Field(description="Run folder.")
     format: str = Field(description="longbench, lveval or infinitebench.")
-    output: Annotated[Path | None, Flag("--output", "-o", metavar="DIR")] = Field(
+    output: Annotated[Path | None, Flag(("--output", "-o"), metavar="DIR")] = Field(
         None, description="Folder. Default: RUN/export."
     )
-    variants: Annotated[list[str], Flag("--variant", metavar="NAME", own_form=True)] = Field(
+    variants: Annotated[list[str], Flag(("--variant",), metavar="NAME", own_form=True)] = Field(
         [], description="Only this variant; repeatable."
     )
     model_name: str | None = Field(
@@ -124,7 +124,7 @@ class Tasks(Settings):
 class PocketData(Settings):
     """Settings of `run_eval pocket-data`."""
 
-    output: Annotated[Path, Flag("--output", "-o", metavar="DIR")] = Field(
+    output: Annotated[Path, Flag(("--output", "-o"), metavar="DIR")] = Field(
         Path("runs/pocket/data"), description="Folder for tokenizer and data."
     )
     share: Number = Field(1.0, gt=0, le=1, description="Part of each phase's tokens.")

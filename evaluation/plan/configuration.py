@@ -78,7 +78,7 @@ class RunConfiguration(Settings):
         "name gives the variant 'ahn'; to compare several, gdn=PATH, dn=PATH give 'ahn-gdn', "
         "'ahn-dn'; repeatable.",
     )
-    variants: Annotated[list[str], Flag("--variant", metavar="NAME", own_form=True)] = Field(
+    variants: Annotated[list[str], Flag(("--variant",), metavar="NAME", own_form=True)] = Field(
         default_factory=list,
         description="full, window, ahn, no-write; of several AHN weights 'ahn' means each, "
         "'ahn-gdn' one; repeatable. Default: full; with a window also window; with AHN weights "
@@ -94,17 +94,19 @@ class RunConfiguration(Settings):
         le=MOST_TOKENS,
         description="Attention sinks, in tokens. Default: that of the AHN weights, else 128.",
     )
-    tasks: Annotated[list[str], Flag("--tasks", "--task", metavar="NAMES", own_form=True)] = Field(
-        default_factory=list,
-        description="Tasks or groups, joined by commas or repeated; run_eval tasks lists them. "
-        "Default: all of the benchmark.",
+    tasks: Annotated[list[str], Flag(("--tasks", "--task"), metavar="NAMES", own_form=True)] = (
+        Field(
+            default_factory=list,
+            description="Tasks or groups, joined by commas or repeated; run_eval tasks lists them. "
+            "Default: all of the benchmark.",
+        )
     )
     data: Name | None = Field(
         default=None,
         description="Folder, file or archive with rows, or 'pocket'. Default: the benchmark's hub.",
     )
     lengths: Annotated[
-        list[str], Flag("--lengths", "--length", metavar="LENGTHS", own_form=True)
+        list[str], Flag(("--lengths", "--length"), metavar="LENGTHS", own_form=True)
     ] = Field(
         default_factory=list,
         description="Lengths of the texts, joined by commas or repeated. LV-Eval: levels, 16k to "
@@ -155,7 +157,7 @@ class RunConfiguration(Settings):
         default=None,
         description="Seed of sampling and of generated data. Default: the protocol's.",
     )
-    output: Annotated[Name | None, Flag("--output", "-o", metavar="DIR")] = Field(
+    output: Annotated[Name | None, Flag(("--output", "-o"), metavar="DIR")] = Field(
         default=None,
         description="Run folder; continued if it is there. Default: runs/<benchmark>-<start of "
         "identity>.",

@@ -103,9 +103,9 @@ def test_odd_places_are_refused(
         (["--yarn-factor", "inf"], "--yarn-factor: must be a finite number"),
         (["--lengths", "9" * 400], "should be a number of tokens"),
         (["--device", "cuda:" + "9" * 30], "--device"),
-        (["--model", ""], "--model: String should have at least 1 character"),
-        (["--output", ""], "--output: String should have at least 1 character"),
-        (["--data", ""], "--data: String should have at least 1 character"),
+        (["--model", ""], "--model: string should have at least 1 character"),
+        (["--output", ""], "--output: string should have at least 1 character"),
+        (["--data", ""], "--data: string should have at least 1 character"),
     ],
 )
 def test_numbers_out_of_range_and_empty_names_are_refused(
