@@ -6,326 +6,222 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-from rich.text import Text
-from typer.core import TyperCommand
+import click
 
-from ahn.cells.registry import CELLS
-from common.errors import InputError, problems_of
+from common.commands import INTERRUPTED, Program, SettingsCommand
+from common.errors import InputError
 
-_HELP = "Artificial Hippocampus Networks (AHN): constant-memory long context for released models."
+if TYPE_CHECKING:
+    from types import ModuleType
 
-app = typer.Typer(
-    help=_HELP,
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
+    from ahn.commands import options as given
+    from ahn.distill.recipe import Recipe
+
+_AHN = "ByteDance-Seed/AHN-GDN-for-Qwen-2.5-Instruct-3B"
+
+
+def _version() -> str:
+    import ahn
+
+    return ahn.__version__
+
+
+def _options() -> ModuleType:
+    from ahn.commands import options
+
+    return options
+
+
+app = Program(
+    "ahn",
+    "Artificial Hippocampus Networks (AHN) for Qwen2.5 and Qwen3: constant-memory long context.",
+    _version,
+    examples=(
+        "ahn generate --model pocket --ahn pocket --prompt 'the key of carbon is 72 .'",
+        "ahn info --list",
+        "ahn train configs/train/pocket-gdn.yaml --output-dir runs/mine",
+    ),
 )
 
-_Base = typer.Option(help="Base model: folder or hub id.")
-_Force = Annotated[
-    bool, typer.Option("--force", help="Replace a model's folder that is already there.")
-]
-_ShardSize = Annotated[str, typer.Option(help="Largest file, e.g. 5GB or 500MB.")]
-_Json = Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")]
 
-
-@app.callback()
-def _commands() -> None:
-    pass
-
-
-_commands.__doc__ = _HELP
-
-
-@app.command()
-def generate(
-    model: Annotated[
-        str, typer.Option(help="Base or merged model: folder, hub id, or 'pocket' (embedded).")
-    ],
-    ahn: Annotated[
-        str | None,
-        typer.Option(help="AHN weights: folder, hub id, or 'pocket'. Not for a merged model."),
-    ] = None,
-    prompt: Annotated[str | None, typer.Option(help="The prompt.")] = None,
-    prompt_file: Annotated[
-        str | None, typer.Option(help="A UTF-8 file with the prompt; '-': standard input.")
-    ] = None,
-    variant: Annotated[
-        str | None,
-        typer.Option(help="full, window, ahn or no-write. Default: ahn where there are weights."),
-    ] = None,
-    window: Annotated[int | None, typer.Option(help="Sliding window, in tokens.")] = None,
-    sinks: Annotated[int | None, typer.Option(help="Attention sinks, in tokens.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="At most so many tokens come out.")] = 256,
-    temperature: Annotated[float, typer.Option(help="0: the likeliest token.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Of the random draws.")] = 0,
-    chat: Annotated[
-        bool | None,
-        typer.Option("--chat/--raw", help="Chat template, or the bare text. Default: chat if any."),
-    ] = None,
-    yarn_factor: Annotated[
-        float | None, typer.Option(help="Extend the positions by this factor (YaRN).")
-    ] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or float16. Default: the model's.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")] = "auto",
-    tokenizer: Annotated[
-        str | None, typer.Option(help="Tokenizer: folder or hub id. Default: the model's.")
-    ] = None,
-    stream: Annotated[
-        bool, typer.Option("--stream/--no-stream", help="Print as it comes, or at the end.")
-    ] = True,
-) -> None:
-    """Answer a prompt of any length: text on standard output, progress on standard error.
-
-    Examples:
-
-    `ahn generate --model pocket --ahn pocket --prompt-file story.txt`
-
-    `ahn generate --model Qwen/Qwen2.5-3B-Instruct
-    --ahn ByteDance-Seed/AHN-GDN-for-Qwen-2.5-Instruct-3B --prompt-file book.txt --device cuda`
-    """
+@app.settings_command(
+    lambda: _options().Generate,
+    examples=(
+        "ahn generate --model pocket --ahn pocket --prompt-file story.txt",
+        f"ahn generate --model Qwen/Qwen2.5-3B-Instruct --ahn {_AHN} \\\n"
+        "    --prompt-file book.txt --device cuda",
+    ),
+)
+def generate(settings: given.Generate) -> None:
+    """Answer a prompt of any length: text on standard output, progress on standard error."""
     from ahn.commands.generate import answer
 
-    answer(
-        model=model,
-        ahn=ahn,
-        prompt=prompt,
-        prompt_file=prompt_file,
-        variant=variant,
-        window=window,
-        sinks=sinks,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        seed=seed,
-        chat=chat,
-        yarn_factor=yarn_factor,
-        dtype=dtype,
-        device=device,
-        tokenizer=tokenizer,
-        stream=stream,
-    )
+    answer(settings)
 
 
-@app.command()
-def info(
-    path: Annotated[
-        str | None, typer.Argument(help="Folder or hub id (only headers are fetched), or 'pocket'.")
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="A model of the zoo, from its shape alone: qwen2.5-7b.")
-    ] = None,
-    cell: Annotated[
-        str | None, typer.Option(help=f"With --model: memory to add; {', '.join(CELLS.builtin)}.")
-    ] = None,
-    window: Annotated[int | None, typer.Option(help="With --model: window, in tokens.")] = None,
-    sinks: Annotated[int | None, typer.Option(help="With --model: sinks, in tokens.")] = None,
-    list_models: Annotated[
-        bool, typer.Option("--list", help="All models of the zoo and their released AHN weights.")
-    ] = False,
-    as_json: _Json = False,
-) -> None:
-    """What a checkpoint is: cell, window, sinks, RoPE scaling, parameters by part, sizes.
-
-    Examples:
-
-    `ahn info runs/merged`
-
-    `ahn info ByteDance-Seed/AHN-GDN-for-Qwen-2.5-Instruct-3B --json`
-
-    `ahn info --model qwen2.5-7b --cell GatedDeltaNet`
-
-    `ahn info --list`
-    """
+@app.settings_command(
+    lambda: _options().Info,
+    examples=(
+        "ahn info runs/merged",
+        f"ahn info {_AHN} --json",
+        "ahn info --model qwen2.5-7b --cell GatedDeltaNet",
+        "ahn info --list",
+    ),
+)
+def info(settings: given.Info) -> None:
+    """What a checkpoint is: cell, window, sinks, RoPE scaling, parameters by part, sizes."""
     from ahn.checkpoints.names import model_path
     from ahn.commands import info_table
     from ahn.commands.info import checkpoint_info, zoo_info, zoo_table
 
-    if (path is not None) + (model is not None) + list_models != 1:
-        raise InputError("give one of PATH, --model NAME and --list")
-    if model is None and (cell, window, sinks) != (None, None, None):
-        raise InputError("--cell, --window and --sinks go with --model")
-    if list_models:
+    if settings.list_:
         table = zoo_table()
-        if as_json:
-            typer.echo(json.dumps(table, indent=1))
+        if settings.json_:
+            click.echo(json.dumps(table, indent=1))
         else:
             info_table.print_zoo(table)
         return
-    found = zoo_info(model, cell, window, sinks) if model else checkpoint_info(model_path(path))
-    if as_json:
-        typer.echo(json.dumps(asdict(found), indent=1))
+    if settings.model is not None:
+        found = zoo_info(settings.model, settings.cell, settings.window, settings.sinks)
+    else:
+        found = checkpoint_info(model_path(settings.path))
+    if settings.json_:
+        click.echo(json.dumps(asdict(found), indent=1))
     else:
         info_table.print_info(found)
 
 
-@app.command()
-def merge(
-    base: Annotated[str, _Base],
-    ahn: Annotated[str, typer.Option(help="AHN weights: folder or hub id.")],
-    output: Annotated[str, typer.Option("--output", "-o", help="Folder to make.")],
-    window: Annotated[
-        int | None, typer.Option(help="Window to record, in tokens. Default: the AHN weights'.")
-    ] = None,
-    sinks: Annotated[
-        int | None, typer.Option(help="Sinks to record, in tokens. Default: the AHN weights'.")
-    ] = None,
-    yarn_factor: Annotated[
-        float | None, typer.Option(help="RoPE scaling to record: YaRN with this factor.")
-    ] = None,
-    max_shard_size: _ShardSize = "5GB",
-    force: _Force = False,
-) -> None:
+@app.settings_command(
+    lambda: _options().Merge,
+    examples=(f"ahn merge --base Qwen/Qwen2.5-3B-Instruct --ahn {_AHN} \\\n    --output merged",),
+)
+def merge(settings: given.Merge) -> None:
     """Put base and AHN weights into one folder; every key is accounted for, no bit is changed.
 
     The folder loads with `ahn.load_model`; with transformers' `AutoModelForCausalLM` and pipelines
     after `ahn.register()`; `ahn serve` serves it.
-
-    Example:
-
-    `ahn merge --base Qwen/Qwen2.5-3B-Instruct
-    --ahn ByteDance-Seed/AHN-GDN-for-Qwen-2.5-Instruct-3B --output merged`
     """
     from ahn.checkpoints.merge import merge_checkpoint
     from ahn.checkpoints.names import ahn_path, model_path
 
     written = merge_checkpoint(
-        model_path(base),
-        ahn_path(ahn),
-        output,
-        window=window,
-        sinks=sinks,
-        yarn_factor=yarn_factor,
-        max_shard_size=max_shard_size,
-        force=force,
+        model_path(settings.base),
+        ahn_path(settings.ahn),
+        settings.output,
+        **settings.model_dump(exclude={"base", "ahn", "output"}),
     )
     _print_written(written)
 
 
-@app.command()
-def split(
-    model: Annotated[str, typer.Option(help="Model with AHN weights in it: folder or hub id.")],
-    output: Annotated[str, typer.Option("--output", "-o", help="Folder to make.")],
-    max_shard_size: _ShardSize = "5GB",
-    force: _Force = False,
-) -> None:
-    """Take the AHN weights out of a merged model, with the key names of released checkpoints.
-
-    Example: `ahn split --model merged --output ahn-only`
-    """
+@app.settings_command(
+    lambda: _options().Split, examples=("ahn split --model merged --output ahn-only",)
+)
+def split(settings: given.Split) -> None:
+    """Take the AHN weights out of a merged model, with the key names of released checkpoints."""
     from ahn.checkpoints.merge import split_checkpoint
 
-    _print_written(split_checkpoint(model, output, max_shard_size=max_shard_size, force=force))
-
-
-@app.command(context_settings={"ignore_unknown_options": True})
-def serve(
-    model: Annotated[str, typer.Argument(help="Merged model: folder or hub id.")],
-    options: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[--option value ...]",
-            help="Options of `transformers serve`: --host, --port, --device, --dtype ...",
-            show_default=False,
-        ),
-    ] = None,
-) -> None:
-    """Serve a merged model over HTTP (OpenAI's protocol): `transformers serve`, knowing memories.
-
-    Needs `pip install 'ahn-bench[serve]'`.
-
-    Example: `ahn serve merged --port 8000 --device cuda`
-    """
-    from ahn.checkpoints.names import model_path
-    from ahn.commands.serve import serve as run
-
-    run(model_path(model), options or [])
+    _print_written(split_checkpoint(**settings.model_dump()))
 
 
 def _print_written(written: Any) -> None:
     parts = [f"{written.memory_tensors} of the memory"]
     if written.base_tensors:
         parts.insert(0, f"{written.base_tensors} tensors of the base")
-    typer.echo(
+    click.echo(
         f"{written.folder}: {' and '.join(parts)}, {written.weight_bytes / 1e6:,.1f} MB in "
         f"{len(written.files)} file{'s' if len(written.files) > 1 else ''}"
     )
 
 
-class _TrainCommand(TyperCommand):
-    """Its help ends with the options of a recipe, which are flags, too."""
+@app.command(context_settings={"ignore_unknown_options": True})
+@click.argument("model")
+@click.argument("options", nargs=-1, type=str, metavar="[--option value ...]")
+def serve(model: str, options: Sequence[str]) -> None:
+    """Serve a merged model over HTTP (OpenAI's protocol): `transformers serve`, knowing memories.
 
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        from rich.console import Console
-        from rich.table import Table
+    MODEL is a folder or hub id; the options are those of `transformers serve`: --host, --port,
+    --device, --dtype ... Needs `pip install 'ahn-bench[serve]'`.
 
-        from ahn.distill.flags import option_lines
-
-        super().format_help(ctx, formatter)
-        shown = Table(title="Options of a recipe", title_justify="left", box=None, pad_edge=False)
-        shown.add_column("option", style="cyan", overflow="fold")
-        shown.add_column("meaning")
-        for flag, meaning in option_lines():
-            shown.add_row(Text(flag), Text(meaning))
-        Console(width=None if Console().is_terminal else 120).print(shown)
-
-
-@app.command(cls=_TrainCommand, context_settings={"ignore_unknown_options": True})
-def train(
-    words: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[RECIPE] [--option value ...]",
-            help="YAML recipe, e.g. configs/train/pocket-gdn.yaml, and options of recipes that "
-            "win over its own. Without a file the options are the recipe.",
-            show_default=False,
-        ),
-    ] = None,
-    options: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="The same as a flag: --set max_steps=10 (repeatable)."),
-    ] = None,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Remove earlier checkpoints and start anew.")
-    ] = False,
-) -> None:
-    """Run a training recipe; the same command again continues an interrupted run.
-
-    Examples:
-
-    `ahn train configs/train/pocket-gdn.yaml --max_steps 100 --output_dir runs/short`
-
-    `torchrun --nproc_per_node 8 -m ahn.cli train configs/train/qwen2.5-3b-gdn.yaml`
-
-    `ahn train --model_name_or_path Qwen/Qwen2.5-3B-Instruct --dataset chats.jsonl
-    --output_dir runs/mine --sliding_window 1024`
+    Example: ahn serve merged --port 8000 --device cuda
     """
-    from ahn.distill.flags import parse_words
+    from ahn.checkpoints.names import model_path
+    from ahn.commands.serve import serve as run
+
+    run(model_path(model), options)
+
+
+def _recipe() -> type[Recipe]:
+    from ahn.distill.recipe import Recipe
+
+    return Recipe
+
+
+class _TrainCommand(SettingsCommand):
+    """Takes `--set option=value`, the same as a flag, too."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """See `SettingsCommand`."""
+        return super().parse_args(ctx, list(_without_set(args)))
+
+
+def _without_set(args: Sequence[str]) -> Iterator[str]:
+    words = iter(args)
+    for word in words:
+        flag, equals, option = word.partition("=")
+        if flag != "--set":
+            yield word
+            continue
+        option = option if equals else next(words, "")
+        if "=" not in option:
+            raise InputError(f"--set {option}: give it as option=value")
+        yield f"--{option}"
+
+
+def _train(flags: Mapping[str, Any], recipe: str | None, fresh: bool) -> None:
     from ahn.distill.recipe import load_recipe
 
-    bare = [option for option in options or [] if "=" not in option]
-    if bare:
-        raise InputError(*(f"--set {option}: give it as option=value" for option in bare))
-    flags = [f"--{option}" for option in options or []]
-    recipe, overrides = parse_words([*flags, *(words or [])])
-    if recipe is None and not overrides:
+    if recipe is None and not flags:
         raise InputError(
             "give a recipe (YAML file) or options (ahn train --help); recipes of the paper and of "
             "the pocket model stand in configs/train"
         )
-    loaded = load_recipe(recipe, overrides)
+    loaded = load_recipe(recipe, flags)
     from ahn.distill.run import train as run
 
     folder = run(loaded, resume=not fresh)
     if os.environ.get("RANK", "0") == "0":  # one process of many speaks
         log, curve = folder / "training.json", folder / "loss.png"
-        typer.echo(f"weights: {folder}\nlog: {log}, {curve}")
+        click.echo(f"weights: {folder}\nlog: {log}, {curve}")
+
+
+app.add_command(
+    _TrainCommand(
+        "train",
+        _recipe,
+        _train,
+        params=(
+            click.Argument(
+                ["recipe"], required=False, help="YAML file: configs/train/pocket-gdn.yaml."
+            ),
+            click.Option(
+                ["--fresh"], is_flag=True, help="Remove earlier checkpoints and start anew."
+            ),
+        ),
+        help="Run a training recipe; the same command again continues an interrupted run.\n\n"
+        "The keys of a recipe are the options below, which win over it: --max-steps is max_steps "
+        "(and --max_steps is understood). Without a recipe the options are all of it.",
+        examples=(
+            "ahn train configs/train/pocket-gdn.yaml --max-steps 100 --output-dir runs/short",
+            "torchrun --nproc_per_node 8 -m ahn.cli train configs/train/qwen2.5-3b-gdn.yaml",
+            "ahn train --model-name-or-path Qwen/Qwen2.5-3B-Instruct --dataset chats.jsonl \\\n"
+            "    --output-dir runs/mine --sliding-window 1024",
+        ),
+    )
+)
 
 
 def _terminate(number: int, *_: Any) -> None:
@@ -339,17 +235,9 @@ def main() -> None:
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup leaves it
         signal.signal(signal.SIGHUP, _terminate)
     try:
-        app(standalone_mode=True)
-    except (InputError, OSError) as error:
-        told = problems_of(error)
-        if told is None:
-            raise
-        for problem in told:
-            typer.echo(f"error: {problem}", err=True)
-        sys.exit(2)
+        app.main()
     except KeyboardInterrupt:
-        typer.echo("interrupted", err=True)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

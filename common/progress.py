@@ -1,4 +1,4 @@
-"""A bar for a wait that is known to end, shown only if it lasts. No torch."""
+"""A progress bar, shown only if the wait lasts. No torch."""
 
 from __future__ import annotations
 
@@ -46,8 +46,14 @@ class ProgressBar:
         if self._task is not None:  # one that was never shown would still print its last newline
             self._progress.stop()
 
-    def update(self, done: int, total: int, what: str | None = None) -> None:
-        """`done` of `total` are done, of something else than before where `what` says so."""
+    def update(self, done: int, total: int | None, what: str | None = None) -> None:
+        """Show how far it is.
+
+        Args:
+            done: units that are done.
+            total: all units; None: not known.
+            what: is done, where it is something else than before.
+        """
         if self._task is None:
             if time.monotonic() - self._started < _DELAY_SECONDS:
                 return

@@ -36,7 +36,8 @@ def messages(
         elif kind in ("value_error", "assertion_error"):
             yield place, message.partition(", ")[2] or message
         else:
-            yield place, f"{message[0].lower()}{message[1:]}, not {_shown(problem['input'])}"
+            wanted = _wanted(kind, problem.get("ctx", {})) or message[0].lower() + message[1:]
+            yield place, f"{wanted}, not {_shown(problem['input'])}"
 
 
 def validated(model: type[Model], content: Any, name: str, noun: str = "key") -> Model:
@@ -60,6 +61,25 @@ def validated(model: type[Model], content: Any, name: str, noun: str = "key") ->
                 for place, text in messages(error, lambda _: model.model_fields, noun)
             )
         ) from None
+
+
+_RANGES = {
+    "greater_than": ("gt", "must be more than"),
+    "greater_than_equal": ("ge", "must be at least"),
+    "less_than": ("lt", "must be less than"),
+    "less_than_equal": ("le", "must be at most"),
+}
+
+
+def _wanted(kind: str, context: dict[str, Any]) -> str:
+    """What a value must be, where pydantic's words are not the plainest; else nothing."""
+    if kind in _RANGES:
+        name, words = _RANGES[kind]
+        bound = context[name]
+        return f"{words} {bound:,}" if isinstance(bound, int) else f"{words} {bound:g}"
+    if kind == "literal_error":
+        return f"must be {context['expected']}"
+    return "must be a finite number" if kind == "finite_number" else ""
 
 
 def _shown(value: Any) -> str:

@@ -95,6 +95,13 @@ def _check_depth(text: str, name: str) -> None:
             depth -= 1
 
 
+def key_lines(text: str) -> dict[str, int]:
+    """The line, counted from 1, of each key of the mapping that a whole YAML text is."""
+    node = yaml.compose(text, _Loader)
+    pairs = node.value if isinstance(node, yaml.MappingNode) else []
+    return {key.value: key.start_mark.line + 1 for key, _ in pairs}
+
+
 class _Check:
     """Walks the nodes of a document, each once, before values are made of them."""
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from common.errors import InputError
+from common.quantities import dtype_name
 
 #: types that models are computed in, and the bytes of one number
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
@@ -18,7 +19,8 @@ def resolve_dtype(dtype: Any, config: Mapping[str, Any], stored: str) -> str:
     """Name of the type that weights are loaded in: `float32` ...
 
     Args:
-        dtype: a torch dtype or its name; None or `auto`: what `config.json` says, else as stored.
+        dtype: a torch dtype or its name (also `bf16`); None or `auto`: what `config.json` says,
+            else as stored.
         config: the base model's configuration.
         stored: type of the base's embedding as safetensors names it.
 
@@ -28,7 +30,7 @@ def resolve_dtype(dtype: Any, config: Mapping[str, Any], stored: str) -> str:
     if dtype is None or (isinstance(dtype, str) and dtype == "auto"):
         said = config.get("dtype") or config.get("torch_dtype")
         dtype = said if said is not None else _STORED[stored]
-    name = str(dtype).removeprefix("torch.")
+    name = dtype_name(str(dtype).removeprefix("torch."))
     if name not in DTYPE_BYTES:
         raise InputError(f"dtype {name!r} is unknown; one of {', '.join(DTYPE_BYTES)}")
     return name

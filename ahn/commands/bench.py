@@ -14,18 +14,19 @@ import statistics
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any
+from typing import Any
 
+import click
 import torch
-import typer
 from rich.console import Console
 from rich.table import Table
 
 import ahn
 from ahn.checkpoints.locate import CheckpointFiles
+from ahn.commands.options import Bench
 from ahn.config import VARIANTS
 from ahn.cost.accounting import ModelShape, cache_bytes, flops
-from common.errors import InputError
+from common.commands import settings_command
 
 
 @dataclass(frozen=True)
@@ -191,44 +192,24 @@ def table(measurements: list[Measurement]) -> Table:
     return shown
 
 
-def bench(
-    model: Annotated[str, typer.Option(help="Base model: folder or hub id.")] = "pocket",
-    memory: Annotated[str, typer.Option("--ahn", help="AHN weights: folder or hub id.")] = "pocket",
-    window: Annotated[int, typer.Option(min=1, help="Window, tokens.")] = 128,
-    sinks: Annotated[int, typer.Option(min=0, help="Sinks, tokens.")] = 4,
-    lengths: Annotated[
-        str, typer.Option(help="Prompt lengths, comma-separated.")
-    ] = "512,2048,8192",
-    steps: Annotated[int, typer.Option(min=1, help="Decode steps.")] = 32,
-    repeats: Annotated[int, typer.Option(min=1, help="Times each is measured.")] = 3,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1.")] = None,
-) -> None:
+def bench(asked: Bench) -> None:
     """Speed and cache size of every variant on this machine."""
-    try:
-        sizes = [int(length) for length in lengths.split(",")]
-        if min(sizes) < 1:
-            raise ValueError
-    except ValueError:
-        typer.echo(f"--lengths: positive integers, comma-separated, not {lengths!r}", err=True)
-        raise typer.Exit(2) from None
+    window, sinks = asked.window, asked.sinks
+    base = CheckpointFiles(asked.model)
+    resolved = {
+        variant: ahn.resolve_checkpoint(
+            base, variant, asked.ahn, window, sinks, asked.dtype, asked.device
+        )
+        for variant in VARIANTS
+    }
+    shape = resolved["full"].shape
+    models: dict[str, Any] = {}
+    for variant, checkpoint in resolved.items():
+        models[variant] = ahn.load_resolved(checkpoint)
+        share_base(models)
     measurements: list[Measurement] = []
-    try:
-        base = CheckpointFiles(model)
-        resolved = {
-            variant: ahn.resolve_checkpoint(base, variant, memory, window, sinks, dtype, device)
-            for variant in VARIANTS
-        }
-        shape = resolved["full"].shape
-        models: dict[str, Any] = {}
-        for variant, checkpoint in resolved.items():
-            models[variant] = ahn.load_resolved(checkpoint)
-            share_base(models)
-        for tokens in sizes:
-            measurements += measure_in_turns(models, shape, tokens, steps, repeats)
-    except InputError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(2) from None
+    for tokens in asked.lengths:
+        measurements += measure_in_turns(models, shape, tokens, asked.steps, asked.repeats)
     loaded = models["full"]
     where = (
         torch.cuda.get_device_name(loaded.device)
@@ -237,21 +218,24 @@ def bench(
     )
     measurements.sort(key=lambda m: (m.tokens, VARIANTS.index(m.variant)))
     console = Console(width=None if Console().is_terminal else 100)
-    console.print(
-        f"{model}, {loaded.dtype}, window {window}, {sinks} sinks; {where}".replace("torch.", "")
-    )
+    dtype = str(loaded.dtype).removeprefix("torch.")
+    console.print(f"{asked.model}, {dtype}, window {window}, {sinks} sinks; {where}")
     console.print(table(measurements))
     result = {
-        "model": model,
-        "dtype": str(loaded.dtype).removeprefix("torch."),
+        "model": asked.model,
+        "dtype": dtype,
         "device": where,
         "torch": torch.__version__,
         "window": window,
         "sinks": sinks,
         "measurements": [asdict(m) for m in measurements],
     }
-    typer.echo(json.dumps(result))
+    click.echo(json.dumps(result))
 
+
+command = settings_command(
+    lambda: Bench, bench, examples=("python -m ahn.commands.bench --lengths 1k,8k",)
+)
 
 if __name__ == "__main__":
-    typer.run(bench)
+    command.main(prog_name="python -m ahn.commands.bench")

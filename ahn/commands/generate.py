@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 
-import typer
+import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ahn.checkpoints.load import load_resolved
 from ahn.checkpoints.locate import CheckpointFiles
 from ahn.checkpoints.resolve import default_variant, resolve_checkpoint
 from ahn.checkpoints.tokenizer import load_tokenizer
+from ahn.commands.options import Generate
 from ahn.commands.prompting import (
     Sampling,
     generate_text,
@@ -21,83 +21,56 @@ from ahn.commands.prompting import (
 )
 from common.errors import InputError
 from common.notices import tell_once
+from common.progress import ProgressBar
 
 
-def answer(
-    *,
-    model: str,
-    ahn: str | None,
-    prompt: str | None,
-    prompt_file: str | None,
-    variant: str | None,
-    window: int | None,
-    sinks: int | None,
-    max_new_tokens: int,
-    temperature: float,
-    seed: int,
-    chat: bool | None,
-    yarn_factor: float | None,
-    dtype: str | None,
-    device: str,
-    tokenizer: str | None,
-    stream: bool,
-) -> None:
-    """Print the model's answer; the arguments are the command's options.
+def answer(asked: Generate) -> None:
+    """Print the model's answer.
 
     Raises:
         InputError: anything that does not fit, before weights are loaded.
     """
-    sampling = Sampling(max_new_tokens, temperature, seed)
-    text = read_prompt(prompt, prompt_file)
-    base = CheckpointFiles(model)
+    sampling = Sampling(asked.max_new_tokens, asked.temperature, asked.seed)
+    text = read_prompt(asked.prompt, asked.prompt_file)
+    base = CheckpointFiles(asked.model)
+    variant = asked.variant
     if variant is None:
-        variant = default_variant(base, ahn is not None, window is not None)
+        variant = default_variant(base, asked.ahn is not None, asked.window is not None)
     checkpoint = resolve_checkpoint(
-        base, variant, ahn, window, sinks, dtype, device, yarn_factor=yarn_factor
+        base,
+        variant,
+        asked.ahn,
+        asked.window,
+        asked.sinks,
+        asked.dtype,
+        asked.device,
+        yarn_factor=asked.yarn_factor,
     )
-    words = load_tokenizer(base if tokenizer is None else tokenizer)
-    ids = prompt_ids(words, text, chat)
-    known = checkpoint.shape.vocab_size
-    if max(ids) >= known:
+    tokenizer_place = base if asked.tokenizer is None else asked.tokenizer
+    tokenizer = load_tokenizer(tokenizer_place)
+    ids = prompt_ids(tokenizer, text, asked.chat)
+    vocabulary = checkpoint.shape.vocab_size
+    if max(ids) >= vocabulary:
         raise InputError(
-            f"{base if tokenizer is None else tokenizer}: the tokenizer gives token {max(ids)}, "
-            f"and {base} knows {known}; pass the model's own (--tokenizer)"
+            f"{tokenizer_place}: the tokenizer gives token {max(ids)}, but {base} has a vocabulary "
+            f"of {vocabulary} tokens; pass the model's own (--tokenizer)"
         )
     for notice in checkpoint.notices:
         tell_once(notice)
     loaded = load_resolved(checkpoint)
-    with _progress() as progress:
-        task = progress.add_task("reading", total=len(ids) - 1, visible=len(ids) > 1)
-
-        def read(tokens: int) -> None:
-            progress.update(task, completed=tokens)
-            if tokens == len(ids) - 1:
-                progress.stop()
-
+    with ProgressBar(Console(stderr=True), "reading the prompt, tokens") as bar:
         written = generate_text(
             loaded,
-            words,
+            tokenizer,
             ids,
             sampling,
-            on_prefill=read,
-            on_text=_print if stream else None,
+            on_prefill=lambda tokens: bar.update(tokens, len(ids) - 1),
+            on_text=_print if asked.stream else None,
         )
-    if not stream:
+    if not asked.stream:
         _print(written)
-    typer.echo()
+    click.echo()
 
 
 def _print(text: str) -> None:
-    typer.echo(harmless(text) if sys.stdout.isatty() else text, nl=False)
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("tokens"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )
+    click.echo(harmless(text) if sys.stdout.isatty() else text, nl=False)

@@ -25,6 +25,7 @@ from ahn.distill.gaps import Lengths, PositionGaps
 from ahn.distill.recipe import Recipe
 from ahn.distill.tokenising import COUNTS, Encoded, EncodedRows, tokenising_processes
 from common.errors import InputError
+from common.progress import ProgressBar
 
 _FORMAT = 2  # of the files in the cache
 _ROWS_A_BATCH = 64
@@ -139,7 +140,7 @@ def _tokenise(
 ) -> None:
     """Write the samples to `path`, whole or not at all."""
     import pyarrow
-    from tqdm import tqdm
+    from rich.console import Console
 
     tokens = pyarrow.list_(pyarrow.int32())
     schema = pyarrow.schema([("input_ids", tokens), ("labels", tokens)])
@@ -155,15 +156,14 @@ def _tokenise(
         rows.clear()
 
     unfinished = path.with_suffix(f".{os.getpid()}.part")
-    bar = tqdm(desc="tokenising", unit=" samples", mininterval=1, leave=False)
     try:
         with (
-            bar,
+            ProgressBar(Console(stderr=True), "tokenising, samples") as bar,
             pyarrow.OSFile(str(unfinished), "wb") as file,
             pyarrow.ipc.new_file(file, schema) as writer,
         ):
             for row in encoded:
-                bar.update(encoded.counts["read"] - bar.n)
+                bar.update(encoded.counts["read"], None)
                 rows.append(row)
                 if len(rows) == _ROWS_A_BATCH:
                     flush(writer)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import math
 import os
@@ -20,6 +19,7 @@ from ahn.distill.files import first_line
 from ahn.distill.optim import MuonAdamW
 from ahn.distill.recipe import Recipe
 from common.errors import InputError
+from common.suggestions import did_you_mean
 
 #: Folder of the Trainer's checkpoints, in the output folder.
 CHECKPOINTS = "checkpoints"
@@ -143,9 +143,7 @@ def _check_names(recipe: Recipe) -> None:
         if name in known and given[name] == _HARMLESS.get(name, known[name]):
             continue
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            problems.append(f"transformers has no option {name!r}{hint}")
+            problems.append(f"transformers has no option {name!r}{did_you_mean(name, known)}")
         elif wrong := _wrong_type(given[name], kinds[name]):
             problems.append(f"{name}: {wrong}, not {given[name]!r}")
         elif name == "dataloader_num_workers" and given[name] < 0:

@@ -7,23 +7,26 @@ The option names of the paper's own tool are kept (`loss_type`, `ahn_implementat
 
 from __future__ import annotations
 
-import difflib
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, StrictBool, field_validator, model_validator
 
 from ahn.cells.registry import CELLS
 from ahn.checkpoints.names import ahn_path, model_path
-from common import yaml as strict_yaml
 from common.errors import InputError, shown
 from common.files import kind_of
+from common.settings import Number, Seed, Settings, Tokens, Whole, read_file, settings
 
 LossName = Literal["kl", "ce", "distill"]
 #: W_total where a recipe names none (told when a run starts)
 DEFAULT_WINDOW = 32
 
 
+#: more tokens, steps or samples than any training has; and more processes than a machine runs
+_MOST, _MOST_EPOCHS, _MOST_PROCESSES = 10**9, 10**6, 1024
 #: a step with a greater learning rate overflows float32
 _RATE_LIMIT = 1e36
 #: Options that say nothing about a base model
@@ -46,25 +49,35 @@ _OF_DISTILLATION = (
 )
 
 
-class BaseModelRecipe(BaseModel):
+class BaseModelRecipe(Settings):
     """Shape and start of a base model that is trained from scratch (`stage: pretrain`)."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     config: dict[str, Any] = Field(description="arguments of transformers' Qwen2Config")
     tokenizer: str = Field(description="folder of the tokenizer that is saved with the model")
-    structured_start: bool = Field(
+    structured_start: StrictBool = Field(
         True,
         description="first-layer heads look at fixed offsets, later layers match equal keys "
         "(see ahn.distill.pretrain)",
     )
-    offset_logit: float = Field(20.0, gt=0, description="attention logit at a head's own offset")
+    offset_logit: Number = Field(
+        20.0, gt=0, le=_MOST, description="attention logit at a head's own offset"
+    )
 
 
-class Recipe(BaseModel):
-    """One training run."""
+class Recipe(Settings):
+    """One training run.
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    Attributes:
+        groups: headings of the options' groups in the help, by the first option of each.
+    """
+
+    groups: ClassVar[Mapping[str, str]] = {
+        "stage": "What is trained",
+        "dataset": "Data",
+        "loss_type": "Loss and memory",
+        "optimizer": "Optimisation",
+        "bf16": "Machine, log and checkpoints",
+    }
 
     stage: Literal["distill", "pretrain"] = Field(
         "distill", description="distill: memories of a frozen base; pretrain: a base model"
@@ -90,27 +103,33 @@ class Recipe(BaseModel):
     template: str = Field(
         "default", description="default: the tokenizer's chat template; or a Jinja file"
     )
-    streaming: bool = Field(
+    streaming: StrictBool = Field(
         False, description="tokenise while training, for data that does not fit a disk"
     )
-    filter_len: int = Field(0, ge=0, description="samples of at most so many tokens are left out")
-    cutoff_len: int = Field(
+    filter_len: Tokens = Field(
+        0, ge=0, le=_MOST, description="samples of at most so many tokens are left out"
+    )
+    cutoff_len: Tokens = Field(
         24_576,
         gt=1,
+        le=_MOST,
         description="longer samples are shortened, as in the paper's tool: the end of a turn's "
         "source goes, its answer stays",
     )
-    max_samples: int | None = Field(
-        None, gt=0, description="keep so many samples, the first ones; none: all"
+    max_samples: Whole | None = Field(
+        None, gt=0, le=_MOST, description="keep so many samples, the first ones; none: all"
     )
-    preprocessing_num_workers: int | None = Field(
-        None, ge=0, description="processes that tokenise; none: one a core where it pays"
+    preprocessing_num_workers: Whole | None = Field(
+        None,
+        ge=0,
+        le=_MOST_PROCESSES,
+        description="processes that tokenise; none: one a core where it pays",
     )
 
     loss_type: str = Field("kl", description="kl, ce, distill, joined with +")
-    loss_weights: dict[LossName, Annotated[float, Field(gt=0)]] = Field(
+    loss_weights: dict[LossName, Annotated[Number, Field(gt=0, le=_MOST)]] = Field(
         default_factory=dict,
-        description="what each term of loss_type counts (--loss_weights.ce 0.1); 1 where not given",
+        description="what each term of loss_type counts (--loss-weights.ce 0.1); 1 where not given",
     )
     kl_positions: Literal["label", "prediction"] = Field(
         "label",
@@ -127,88 +146,109 @@ class Recipe(BaseModel):
         "fixed",
         description="fixed: sliding_window; random: drawn per batch; linear: max(L/4, 512)",
     )
-    sliding_window: int = Field(
+    sliding_window: Tokens = Field(
         DEFAULT_WINDOW,
         gt=0,
+        le=_MOST,
         description="W_total: lossless positions, sinks included; those that are saved, and, for "
         "sliding_window_type fixed, those that are trained with",
     )
-    sliding_window_choices: list[Annotated[int, Field(gt=0)]] = Field(
+    sliding_window_choices: list[Annotated[Tokens, Field(gt=0, le=_MOST)]] = Field(
         default_factory=lambda: [32, 64, 128, 256, 512, 1024, 2048, 4096, 8192],
         min_length=1,
         description="W_total for sliding_window_type random; only L/8 < W_total < L is drawn",
     )
-    num_attn_sinks_choices: list[Annotated[int, Field(ge=0)]] = Field(
+    num_attn_sinks_choices: list[Annotated[Tokens, Field(ge=0, le=_MOST)]] = Field(
         default_factory=lambda: [0, 32, 64, 128, 512, 2048, 4096],
         min_length=1,
         description="sinks for ahn_position random; only S <= W_total/2 is drawn",
     )
-    num_attn_sinks: int = Field(
-        0, ge=0, description="sinks that are saved with the memory, for inference"
+    num_attn_sinks: Tokens = Field(
+        0, ge=0, le=_MOST, description="sinks that are saved with the memory, for inference"
     )
-    fa_layer_ids: list[int] = Field(
+    fa_layer_ids: list[Whole] = Field(
         default_factory=list, description="layers that keep full attention and get no memory"
     )
-    use_normalized_l2: bool = Field(
+    use_normalized_l2: StrictBool = Field(
         True, description="loss distill compares attention outputs of length 1"
     )
-    save_ahn_only: bool = Field(
+    save_ahn_only: StrictBool = Field(
         True, description="false: base and memories in one folder, as `ahn merge` writes it"
     )
-    decay_init_max: float = Field(
+    decay_init_max: Number = Field(
         16.0,
         gt=0,
+        le=_MOST,
         description="exp(A_log) starts uniform in [min(1, max/2), max]; small: slow forgetting",
     )
 
     optimizer: Literal["adamw", "muon"] = Field(
         "adamw", description="muon: Muon for matrices, AdamW for embeddings, norms and biases"
     )
-    learning_rate: float = Field(1e-4, gt=0, le=_RATE_LIMIT, description="highest, of AdamW")
-    muon_learning_rate: float = Field(0.02, gt=0, le=_RATE_LIMIT, description="highest, of Muon")
+    learning_rate: Number = Field(1e-4, gt=0, le=_RATE_LIMIT, description="highest, of AdamW")
+    muon_learning_rate: Number = Field(0.02, gt=0, le=_RATE_LIMIT, description="highest, of Muon")
     lr_scheduler_type: str = Field(
         "cosine", description="cosine, linear, constant_with_warmup ... of transformers"
     )
     lr_scheduler_kwargs: dict[str, Any] = Field(
         default_factory=dict, description="what that schedule takes besides"
     )
-    warmup_steps: float = Field(0.1, ge=0, description="steps, or a share of all when below 1")
-    weight_decay: float = Field(0.1, ge=0, description="of matrices; vectors are not decayed")
-    adam_beta2: float = Field(0.999, ge=0, lt=1, description="of AdamW's second moment")
-    max_grad_norm: float = Field(1.0, ge=0, description="gradients are clipped to it; 0: never")
-    max_steps: int = Field(-1, ge=-1, description="optimiser steps; -1: by num_train_epochs")
-    num_train_epochs: float = Field(1.0, gt=0, description="passes over the data")
-    per_device_train_batch_size: int = Field(1, gt=0, description="samples a device and pass")
-    tokens_per_batch: int | None = Field(
-        None, gt=0, description="batches of about so many tokens, in file order, instead"
+    warmup_steps: Number = Field(
+        0.1, ge=0, le=_MOST, description="steps, or a share of all when below 1"
     )
-    gradient_accumulation_steps: int = Field(
-        1, gt=0, description="passes whose gradients make one step"
+    weight_decay: Number = Field(
+        0.1, ge=0, le=_MOST, description="of matrices; vectors are not decayed"
     )
-    gradient_checkpointing: bool = Field(
+    adam_beta2: Number = Field(0.999, ge=0, lt=1, description="of AdamW's second moment")
+    max_grad_norm: Number = Field(
+        1.0, ge=0, le=_MOST, description="gradients are clipped to it; 0: never"
+    )
+    max_steps: Whole = Field(
+        -1, ge=-1, le=_MOST, description="optimiser steps; -1: by num_train_epochs"
+    )
+    num_train_epochs: Number = Field(1.0, gt=0, le=_MOST_EPOCHS, description="passes over the data")
+    per_device_train_batch_size: Whole = Field(
+        1, gt=0, le=_MOST, description="samples a device and pass"
+    )
+    tokens_per_batch: Tokens | None = Field(
+        None, gt=0, le=_MOST, description="batches of about so many tokens, in file order, instead"
+    )
+    gradient_accumulation_steps: Whole = Field(
+        1, gt=0, le=_MOST, description="passes whose gradients make one step"
+    )
+    gradient_checkpointing: StrictBool = Field(
         False, description="keep only the layers' inputs; layers are run again going backward"
     )
-    position_gap: int = Field(
-        0, ge=0, description="random jumps in position_ids, up to about so much in all"
+    position_gap: Tokens = Field(
+        0, ge=0, le=_MOST, description="random jumps in position_ids, up to about so much in all"
     )
-    key_spread: float = Field(
+    key_spread: Number = Field(
         0.0,
         ge=0,
+        le=_MOST,
         description="weight of the mean squared cosine between a head's keys, before RoPE and "
         "from layer 1 on, that is added to the loss of stage pretrain: memories recall best "
         "where keys differ",
     )
-    bf16: bool = Field(False, description="base and products in bfloat16, memories in float32")
-    seed: int = Field(0, description="of weights, windows and data order")
-    logging_steps: int = Field(20, gt=0, description="steps between lines of the log")
-    save_steps: int = Field(500, gt=0, description="steps between checkpoints")
-    save_total_limit: int = Field(1, gt=0, description="checkpoints that are kept, the last ones")
-    eval_steps: int = Field(
-        500, gt=0, description="steps between losses of eval_dataset; the last step has one, too"
+    bf16: StrictBool = Field(
+        False, description="base and products in bfloat16, memories in float32"
     )
-    early_stopping_patience: int | None = Field(
+    seed: Seed = Field(0, description="of weights, windows and data order")
+    logging_steps: Whole = Field(20, gt=0, le=_MOST, description="steps between lines of the log")
+    save_steps: Whole = Field(500, gt=0, le=_MOST, description="steps between checkpoints")
+    save_total_limit: Whole = Field(
+        1, gt=0, le=_MOST, description="checkpoints that are kept, the last ones"
+    )
+    eval_steps: Whole = Field(
+        500,
+        gt=0,
+        le=_MOST,
+        description="steps between losses of eval_dataset; the last step has one, too",
+    )
+    early_stopping_patience: Whole | None = Field(
         None,
         gt=0,
+        le=_MOST,
         description="stop after so many evaluations without a better loss; the best weights are "
         "saved",
     )
@@ -220,14 +260,16 @@ class Recipe(BaseModel):
         description="any other option of transformers.TrainingArguments (deepspeed, fsdp, "
         "fsdp_config, torch_compile, dataloader_num_workers ...)",
     )
-    threads: int | None = Field(None, gt=0, description="CPU threads; None: torch's choice")
+    threads: Whole | None = Field(
+        None, gt=0, le=_MOST_PROCESSES, description="CPU threads; None: torch's choice"
+    )
 
     @field_validator("fa_layer_ids", mode="before")
     @classmethod
     def _layers(cls, value: object) -> object:
         """Also as in released configurations, `"0,5"`, and a single one."""
-        if isinstance(value, str):
-            return [part.strip() for part in value.split(",") if part.strip()]
+        if isinstance(value, str) and re.fullmatch(r"[\d\s,]*", value):
+            return [int(part) for part in value.split(",") if part.strip()]
         return [value] if isinstance(value, int) else value
 
     @field_validator("model_name_or_path")
@@ -318,7 +360,7 @@ class Recipe(BaseModel):
         )
 
 
-def load_recipe(path: str | Path | None, overrides: dict[str, Any] | None = None) -> Recipe:
+def load_recipe(path: str | Path | None, overrides: Mapping[str, Any] | None = None) -> Recipe:
     """Read a recipe and apply overrides.
 
     Args:
@@ -327,53 +369,8 @@ def load_recipe(path: str | Path | None, overrides: dict[str, Any] | None = None
 
     Raises:
         InputError: no such file, no YAML, or a key or value that a recipe does not have; every
-            problem is named, with the file or the flag that it came from.
+            problem is named, with the file and line or the flag that it came from.
     """
-    overrides = overrides or {}
-    values = _merged({} if path is None else _read(Path(path)), overrides)
-    try:
-        return Recipe(**values)
-    except ValidationError as error:
-        problems = []
-        for item in error.errors():
-            place = list(map(str, item["loc"]))
-            name = ".".join(place) or "recipe"
-            if not place:
-                source = "" if path is None else f"{path}: "
-            elif place[0] in overrides or path is None:
-                source = "--"
-            else:
-                source = f"{path}: "
-            problems.append(f"{source}{name}: {_in_words(item, place)}")
-        raise InputError(*problems) from None
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if kind_of(path) is None:
+    if path is not None and kind_of(path) is None:
         raise InputError(f"{shown(path)}: no such recipe")
-    values = strict_yaml.read(path)
-    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise InputError(f"{path}: a recipe is a mapping of options")
-    return values
-
-
-def _merged(values: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(values)
-    for key, value in over.items():
-        mine = merged.get(key)
-        both = isinstance(value, dict) and isinstance(mine, dict)
-        merged[key] = _merged(mine, value) if both else value  # type: ignore[arg-type]
-    return merged
-
-
-def _in_words(item: Any, place: list[str]) -> str:
-    """What is wrong with one option, and what was given."""
-    if item["type"] == "extra_forbidden":
-        known = BaseModelRecipe if place[0] == "base" and len(place) > 1 else Recipe
-        close = difflib.get_close_matches(place[-1], known.model_fields, n=1)
-        return "no such option" + (f"; did you mean {close[0]}?" if close else "")
-    if item["type"] == "missing":
-        return "must be given"
-    if not place or item["type"] == "value_error":
-        return str(item["msg"]).removeprefix("Value error, ")
-    return f"{item['msg']}, not {item['input']!r}"
+    return settings(Recipe, overrides or {}, None if path is None else read_file(Recipe, path))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -41,6 +40,7 @@ from ahn.distill.student import (
 from ahn.distill.trainer import Data, PretrainTrainer, RecipeTrainer, last_checkpoint, same_command
 from ahn.distill.windows import check_windows, notices_of_data, notices_of_recipe
 from common.errors import InputError
+from common.writing import check_folder_writable
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,10 @@ def train(recipe: Recipe, resume: bool = True) -> Path:
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
     output = Path(recipe.output_dir)
-    _can_be_written(output)
+    try:
+        check_folder_writable(output)
+    except InputError as error:
+        raise error.prefixed("output_dir: ") from None
     check_output(output)
     with no_empty_folders(output / CHECKPOINTS):
         return _Run(recipe, output, resume).run()
@@ -366,17 +369,6 @@ def _tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
         return load_tokenizer(source)
     except InputError as error:
         raise error.prefixed(f"{option}: ") from None
-
-
-def _can_be_written(output: Path) -> None:
-    """Tries the folder, or the nearest one above it that there is; makes none."""
-    place = output.absolute()
-    there = next(path for path in (place, *place.parents) if os.path.lexists(path))
-    try:
-        with tempfile.TemporaryFile(dir=there):
-            pass
-    except OSError as error:
-        raise InputError(f"output_dir: {output} cannot be written: {error}") from None
 
 
 def _finish(

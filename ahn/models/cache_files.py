@@ -105,8 +105,13 @@ def write_cache(saved: SavedCache, path: Path) -> None:
     """Write a cache to `path`; folders on the way are made, a reader never sees half a file.
 
     Raises:
-        InputError: the file cannot be written there.
+        InputError: the file cannot be written there, or is there and no saved cache.
     """
+    if path.is_file() and path.stat().st_size and not _is_cache(path):
+        raise InputError(
+            f"{path}: is there already and holds no saved cache, so it is not replaced; name "
+            "another file, or delete this one"
+        )
     tensors = {
         f"layers.{index}.{name}": tensor.detach().cpu().contiguous()
         for index, layer in enumerate(saved.tensors)
@@ -162,6 +167,15 @@ def read_cache(path: Path) -> SavedCache:
     return SavedCache(
         layouts, by_layer, facts["rows"], facts["seen"], facts["columns"], facts["model"]
     )
+
+
+def _is_cache(path: Path) -> bool:
+    """Whether a file is a whole one of `write_cache`, of this version or another."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return _KEY in (file.metadata() or {})
+    except (SafetensorError, OSError, struct.error):
+        return False
 
 
 def _facts(path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from common.errors import InputError
+from common.errors import InputError, Problems
 from common.writing import write_whole
 from evaluation.plan.environment import now
 from evaluation.run.locks import FolderLock, is_locked
@@ -131,54 +131,50 @@ def check_run(
 
 
 def _check(folder: Path, repair: bool, workers: int | None, watch: Watch | None) -> Checked:
-    problems: list[str] = []
+    problems = Problems()
     notices: list[str] = []
     writer = None if repair else is_locked(folder)
     if writer is not None:
         notices.append(f"{folder}: a process is writing into it{writer}; this is its state so far")
-    info = _description(folder, problems)
-    files = _read_files(folder, info, writer is not None, notices)
-    for file in files:
-        _check_lines(file, info)
-    _check_prompts(files)
-    _score_again(files, info, workers, watch, notices)
-    for file in files:
-        problems += file.problems()
-    missing = _missing(files, info, notices)
-    if missing and info is not None and info.status == "finished":
-        problems.append(f"{folder / 'run.json'}: says finished, but {missing}")
-    elif missing:
-        notices.append(f"{folder}: {missing}")
-    checked = Checked(problems, notices, sum(len(file.good()) for file in files), len(files))
-    if repair:
-        _repair(folder, files, checked)
-        if info is not None and info.status == "finished" and (missing or checked.moved):
-            _set_interrupted(folder)
-    return checked
-
-
-def _description(folder: Path, problems: list[str]) -> RunInfo | None:
-    """``run.json``; None, with the reason in `problems`, where it is damaged."""
+    info: RunInfo | None = None
     try:
         info = read_run_info(folder)
     except NewerVersion:
         raise
     except InputError as error:
-        problems += str(error).splitlines()
-        problems.append(
+        problems.add(
+            *error.problems,
             f"{folder}: without its description a run cannot be continued; its lines are checked "
-            "as far as they speak for themselves"
+            "as far as they speak for themselves",
         )
-        return None
-    if content_sha256(info.identity_parts) != info.identity:
-        problems.append(f"{folder / 'run.json'}: identity is not the digest of identity_parts")
-    return info
+    if info is not None and content_sha256(info.identity_parts) != info.identity:
+        problems.add(f"{folder / 'run.json'}: identity is not the digest of identity_parts")
+    files, left_alone = _read_files(folder, info, writer is not None)
+    for file in files:
+        _check_lines(file, info)
+    _check_prompts(files)
+    not_scored = _score_again(files, info, workers, watch)
+    found = [*problems, *(problem for file in files for problem in file.problems())]
+    missing = _missing(files, info)
+    notices += [*left_alone, *not_scored, *_of_records(files)]
+    finished = info is not None and info.status == "finished"
+    if missing and finished:
+        found.append(f"{folder / 'run.json'}: says finished, but {missing}")
+    elif missing:
+        notices.append(f"{folder}: {missing}")
+    checked = Checked(found, notices, sum(len(file.good()) for file in files), len(files))
+    if repair:
+        _repair(folder, files, checked)
+        if finished and (missing or checked.moved):
+            _set_interrupted(folder)
+    return checked
 
 
 def _read_files(
-    folder: Path, info: RunInfo | None, being_written: bool, notices: list[str]
-) -> list[RecordFile]:
-    found = []
+    folder: Path, info: RunInfo | None, being_written: bool
+) -> tuple[list[RecordFile], list[str]]:
+    """The record files of a run, and notices of other files that lie there."""
+    found, notices = [], []
     for path in sorted(folder.glob("*/*.jsonl")):
         why = _unknown(path, info)
         if why and not holds_records(path):
@@ -193,7 +189,7 @@ def _read_files(
         if rejected_path(path).exists():
             count = rejected_path(path).read_bytes().count(b"\n")
             notices.append(f"{rejected_path(path)}: {count} lines were moved here before")
-    return found
+    return found, notices
 
 
 def _unknown(path: Path, info: RunInfo | None) -> str:
@@ -268,9 +264,13 @@ def _score_again(
     info: RunInfo | None,
     workers: int | None,
     watch: Watch | None,
-    notices: list[str],
-) -> None:
-    """Reject records whose score is not what their prediction is worth."""
+) -> list[str]:
+    """Reject records whose score is not what their prediction is worth.
+
+    Returns:
+        Notices: what was not checked, and why.
+    """
+    notices = []
     groups: dict[tuple[str, str, str, str], list[tuple[RecordFile, RecordLine, ExampleRecord]]] = {}
     for file in files:
         for line, record in file.good():
@@ -279,7 +279,8 @@ def _score_again(
                 groups.setdefault(key, []).append((file, line, record))
     total, done = sum(map(len, groups.values())), 0
     for (benchmark, name, protocol, metric), of_group in groups.items():
-        task = _scorer(benchmark, name, protocol, metric, info, notices)
+        task, told_of = _scorer(benchmark, name, protocol, metric, info)
+        notices += told_of
         if task is not None:
             before = done
 
@@ -289,17 +290,13 @@ def _score_again(
 
             _compare(of_group, task, protocol, workers, told)
         done += len(of_group)
+    return notices
 
 
 def _scorer(
-    benchmark: str,
-    name: str,
-    protocol: str,
-    metric: str,
-    info: RunInfo | None,
-    notices: list[str],
-) -> Task | None:
-    """The task as the records name it; None, with a notice, where this version lacks it."""
+    benchmark: str, name: str, protocol: str, metric: str, info: RunInfo | None
+) -> tuple[Task | None, list[str]]:
+    """The task as the records name it, None where this version lacks it; and notices."""
     task = known_task(benchmark, name)
     lacking = (
         f"task {benchmark}/{name}"
@@ -311,8 +308,8 @@ def _scorer(
         else ""
     )
     if task is None or lacking:
-        notices.append(f"{lacking} is not known to this version: scores are not checked")
-        return None
+        return None, [f"{lacking} is not known to this version: scores are not checked"]
+    notices = []
     rules = task.protocols[protocol]
     if rules.metric != metric:
         notices.append(f"{name} is scored by {rules.metric} now, in this run by {metric}")
@@ -322,7 +319,7 @@ def _scorer(
     code = parts.get("metric_sha256") if isinstance(parts, dict) else None
     if code not in (None, metric_sha256(metric)):
         notices.append(f"{name}: the code of metric {metric} is another than the run's")
-    return task
+    return task, notices
 
 
 def _compare(
@@ -352,8 +349,9 @@ def _planned(info: RunInfo | None, task: str) -> int | None:
     return count if type(count) is int else None
 
 
-def _missing(files: Sequence[RecordFile], info: RunInfo | None, notices: list[str]) -> str:
-    """How many planned examples have no record, in words; empty: none."""
+def _of_records(files: Sequence[RecordFile]) -> list[str]:
+    """Notices of records that are whole and yet not all that they could be."""
+    notices = []
     failed = sum(record.error is not None for file in files for _, record in file.good())
     if failed:
         notices.append(f"{failed} examples failed; the next start tries them again")
@@ -363,6 +361,11 @@ def _missing(files: Sequence[RecordFile], info: RunInfo | None, notices: list[st
             f"{bare} records hold no digest of their own (written before schema 3): only their "
             "form and their score were checked"
         )
+    return notices
+
+
+def _missing(files: Sequence[RecordFile], info: RunInfo | None) -> str:
+    """How many planned examples have no record, in words; empty: none."""
     if info is None:
         return ""
     have = {(file.path.parent.name, file.path.stem): len(file.good()) for file in files}

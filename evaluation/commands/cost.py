@@ -8,11 +8,11 @@ from typing import Any
 
 from rich.table import Table
 
-from ahn.config import MOST_TOKENS, AHNConfig
 from ahn.cost import zoo
 from ahn.cost.accounting import ACCOUNTINGS, added_parameters, cache_bytes, flops
 from ahn.cost.shapes import ModelShape
 from common.errors import InputError
+from evaluation.commands.options import Cost
 from evaluation.plan.costs import DTYPE_BYTES
 
 VARIANTS = ("full", "window", "ahn")
@@ -46,44 +46,18 @@ def _described_shape(model: str) -> ModelShape:
     return ModelShape.from_config(ahn.describe_model(model_path(model) or model))
 
 
-def cost_table(
-    model: str,
-    length: int,
-    generated: int,
-    window: int,
-    sinks: int,
-    cell: str,
-    dtype: str,
-) -> dict[str, Any]:
-    """Costs of every variant, as plain data; raises `InputError` with every problem.
+def cost_table(asked: Cost) -> dict[str, Any]:
+    """Costs of every variant, as plain data.
 
     FLOPs and bytes are for one sequence. ``change_percent`` is relative to full attention in the
     same accounting.
-    """
-    if not model:
-        raise InputError("--model: none given")
-    problems = AHNConfig.problems("ahn", cell, window, sinks)
-    if dtype not in DTYPE_BYTES:
-        problems.append(f"--dtype: {dtype!r} is unknown; one of {', '.join(DTYPE_BYTES)}")
-    counts = {"length": length, "generate": generated}
-    problems += [
-        f"--{flag}: {count} is more than the {MOST_TOKENS:,} tokens that are counted"
-        for flag, count in counts.items()
-        if count > MOST_TOKENS
-    ]
-    if length < 1:
-        problems.append(f"--length: must be at least 1 token, not {length}")
-    if generated < 0:
-        problems.append(f"--generate: must be 0 or more tokens, not {generated}")
-    shape: ModelShape | None = None
-    try:
-        shape = find_shape(model)
-    except InputError as error:
-        problems += str(error).splitlines()
-    if problems or shape is None:
-        raise InputError(*problems)
 
-    settings: dict[str, Any] = {"window": window, "sinks": sinks, "cell": cell}
+    Raises:
+        InputError: there is no such model.
+    """
+    shape = find_shape(asked.model)
+    length, generated = asked.length, asked.generate
+    settings = asked.model_dump(include={"window", "sinks", "cell"})
     in_cache = length + max(generated - 1, 0)
     variants: dict[str, dict[str, Any]] = {}
     for variant in VARIANTS:
@@ -101,7 +75,7 @@ def cost_table(
                 shape,
                 variant,
                 in_cache,
-                dtype_bytes=DTYPE_BYTES[dtype],
+                dtype_bytes=DTYPE_BYTES[asked.dtype],
                 accounting=accounting,
                 **settings,
             )
@@ -114,12 +88,12 @@ def cost_table(
         variants[variant] = entry
     _add_changes(variants)
     return {
-        "model": model,
+        "model": asked.model,
         "length": length,
         "generated_tokens": generated,
         **settings,
-        "dtype": dtype,
-        "parameters": {"base": shape.parameters, "ahn": added_parameters(shape, cell)},
+        "dtype": asked.dtype,
+        "parameters": {"base": shape.parameters, "ahn": added_parameters(shape, asked.cell)},
         "accountings": {"flops": FLOP_ACCOUNTINGS, "cache_bytes": CACHE_ACCOUNTINGS},
         "variants": variants,
     }

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import InputError, shown
+from common.suggestions import did_you_mean
+from evaluation.commands.options import Export
 from reports.records import ExampleRecord
 from reports.run_folders import Run, read_run
 from reports.targets import check_no_run_file
@@ -42,31 +44,29 @@ class Exported:
     warnings: list[str]
 
 
-def export_run(
-    folder: Path,
-    form: str,
-    output: Path | None = None,
-    variants: Sequence[str] = (),
-    model_name: str | None = None,
-    force: bool = False,
-) -> Exported:
-    """Write the predictions of the run in `folder` below `output` (default: ``<run>/export``).
+def export_run(asked: Export) -> Exported:
+    """Write the predictions of a run below the folder that was asked for.
 
-    All files appear, or none does. `InputError` for an unknown format or variant, a run of
-    another benchmark, and files that are there already unless `force`.
+    All files appear, or none does.
+
+    Raises:
+        InputError: an unknown format or variant, a run of another benchmark, or files that are
+            there already, unless `force`.
     """
+    folder, form, variants = asked.run, asked.format, asked.variants
     if form not in FOLDERS:
-        raise InputError(f"--format: unknown format {form!r} (known: {', '.join(FOLDERS)})")
+        hint = did_you_mean(form, FOLDERS)
+        raise InputError(f"--format: unknown format {form!r} (known: {', '.join(FOLDERS)}){hint}")
     run = read_run(folder)
-    _check(run, form, variants, model_name)
-    output = output or folder / "export"
+    _check(run, form, variants, asked.model_name)
+    output = asked.output or folder / "export"
     contents: dict[Path, list[str]] = {}
     failed = 0
     for record in run.records:
         if variants and record.variant not in variants:
             continue
         failed += record.error is not None
-        path = output / _place(run, record, form, model_name)
+        path = output / _place(run, record, form, asked.model_name)
         task = find_task(record.benchmark, record.task)
         line = form_of(task.benchmark).export(record.model_dump(), task)
         contents.setdefault(path, []).append(json.dumps(line, ensure_ascii=False) + "\n")
@@ -75,7 +75,7 @@ def export_run(
         if path.is_dir():
             raise InputError(f"--output: {path} is a folder, where a file is to be written")
     there = [path for path in contents if os.path.lexists(path)]
-    if there and not force:
+    if there and not asked.force:
         more = f" and {len(there) - 1} more" if len(there) > 1 else ""
         raise InputError(
             f"--output: {there[0]}{more} exist already; give --force to replace them, or another "

@@ -9,55 +9,44 @@ from pathlib import Path
 from common.errors import InputError
 from common.progress import ProgressBar
 from common.writing import check_writable, write_whole
+from evaluation.commands.options import Score
 from evaluation.commands.terminal import console
 from reports.targets import check_no_run_file
 from tasks.scoring import benchmark_score, score_per_length, scored_file
 
 
-def score_to(
-    file: Path,
-    benchmark: str,
-    task: str,
-    protocol: str,
-    per_example: Path | None = None,
-    data: str | None = None,
-    workers: int | None = None,
-    metric: str | None = None,
-) -> str:
-    """Score `file`, write ``{"score": ...}`` per line to `per_example`; returns the result's line.
+def score_to(asked: Score) -> str:
+    """Score a prediction file and write ``{"score": ...}`` per line where asked.
 
-    Args:
-        file: predictions, in the authors' format or ours.
-        benchmark, task, protocol: what they are predictions of.
-        per_example: where the scores go; None: nowhere.
-        data: folder with the task's rows; the file must then have as many predictions.
-        workers: processes; None: chosen by what there is to do.
-        metric: name of another metric than the protocol's; the result says so.
+    Returns:
+        The line that is printed: task, protocol, number of predictions, score.
 
     Raises:
         InputError: whatever is wrong with the input; nothing is written then.
     """
-    if per_example is not None:
-        _check_output(per_example, file)  # scoring may take long
+    if asked.per_example is not None:
+        _check_output(asked.per_example, asked.file)  # scoring may take long
     with ProgressBar(console(stderr=True), "scoring") as bar:
         lines = scored_file(
-            file,
-            benchmark,
-            task,
-            protocol,
-            data=data,
-            metric=metric,
-            workers=workers,
+            asked.file,
+            asked.benchmark,
+            asked.task,
+            asked.protocol,
+            data=asked.data,
+            metric=asked.metric,
+            workers=asked.workers,
             watch=bar.update,
         )
-    if per_example is not None:
+    if asked.per_example is not None:
         content = "".join(json.dumps({"score": line.score}) + "\n" for line in lines)
-        write_whole(per_example, content)
-    how = protocol if metric is None else f"{protocol}, but by {metric}"
+        write_whole(asked.per_example, content)
+    how = asked.protocol if asked.metric is None else f"{asked.protocol}, but by {asked.metric}"
     score = benchmark_score([line.score for line in lines])
-    by_length = score_per_length(benchmark, task, lines)
+    by_length = score_per_length(asked.benchmark, asked.task, lines)
     lengths = "; ".join(f"{length}: {figure}" for length, figure in by_length.items())
-    return f"{task} ({how}, {len(lines)} predictions): {score}" + (lengths and f" ({lengths})")
+    return f"{asked.task} ({how}, {len(lines)} predictions): {score}" + (
+        lengths and f" ({lengths})"
+    )
 
 
 def _check_output(output: Path, file: Path) -> None:

@@ -41,6 +41,7 @@ import ahn as library
 from ahn.checkpoints.load import local_folder, read_ahn_config
 from ahn.checkpoints.tokenizer_options import tokenizer_options
 from common.errors import InputError
+from common.quantities import token_count
 from evaluation.backends.streaming import (
     Generator,
     generation_settings,
@@ -98,7 +99,7 @@ class AHNLM(HFLM):
         sinks: attention sinks, in tokens. Default: that of the AHN weights, else 128.
         yarn_factor: RoPE is stretched by YaRN with this factor. Default: as the checkpoint has it.
         tokenizer: folder or hub id. Default: the model's own.
-        dtype: ``auto`` (bfloat16 on cuda, float32 elsewhere), or a type's name.
+        dtype: ``auto`` (bfloat16 on cuda, float32 elsewhere), or a type's name (also ``bf16``).
         device: ``cpu``, ``cuda``, ``cuda:1``. Default: cuda where there is one.
         batch_size: rows at once; ``auto`` halves ``max_batch_size`` until it fits.
         max_length: longest text in tokens. Default: the model's ``max_position_embeddings``;
@@ -133,6 +134,7 @@ class AHNLM(HFLM):
     ) -> None:
         from transformers import AutoTokenizer
 
+        window, sinks, max_length = map(token_count, (window, sinks, max_length))  # as 32k
         _check_options(unknown, window, sinks, max_length)
         path = model_path(str(pretrained)) or ""
         weights = None if ahn is None else ahn_path(str(ahn))

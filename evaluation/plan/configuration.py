@@ -1,40 +1,43 @@
 """What a run is asked to do: a YAML file, flags that win over it, and defaults.
 
-Every key of the file has a flag of the same name (``max_length`` is ``--max-length``), and an
-unknown key is an error. Relative paths count from the working directory, in the file as in
-flags. Resolving the names in it (tasks, models, data) is `evaluation.plan.plan`'s job.
+Each field of `RunConfiguration` is a key of the file and a flag of the same name (``max_length`` is
+``--max-length``); see `common.settings`. Relative paths count from the working directory, in the
+file as in flags. `evaluation.plan.plan` resolves the names in it (tasks, models, data).
 """
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    StrictBool,
-    StrictFloat,
-    StrictInt,
-    ValidationError,
-    field_validator,
-)
+from pydantic import AfterValidator, Field, StrictBool, field_validator
 
-from common import yaml
-from common.errors import InputError, shown
+from common.errors import InputError, Problems, shown
 from common.files import kind_of
+from common.settings import (
+    Flag,
+    Number,
+    Seed,
+    Settings,
+    SettingsError,
+    SettingsFile,
+    Tokens,
+    Whole,
+    as_dtype,
+    parse_file,
+    read_file,
+    settings,
+)
 from tasks.sources import MOST_ROWS
 
 Benchmark = Literal["longbench", "lveval", "infinitebench", "pocket"]
-DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
-Tokens = Annotated[StrictInt, Field(le=10**9)]
-"""A number of tokens that a machine can hold; the plan says which of them make sense."""
+DTypeName = Annotated[Literal["auto", "float32", "bfloat16", "float16"], as_dtype]
+MOST_TOKENS = 10**9
+"""Tokens that a machine can hold; the plan says which numbers make sense."""
 
 
 def _without_null(text: str) -> str:
@@ -47,10 +50,20 @@ Name = Annotated[str, Field(min_length=1), AfterValidator(_without_null)]
 """A path, hub id or other name; an empty one would mean the working directory, or a default."""
 
 
-class RunConfiguration(BaseModel):
-    """One evaluation run, as asked for. None means: the documented default."""
+class RunConfiguration(Settings):
+    """One evaluation run, as asked for. None means: the documented default.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    Attributes:
+        groups: headings of the flags' groups in the help, by the first field of each.
+    """
+
+    groups: ClassVar[Mapping[str, str]] = {
+        "model": "Models and variants",
+        "tasks": "Tasks and data",
+        "protocol": "Prompts",
+        "dtype": "Machine and seed",
+        "output": "Run folder",
+    }
 
     benchmark: Benchmark = Field(default="longbench", description="Benchmark; set by the command.")
     model: Name | None = Field(
@@ -59,43 +72,57 @@ class RunConfiguration(BaseModel):
     tokenizer: Name | None = Field(
         default=None, description="Tokenizer: folder or hub id. Default: the model's own."
     )
-    ahn: dict[str, str] = Field(
+    ahn: Annotated[dict[str, str], Flag(metavar="[NAME=]PATH", own_form=True)] = Field(
         default_factory=dict,
-        description="AHN weights (folder, hub id, or 'pocket', 'pocket/dn' ... for embedded ones) "
-        "by name. One without a name (here '') gives the variant 'ahn'; several need names, "
-        "gdn=PATH gives 'ahn-gdn'.",
+        description="AHN weights: folder, hub id, or 'pocket' ('pocket/dn' ...). One without a "
+        "name gives the variant 'ahn'; to compare several, gdn=PATH, dn=PATH give 'ahn-gdn', "
+        "'ahn-dn'; repeatable.",
     )
-    variants: list[str] = Field(
+    variants: Annotated[list[str], Flag(("--variant",), metavar="NAME", own_form=True)] = Field(
         default_factory=list,
         description="full, window, ahn, no-write; of several AHN weights 'ahn' means each, "
-        "'ahn-gdn' one. Default: full; with a window also window; with AHN weights also window "
-        "and ahn.",
+        "'ahn-gdn' one; repeatable. Default: full; with a window also window; with AHN weights "
+        "also window and ahn.",
     )
     window: Tokens | None = Field(
-        default=None, description="Sliding window, in tokens. Default: that of the AHN weights."
+        default=None,
+        le=MOST_TOKENS,
+        description="Sliding window, in tokens (also 32k). Default: that of the AHN weights.",
     )
     sinks: Tokens | None = Field(
         default=None,
+        le=MOST_TOKENS,
         description="Attention sinks, in tokens. Default: that of the AHN weights, else 128.",
     )
-    tasks: list[str] = Field(
-        default_factory=list, description="Task names or groups. Default: all of the benchmark."
+    tasks: Annotated[list[str], Flag(("--tasks", "--task"), metavar="NAMES", own_form=True)] = (
+        Field(
+            default_factory=list,
+            description="Tasks or groups, joined by commas or repeated; run_eval tasks lists them. "
+            "Default: all of the benchmark.",
+        )
     )
     data: Name | None = Field(
         default=None,
         description="Folder, file or archive with rows, or 'pocket'. Default: the benchmark's hub.",
     )
-    lengths: list[str] = Field(
+    lengths: Annotated[
+        list[str], Flag(("--lengths", "--length"), metavar="LENGTHS", own_form=True)
+    ] = Field(
         default_factory=list,
-        description="Lengths of the texts. LV-Eval: levels, 16k to 256k; generated rows: about so "
-        "many tokens. Default: all levels; what the generator chooses.",
+        description="Lengths of the texts, joined by commas or repeated. LV-Eval: levels, 16k to "
+        "256k; generated rows: about so many tokens. Default: all levels; what the generator "
+        "chooses.",
     )
-    limit: StrictInt | None = Field(
-        default=None, gt=0, le=MOST_ROWS, description="Examples per task. Default: all."
+    limit: Whole | None = Field(
+        default=None,
+        gt=0,
+        le=MOST_ROWS,
+        description="Examples per task. A finished run can be raised later. Default: all.",
     )
     protocol: Name = Field(default="official", description="Whose procedure is followed.")
     max_length: Tokens | None = Field(
         default=None,
+        le=MOST_TOKENS,
         description="Longest prompt before the chat template, in tokens. Default: the protocol's, "
         "or the model's context - 500.",
     )
@@ -103,47 +130,51 @@ class RunConfiguration(BaseModel):
         default=False,
         description="Accept prompts beyond the model's max_position_embeddings.",
     )
-    yarn_factor: StrictFloat | None = Field(
+    yarn_factor: Number | None = Field(
         default=None,
         ge=1,
         le=1000,
-        allow_inf_nan=False,
-        description="Stretch the model's positions by YaRN, so many times. Default: as its "
-        "config.json has it.",
+        description="Stretch the model's positions by YaRN, so many times: 4 makes 32,768 into "
+        "131,072. Default: as its config.json has it.",
     )
     dtype: DTypeName = Field(
-        default="auto", description="Weights' type. auto: bfloat16 on cuda, float32 elsewhere."
+        default="auto",
+        description="Weights' type (bf16 ... are understood). Default: auto, bfloat16 on cuda, "
+        "float32 elsewhere.",
     )
-    device: Name = Field(default="auto", description="auto: cuda where there is one, else cpu.")
-    threads: StrictInt | None = Field(
+    device: Name = Field(
+        default="auto",
+        description="cpu, cuda, cuda:1, or auto (default): cuda where there is one, else cpu.",
+    )
+    threads: Whole | None = Field(
         default=None,
         gt=0,
         le=1024,
         description="Threads of torch on the CPU. Default: 1 for a model of under ten million "
         "parameters, torch's own choice else.",
     )
-    seed: StrictInt | None = Field(
+    seed: Seed | None = Field(
         default=None,
-        ge=0,
-        lt=2**32,
         description="Seed of sampling and of generated data. Default: the protocol's.",
     )
-    output: Name | None = Field(
-        default=None, description="Run folder. Default: runs/<benchmark>-<start of identity>."
+    output: Annotated[Name | None, Flag(("--output", "-o"), metavar="DIR")] = Field(
+        default=None,
+        description="Run folder; continued if it is there. Default: runs/<benchmark>-<start of "
+        "identity>.",
     )
     overwrite: StrictBool = Field(
         default=False, description="Delete the records of an earlier run in the folder first."
     )
-    max_errors: StrictInt = Field(
+    max_errors: Whole = Field(
         default=20, ge=0, description="Failed examples per variant after which the run stops."
     )
     reuse_prefixes: StrictBool = Field(
         default=True, description="Prefill a document once for all examples that share it."
     )
-    in_turns: StrictBool = Field(
+    in_turns: Annotated[StrictBool, Flag(off="one-by-one")] = Field(
         default=False,
-        description="Let all variants answer a document before the next one, all models in memory "
-        "at once, so that a slower hour of the machine does not slow one variant alone.",
+        description="Let all variants answer a document before the next one, with all models in "
+        "memory at once: measured times compare better. Default: one variant after the other.",
     )
     report: StrictBool = Field(default=True, description="Write <output>/report.html at the end.")
 
@@ -196,7 +227,6 @@ class RunConfiguration(BaseModel):
 
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
-_ALIASES = {"variant": "variants", "task": "tasks", "length": "lengths"}
 
 
 def _named(item: str) -> tuple[str, str]:
@@ -225,63 +255,26 @@ def _preset(name: str) -> str | None:
     return file.read_text(encoding="utf-8") if "/" not in name and file.is_file() else None
 
 
-def _read_config(file: str) -> Any:
-    """Content of `file`: a path or, where there is no such path, a shipped preset.
+def read_config_file(file: str) -> SettingsFile:
+    """The settings in a configuration file: a path or, where there is none, a shipped preset.
 
     A preset is named ``demo`` or as in a checkout, ``configs/eval/demo.yaml``.
+
+    Raises:
+        InputError: there is no such file, or it is no mapping of keys to values.
     """
-    if kind_of(file) is not None:
-        return yaml.read(file)
-    name = Path(file).name if Path(file).parent.as_posix() == "configs/eval" else file
-    # No preset has so long a name, and no file can.
-    text = _preset(name) if len(name) < 100 else None
-    if text is None:
-        presets = ", ".join(preset_names())
-        raise InputError(f"no such file: {shown(file)} (presets that ship: {presets})")
-    return yaml.parse(text, file)
-
-
-def read_config_file(file: str) -> dict[str, Any]:
-    """Keys and values of a YAML configuration file; `InputError` when it is not a mapping."""
     try:
-        content = _read_config(file)
+        if kind_of(file) is not None:
+            return replace(read_file(RunConfiguration, file), name=f"--config: {shown(file)}")
+        name = Path(file).name if Path(file).parent.as_posix() == "configs/eval" else file
+        # No preset has so long a name, and no file can.
+        text = _preset(name) if len(name) < 100 else None
+        if text is None:
+            presets = ", ".join(preset_names())
+            raise InputError(f"no such file: {shown(file)} (presets that ship: {presets})")
+        return replace(parse_file(RunConfiguration, text, file), name=f"--config: {file}")
     except InputError as error:
         raise error.prefixed("--config: ") from error
-    return _values_of(content, file)
-
-
-def _values_of(content: Any, file: str) -> dict[str, Any]:
-    """Values by the names of the configuration's keys."""
-    if content is None:
-        return {}
-    if not isinstance(content, Mapping):
-        raise InputError(f"--config: {shown(file)} must hold 'key: value' lines")
-    values: dict[str, Any] = {}
-    problems = []
-    for raw_key, value in content.items():
-        key = str(raw_key).replace("-", "_")
-        key = _ALIASES.get(key, key)
-        if key in values:
-            problems.append(
-                f"--config: {shown(file)}: {raw_key!r} is given twice under two spellings"
-            )
-        values[key] = value
-    if problems:
-        raise InputError(*problems)
-    return values
-
-
-def _describe(error: Mapping[str, Any], from_file: set[str], file: str | None) -> str:
-    """One message for one pydantic error, naming where the value was written."""
-    key = str(error["loc"][0]) if error["loc"] else ""
-    if error["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(key, RunConfiguration.model_fields, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        return f"--config: {file}: unknown key {key!r}{hint}"
-    flag = {"variants": "variant"}.get(key, key).replace("_", "-")
-    source = f"--config: {file}: {key}" if key in from_file else f"--{flag}"
-    message = error["msg"].removeprefix("Value error, ")
-    return f"{source}: {message} (got {shown(repr(error['input']))})"
 
 
 def resolve_configuration(
@@ -292,36 +285,22 @@ def resolve_configuration(
     Returns the configuration and all problems found. A value with a problem is replaced by its
     default, so that the caller can go on and list what else is wrong; it must not run then.
     """
-    problems: list[str] = []
-    values: dict[str, Any] = {}
-    if file is not None:
-        try:
-            values = read_config_file(file)
-        except InputError as error:
-            problems += error.problems
+    problems = Problems()
+    read = SettingsFile("")
     given = {key: value for key, value in flags.items() if value is not None and value != []}
-    if file is None and given.get("benchmark") in OWN_PRESET:
-        name = given["benchmark"]  # the preset, whatever file of that name lies here
-        values = _values_of(yaml.parse(_preset(name) or "", name), name)
-    benchmark = values.get("benchmark")
+    with problems.collecting():
+        if file is not None:
+            read = read_config_file(file)
+        elif given.get("benchmark") in OWN_PRESET:
+            name = given["benchmark"]  # the preset, whatever file of that name lies here
+            read = parse_file(RunConfiguration, _preset(name) or "", name)
+    benchmark = read.values.get("benchmark")
     if benchmark is not None and benchmark != given.get("benchmark", benchmark):
-        problems.append(
-            f"--config: {file}: benchmark is {benchmark!r}, but {given['benchmark']!r} is run"
-        )
-    from_file = set(values) - set(given)
-    values |= given
-    # A null in the file is "not said", so that a preset can list a key without choosing.
-    values = {
-        key: value
-        for key, value in values.items()
-        if value is not None or key not in RunConfiguration.model_fields
-    }
+        problems.add(f"{read.name}: benchmark is {benchmark!r}, but {given['benchmark']!r} is run")
     try:
-        return RunConfiguration.model_validate(values), problems
-    except ValidationError as error:
-        bad = set()
-        for entry in error.errors():
-            problems.append(_describe(entry, from_file, file))
-            bad.add(entry["loc"][0] if entry["loc"] else "")
-        usable = {key: value for key, value in values.items() if key not in bad}
-        return RunConfiguration.model_validate(usable), problems
+        return settings(RunConfiguration, given, read), list(problems)
+    except SettingsError as error:
+        problems.add(*error.problems)
+        usable = read.without(error.keys)
+        given = {key: value for key, value in given.items() if key not in error.keys}
+        return settings(RunConfiguration, given, usable), list(problems)

@@ -16,11 +16,12 @@ from random import Random
 from typing import Any
 
 from common.errors import InputError
+from common.quantities import token_count
 from tasks.infinitebench import constructions as c
 
 MAX_LENGTH = 16 * 1024**2
 """Tokens: beyond it a slip of the pen is likelier than a wish."""
-_LENGTH = re.compile(r"\s*([0-9]{1,12})\s*([km]?)\s*", re.IGNORECASE)
+_PLAIN = re.compile(r"\s*[0-9]{1,12}\s*")
 
 
 @dataclass(frozen=True)
@@ -83,12 +84,13 @@ def parse_length(length: str | int) -> int:
 
     InputError for anything else, and beyond `MAX_LENGTH`.
     """
-    match = _LENGTH.fullmatch(str(length))
-    if match is None:
+    tokens = token_count(str(length))
+    if isinstance(tokens, str) and _PLAIN.fullmatch(tokens):
+        tokens = int(tokens)
+    if not isinstance(tokens, int):
         raise InputError(
             f"--length: {length!r} should be a number of tokens, as 131072, 128k or 1m"
         )
-    tokens = int(match[1]) * {"": 1, "k": 1024, "m": 1024**2}[match[2].lower()]
     if not 0 < tokens <= MAX_LENGTH:
         raise InputError(f"--length: {length!r} should be between 1 and {MAX_LENGTH} tokens")
     return tokens

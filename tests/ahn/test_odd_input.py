@@ -16,7 +16,8 @@ import pytest
 
 from ahn.cli import main
 from ahn.commands import prompting
-from ahn.commands.prompting import Sampling, read_prompt
+from ahn.commands.options import Generate
+from ahn.commands.prompting import read_prompt
 from ahn.config import AHNConfig
 from ahn.distill.recipe import load_recipe
 from common.errors import InputError
@@ -91,18 +92,21 @@ def test_places_that_cannot_be_are_refused(
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ("--window 1000000000000000000000000", "window must be at most 1,000,000,000,000 tokens"),
-        ("--window 64 --sinks 1000000000000000000000000", "sinks must be at most 1,000,000,000,"),
-        ("--window 64 --sinks -1", "sinks must be 0 or more tokens"),
-        ("--max-new-tokens 1000000000001", "--max-new-tokens: must be from 1 to 1,000,000,000"),
-        ("--seed -1", "--seed: must be from 0 to 2**32 - 1, not -1"),
-        ("--seed 100000000000000000000000", "--seed: must be from 0 to 2**32 - 1"),
-        ("--temperature nan", "--temperature: must be 0, or from 0.001 to 100.0, not nan"),
-        ("--temperature inf", "--temperature: must be 0, or from 0.001 to 100.0, not inf"),
+        ("--window 1000000000000000000000000", "--window: must be at most 1,000,000,000,000"),
+        (
+            "--window 64 --sinks 1000000000000000000000000",
+            "--sinks: must be at most 1,000,000,000,000",
+        ),
+        ("--window 64 --sinks -1", "--sinks: must be at least 0, not -1"),
+        ("--max-new-tokens 1000000000001", "--max-new-tokens: must be at most 1,000,000,000"),
+        ("--seed -1", "--seed: must be at least 0, not -1"),
+        ("--seed 100000000000000000000000", "--seed: must be less than 4,294,967,296"),
+        ("--temperature nan", "--temperature: must be a finite number, not nan"),
+        ("--temperature inf", "--temperature: must be a finite number, not inf"),
         ("--temperature 1e-300", "--temperature: must be 0, or from 0.001 to 100.0, not 1e-300"),
         ("--temperature -1", "--temperature: must be 0"),
-        ("--yarn-factor nan", "factor must be a number at least 1"),
-        ("--yarn-factor 1e300", "factor must be a number at least 1 and at most 1000"),
+        ("--yarn-factor nan", "--yarn-factor: must be a finite number, not nan"),
+        ("--yarn-factor 1e300", "--yarn-factor: must be at most 1,000, not '1e300'"),
     ],
 )
 def test_numbers_out_of_range_are_refused(
@@ -112,8 +116,10 @@ def test_numbers_out_of_range_are_refused(
 
 
 def test_the_bounds_themselves_are_fine() -> None:
-    Sampling(max_new_tokens=1, temperature=0.001, seed=0)
-    Sampling(max_new_tokens=10**9, temperature=100.0, seed=2**32 - 1)
+    least = {"model": "x", "max_new_tokens": 1, "temperature": 0.001, "seed": 0}
+    most = {"model": "x", "max_new_tokens": 10**9, "temperature": 100.0, "seed": 2**32 - 1}
+    for bounds in (least, most):
+        Generate.model_validate(bounds)
     AHNConfig(window=10**12, sinks=10**12)
     with pytest.raises(InputError, match="window must be at most"):
         AHNConfig(window=10**12 + 1)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from typer.testing import CliRunner
+from click.testing import CliRunner
 
 import ahn
 from ahn.checkpoints.merge import merge_checkpoint, split_checkpoint

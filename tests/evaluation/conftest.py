@@ -139,7 +139,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def run_eval() -> Callable[..., Any]:
     """`run_eval ARGUMENTS` in this process; a click `Result`."""
-    from typer.testing import CliRunner
+    from click.testing import CliRunner
 
     from evaluation.cli import app
 

@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-import typer
+from click.testing import CliRunner
 from rich.console import Console
-from typer.testing import CliRunner
 
 from ahn.commands import bench as bench_module
-from ahn.commands.bench import bench, measure, measure_in_turns, share_base, table
+from ahn.commands.bench import command, measure, measure_in_turns, share_base, table
 from ahn.config import VARIANTS
 from ahn.cost.accounting import ModelShape
 from ahn.models.causal_lm import Qwen2AHNConfig, Qwen2AHNForCausalLM
@@ -101,14 +100,15 @@ def test_models_of_a_bench_share_the_base_and_compute_the_same():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--lengths", "12,x"], "--lengths: positive integers"),
-        (["--lengths", "0"], "--lengths: positive integers"),
+        (["--lengths", "12,x"], "--lengths.1: input should be a valid integer"),
+        (["--lengths", "0"], "--lengths.0: must be at least 1, not 0"),
+        (["--lengths", ""], "--lengths: "),
+        (["--repeats", "0"], "--repeats: must be at least 1, not 0"),
+        (["--dtype", "int4"], "--dtype: must be 'auto', 'float32'"),
         (["--model", "./nowhere"], "nowhere"),
     ],
 )
 def test_bad_input_ends_with_code_2_and_a_message(arguments, message):
-    app = typer.Typer()
-    app.command()(bench)
-    result = CliRunner().invoke(app, arguments)
+    result = CliRunner().invoke(command, arguments)
     assert result.exit_code == 2
     assert message in result.output

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from transformers import Qwen2Config, Qwen2ForCausalLM
-from typer.testing import CliRunner
 
 import ahn
 from ahn.checkpoints.tokenizer import load_tokenizer
@@ -111,8 +111,7 @@ def test_a_tokenizer_of_another_model(tmp_path: Path) -> None:
     Qwen2ForCausalLM(small).save_pretrained(tmp_path)
     options = ["generate", "--model", str(tmp_path), "--tokenizer", str(ahn.POCKET_PATH)]
     result = CliRunner().invoke(app, [*options, "--prompt", "the key of carbon is 72"])
-    assert isinstance(result.exception, ahn.InputError)
-    assert "the tokenizer gives token" in str(result.exception)
+    assert result.exit_code == 2 and "the tokenizer gives token" in result.stderr
 
 
 def test_a_chat_needs_a_template() -> None:
@@ -127,6 +126,5 @@ def test_a_chat_needs_a_template() -> None:
 @pytest.mark.parametrize("command", ["generate", "info", "merge", "split", "train"])
 def test_help_has_text_and_examples(command: str) -> None:
     result = CliRunner().invoke(app, [command, "--help"])
-    assert result.exit_code == 0 and "Options" in result.output
-    if command != "train":
-        assert f"ahn {command} " in result.output.replace("\n", " ")
+    assert result.exit_code == 0 and "Other options:" in result.output
+    assert f"Examples:\n  ahn {command} " in result.output

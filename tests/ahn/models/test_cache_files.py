@@ -121,6 +121,7 @@ def test_what_is_no_cache_is_refused(models: Any, tmp_path: Path) -> None:
     save_file({"x": torch.ones(2)}, path)
     with pytest.raises(InputError, match="a safetensors file, but not a saved cache"):
         AHNCache.load(path, model)
+    path.unlink()
     read(model)[0].save(path)
     whole = path.read_bytes()
     for cut in (len(whole) - 1, len(whole) // 2, 40, 0):
@@ -129,6 +130,27 @@ def test_what_is_no_cache_is_refused(models: Any, tmp_path: Path) -> None:
             AHNCache.load(path, model)
     with pytest.raises(InputError, match="belongs to none"):
         AHNCache(model.layout).save(path)
+
+
+def test_only_a_saved_cache_is_replaced(models: Any, tmp_path: Path) -> None:
+    model, path = models("ahn"), tmp_path / "c.safetensors"
+    cache = read(model)[0]
+    cache.save(path)
+    whole = path.read_bytes()
+    for content in (b"a letter", pickle.dumps([1]), whole[: len(whole) // 2]):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match="holds no saved cache, so it is not replaced"):
+            cache.save(path)
+        assert path.read_bytes() == content
+    save_file({"x": torch.ones(2)}, path)
+    with pytest.raises(InputError, match="holds no saved cache, so it is not replaced"):
+        cache.save(path)
+    for content in (b"", whole):
+        path.write_bytes(content)
+        cache.save(path)
+        assert path.read_bytes() == whole
+    with pytest.raises(InputError, match="is a folder"):
+        cache.save(tmp_path)
 
 
 def test_metadata_that_contradicts_the_tensors_is_refused(models: Any, tmp_path: Path) -> None:

@@ -147,7 +147,7 @@ def test_whoever_ends_a_run_twice_does_not_disturb_its_end():
 
 
 ON_A_TERMINAL = """
-import sys, time, typer
+import sys, time, click
 from evaluation.cli import _exit_code, _tidy_interrupts
 with _tidy_interrupts():
     try:
@@ -157,7 +157,7 @@ with _tidy_interrupts():
     except KeyboardInterrupt as interrupt:
         for _ in range(3):
             print("a word to a terminal that is gone", flush=True)
-            typer.echo("and another", err=True)
+            click.echo("and another", err=True)
         open(sys.argv[1], "w").write("whole")
         code = _exit_code(interrupt)
 sys.exit(code)

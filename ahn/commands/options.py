@@ -1,0 +1,146 @@
+"""The settings of `ahn`'s commands: each field is a flag, with type, range, default and help."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from ahn.config import CELLS, MOST_TOKENS, VARIANTS
+from common.settings import Flag, Number, Seed, Settings, Tokens, Whole, as_dtype
+
+DType = Annotated[Literal["auto", "float32", "bfloat16", "float16", "float64"], as_dtype]
+_COLDEST, _HOTTEST = 1e-3, 100.0
+"""Beyond these, float32 holds no probabilities any more, or all tokens are as likely."""
+MOST_NEW_TOKENS = 10**9
+
+
+def _temperature(value: float) -> float:
+    if value != 0 and not _COLDEST <= value <= _HOTTEST:
+        raise ValueError(f"must be 0, or from {_COLDEST} to {_HOTTEST}, not {value}")
+    return value
+
+
+Window = Annotated[
+    Tokens | None,
+    Field(ge=1, le=MOST_TOKENS, description="Sliding window, in tokens (also 32k)."),
+]
+Sinks = Annotated[
+    Tokens | None, Field(ge=0, le=MOST_TOKENS, description="Attention sinks, in tokens.")
+]
+Factor = Annotated[
+    Number | None, Field(ge=1, le=1000, description="RoPE scaling: YaRN with this factor.")
+]
+Folder = Annotated[
+    str, Flag(("--output", "-o"), metavar="DIR"), Field(description="Folder to make.")
+]
+ShardSize = Annotated[str, Field(description="Largest file, e.g. 5GB or 500MB.")]
+Force = Annotated[bool, Field(description="Replace a model's folder that is already there.")]
+
+
+class Generate(Settings):
+    """Settings of `ahn generate`."""
+
+    model: str = Field(description="Base or merged model: folder, hub id, or 'pocket' (embedded).")
+    ahn: str | None = Field(
+        None, description="AHN weights: folder, hub id, or 'pocket'. Not for a merged model."
+    )
+    variant: str | None = Field(
+        None, description=f"{', '.join(VARIANTS)}. Default: ahn where there are weights."
+    )
+    window: Window = None
+    sinks: Sinks = None
+    yarn_factor: Factor = None
+    dtype: DType | None = Field(
+        None, description="Weights' type (bf16 ... are understood). Default: the model's."
+    )
+    device: str = Field("auto", description="cpu, cuda, cuda:1, mps, or auto.")
+    prompt: str | None = Field(None, description="The prompt.")
+    prompt_file: str | None = Field(
+        None, description="A UTF-8 file with the prompt; '-': standard input."
+    )
+    chat: Annotated[bool | None, Flag(off="raw")] = Field(
+        None, description="Chat template, or the bare text. Default: chat if there is a template."
+    )
+    tokenizer: str | None = Field(
+        None, description="Tokenizer: folder or hub id. Default: the model's."
+    )
+    max_new_tokens: Tokens = Field(
+        256, ge=1, le=MOST_NEW_TOKENS, description="Longest answer, in tokens."
+    )
+    temperature: Annotated[Number, AfterValidator(_temperature)] = Field(
+        0.0, description="Of the random draws. Default: 0, always the most probable token."
+    )
+    seed: Seed = Field(0, description="Of the random draws.")
+    stream: bool = Field(True, description="Print the answer as it comes, or at its end.")
+
+    groups: ClassVar[Mapping[str, str]] = {
+        "model": "Model",
+        "prompt": "Prompt",
+        "max_new_tokens": "Answer",
+    }
+
+
+class Info(Settings):
+    """Settings of `ahn info`."""
+
+    path: Annotated[str | None, Flag(argument=True, metavar="[PATH]")] = Field(
+        None, description="Folder or hub id (only headers are fetched), or 'pocket'."
+    )
+    model: str | None = Field(
+        None, description="A model of the zoo, from its shape alone: qwen2.5-7b."
+    )
+    cell: str | None = Field(None, description=f"With --model: memory to add; {', '.join(CELLS)}.")
+    window: Window = Field(None, description="With --model: window, in tokens.")
+    sinks: Sinks = Field(None, description="With --model: sinks, in tokens.")
+    list_: bool = Field(False, description="All models of the zoo and their released AHN weights.")
+    json_: bool = Field(False, description="One JSON object instead of a table.")
+
+    @model_validator(mode="after")
+    def _one_subject(self) -> Info:
+        if (self.path is not None) + (self.model is not None) + self.list_ != 1:
+            raise ValueError("give one of PATH, --model NAME and --list")
+        if self.model is None and (self.cell, self.window, self.sinks) != (None, None, None):
+            raise ValueError("--cell, --window and --sinks go with --model")
+        return self
+
+
+class Merge(Settings):
+    """Settings of `ahn merge`."""
+
+    base: str = Field(description="Base model: folder or hub id.")
+    ahn: str = Field(description="AHN weights: folder or hub id.")
+    output: Folder
+    window: Window = Field(
+        None, description="Window to record, in tokens. Default: the AHN weights'."
+    )
+    sinks: Sinks = Field(None, description="Sinks to record, in tokens. Default: the AHN weights'.")
+    yarn_factor: Factor = Field(None, description="RoPE scaling to record: YaRN with this factor.")
+    max_shard_size: ShardSize = "5GB"
+    force: Force = False
+
+
+class Split(Settings):
+    """Settings of `ahn split`."""
+
+    model: str = Field(description="Model with AHN weights in it: folder or hub id.")
+    output: Folder
+    max_shard_size: ShardSize = "5GB"
+    force: Force = False
+
+
+class Bench(Settings):
+    """Settings of `python -m ahn.commands.bench`."""
+
+    model: str = Field("pocket", description="Base model: folder or hub id.")
+    ahn: str = Field("pocket", description="AHN weights: folder or hub id.")
+    window: Tokens = Field(128, ge=1, le=MOST_TOKENS, description="Window, in tokens.")
+    sinks: Tokens = Field(4, ge=0, le=MOST_TOKENS, description="Sinks, in tokens.")
+    lengths: list[Annotated[Tokens, Field(ge=1, le=MOST_TOKENS)]] = Field(
+        [512, 2048, 8192], min_length=1, description="Prompt lengths, in tokens."
+    )
+    steps: Whole = Field(32, ge=1, le=MOST_TOKENS, description="Decode steps.")
+    repeats: Whole = Field(3, ge=1, le=10**6, description="Times each is measured.")
+    dtype: DType | None = Field(None, description="Weights' type. Default: the model's.")
+    device: str | None = Field(None, description="cpu, cuda, cuda:1.")
