@@ -9,6 +9,7 @@ from pathlib import Path
 from common.errors import InputError
 from common.progress import ProgressBar
 from common.writing import check_writable, write_whole
+from evaluation.commands.data_folders import register_benchmark_in
 from evaluation.commands.terminal import console
 from reports.targets import check_no_run_file
 from tasks.scoring import benchmark_score, score_per_length, scored_file
@@ -30,7 +31,8 @@ def score_to(
         file: predictions, in the authors' format or ours.
         benchmark, task, protocol: what they are predictions of.
         per_example: where the scores go; None: nowhere.
-        data: folder with the task's rows; the file must then have as many predictions.
+        data: folder with the task's rows; the file must then have as many predictions. It may
+            define the benchmark, too.
         workers: processes; None: chosen by what there is to do.
         metric: name of another metric than the protocol's; the result says so.
 
@@ -39,6 +41,7 @@ def score_to(
     """
     if per_example is not None:
         _check_output(per_example, file)  # scoring may take long
+    register_benchmark_in(data)
     with ProgressBar(console(stderr=True), "scoring") as bar:
         lines = scored_file(
             file,

@@ -31,7 +31,6 @@ from common.errors import InputError, shown
 from common.files import kind_of
 from tasks.sources import MOST_ROWS
 
-Benchmark = Literal["longbench", "lveval", "infinitebench", "pocket"]
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
 Tokens = Annotated[StrictInt, Field(le=10**9)]
 """A number of tokens that a machine can hold; the plan says which of them make sense."""
@@ -52,7 +51,7 @@ class RunConfiguration(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
-    benchmark: Benchmark = Field(default="longbench", description="Benchmark; set by the command.")
+    benchmark: Name = Field(default="longbench", description="Benchmark; set by the command.")
     model: Name | None = Field(
         default=None, description="Base model: folder, hub id, or 'pocket' for the embedded one."
     )

@@ -28,6 +28,8 @@ class Command:
     lengths: str | None  # None: the benchmark's texts have the lengths that they have
 
 
+ANY = "run"
+"""The command that takes the name of a benchmark."""
 COMMANDS = (
     Command(
         benchmark="longbench",
@@ -77,6 +79,17 @@ COMMANDS = (
         "pocket.",
         data="'pocket': the rows are generated here.",
         lengths="Tokens of a text (512, 1k ...), joined by commas or repeated.",
+    ),
+    Command(
+        benchmark=ANY,
+        summary="Run any benchmark that has a folder: of this package, of another one, or of "
+        "--data. `run_eval tasks` lists them.",
+        protocols="official, or another that the benchmark has.",
+        max_length="the protocol's.",
+        tasks="Tasks or groups, joined by commas or repeated. Default: all.",
+        data="Folder with the rows, and, of a benchmark that is not installed, its _benchmark.yaml "
+        "and task files; no code in it is run.",
+        lengths="Levels, or of generated rows tokens.",
     ),
 )
 
@@ -194,6 +207,10 @@ def run_command(
     }
     hints = get_type_hints(_shared, include_extras=True)
     parameters = []
+    if command.benchmark == ANY:
+        argument = Annotated[str, typer.Argument(metavar="BENCHMARK")]
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        parameters.append(inspect.Parameter("benchmark", kind, annotation=argument))
     for name, parameter in inspect.signature(_shared).parameters.items():
         if name == "lengths" and command.lengths is None:
             continue
@@ -205,7 +222,7 @@ def run_command(
     def call(**given: Any) -> None:
         config, dry_run = given.pop("config"), given.pop("dry_run")
         flags = {_KEYS.get(name, name): value for name, value in given.items()}
-        run(command.benchmark, flags, config, dry_run)
+        run(flags.pop("benchmark", command.benchmark), flags, config, dry_run)
 
     call.__name__ = command.benchmark
     call.__doc__ = command.summary
