@@ -323,7 +323,7 @@ def train(
 
     folder = run(loaded, resume=not fresh)
     if os.environ.get("RANK", "0") == "0":  # one process of many speaks
-        log, curve = folder / "training.json", folder / "loss.png"
+        log, curve = folder / "training.json", folder / "loss.svg"
         typer.echo(f"weights: {folder}\nlog: {log}, {curve}")
 
 

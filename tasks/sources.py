@@ -214,8 +214,9 @@ def _synthetic(
         made.append(entry)
         if watch:
             watch(len(made), total)
-    size = "" if task.length is not None else f"length={length or 'published'}&"
-    what = f"{task.benchmark}/{task.name}?{size}seed={seed}"
+    what = f"{task.name}?seed={seed}"  # there are no other rows, and the name says how long
+    if not definition.generated:
+        what = f"{task.benchmark}/{task.name}?length={length or 'published'}&seed={seed}"
     reader = _Reader(task, limit)
     reader.read((Line(number, row) for number, (row, _) in enumerate(made, 1)), f"generated:{what}")
     examples = reader.examples(f"generated:{what}")

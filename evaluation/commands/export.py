@@ -21,13 +21,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.errors import InputError, shown
+from common.errors import InputError, Problems, shown
 from common.suggestions import did_you_mean
 from evaluation.commands.data_folders import register_benchmark_of
 from reports.records import ExampleRecord
 from reports.run_folders import Run, read_run
 from reports.targets import check_no_run_file
-from tasks.registry import benchmark_definition, benchmark_names, find_task, known_task
+from tasks.registry import benchmark_definition, benchmark_names, find_task
 
 
 @dataclass(frozen=True)
@@ -87,11 +87,11 @@ def export_run(
 
 def _check(run: Run, form: str, variants: Sequence[str], model_name: str | None) -> None:
     there = list(dict.fromkeys(record.variant for record in run.records))
-    problems = [
+    problems = Problems(
         f"--variant: {run.path} has no variant {name!r} (it has {', '.join(there)})"
         for name in variants
         if name not in there
-    ]
+    )
     if form not in benchmark_names():
         raise InputError(
             f"--format: unknown format {form!r}{did_you_mean(form, benchmark_names())} (known: "
@@ -104,21 +104,21 @@ def _check(run: Run, form: str, variants: Sequence[str], model_name: str | None)
             of_benchmark = others.setdefault(record.benchmark, [])
             if record.task not in of_benchmark:
                 of_benchmark.append(record.task)
-        elif known_task(record.benchmark, record.task) is None:
-            problems.append(f"{run.path}: no task {record.benchmark}/{record.task} is known here")
+        else:
+            with problems.collecting(f"{run.path}: "):
+                find_task(record.benchmark, record.task)
     for benchmark, tasks in others.items():
         remedy = f"; its format is --format {benchmark}" if benchmark in benchmark_names() else ""
-        problems.append(
+        problems.add(
             f"--format: {form} cannot hold {benchmark}'s {', '.join(tasks)} of {run.path}{remedy}"
         )
     if model_name is not None and (
         not model_name.strip(".") or "/" in model_name or "\0" in model_name
     ):
-        problems.append(f"--model-name: {model_name!r} cannot name a folder")
+        problems.add(f"--model-name: {model_name!r} cannot name a folder")
     if model_name is not None and len(set(variants or there)) > 1:
-        problems.append("--model-name: names one folder; choose one --variant")
-    if problems:
-        raise InputError(*dict.fromkeys(problems))
+        problems.add("--model-name: names one folder; choose one --variant")
+    problems.check()
 
 
 def _place(run: Run, record: ExampleRecord, model_name: str | None) -> Path:

@@ -184,7 +184,7 @@ def test_pocket_rows_are_generated():
     for data in ("pocket", "synthetic"):
         assert load_examples(task, data, 2, 7) == found
     assert found.files == [
-        {"path": "generated:pocket/pocket_qa@4_1024?seed=7", "sha256": None, "revision": None}
+        {"path": "generated:pocket_qa@4_1024?seed=7", "sha256": None, "revision": None}
     ]
     with pytest.raises(InputError, match="rows of pocket tasks are generated here"):
         load_examples(task, "folder", 2, 7)
