@@ -107,12 +107,12 @@ pocket: $(STAMP)
 	mkdir -p $(POCKET)/training
 	cp runs/pocket/teacher/*.json runs/pocket/teacher/*.safetensors $(POCKET)
 	cp runs/pocket/data/tokenizer/*.json $(POCKET)
-	for part in teacher-a teacher-b teacher; do for file in training.json loss.png; do \
-	  cp runs/pocket/$$part/$$file $(POCKET)/training/$$part-$$file; done; done
+	for part in teacher-a teacher-b teacher; do for file in runs/pocket/$$part/{training.json,loss.*}; do \
+	  cp $$file $(POCKET)/training/$$part-$$(basename $$file); done; done
 	rm $(POCKET)/training.json
 	for part in $(MEMORIES); do \
 	  mkdir -p $(POCKET)/$$part; \
-	  cp runs/pocket/$$part/{config.json,model.safetensors,training.json,loss.png,README.md} \
+	  cp runs/pocket/$$part/{config.json,model.safetensors,training.json,loss.*,README.md} \
 	    $(POCKET)/$$part; \
 	done
 	chmod 644 $(POCKET)/*.safetensors $(POCKET)/*/*.safetensors

@@ -194,7 +194,7 @@ def _train(flags: Mapping[str, Any], recipe: str | None, fresh: bool) -> None:
 
     folder = run(loaded, resume=not fresh)
     if os.environ.get("RANK", "0") == "0":  # one process of many speaks
-        log, curve = folder / "training.json", folder / "loss.png"
+        log, curve = folder / "training.json", folder / "loss.svg"
         click.echo(f"weights: {folder}\nlog: {log}, {curve}")
 
 

@@ -1,9 +1,7 @@
-"""Charts as inline SVG, drawn by own small code: no script, no network, no image files.
+"""The page's own charts of scores, costs and differences, as inline SVG (`common.charts`).
 
-Every function takes plain numbers and labels and returns `Markup`; labels are escaped on the
-way in (`Markup.format`). Colours are the classes ``c0 ... c7`` of the page's style sheet, one
-per column and the same in all charts; shapes repeat the distinction for those who cannot
-tell the colours apart. A chart is 520 units wide, so that its letters stay readable on a phone.
+Every function takes plain numbers and labels and returns `Markup`. Colours are the classes
+``c0 ... c7`` of the page's style sheet, one per column and the same in all charts.
 """
 
 from __future__ import annotations
@@ -14,12 +12,21 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from common.charts import (
+    COLOURS,
+    LINE,
+    WIDTH,
+    chart,
+    end_labels,
+    marker,
+    polyline,
+    round_step,
+    spread,
+    stroke,
+    text,
+)
 from reports import formats
 from reports.stats import Interval
-
-COLOURS = 8
-WIDTH = 520
-_LINE = 17  # least distance between the baselines of two labels
 
 
 @dataclass(frozen=True)
@@ -49,9 +56,9 @@ def score_against_cache(points: Sequence[Point]) -> Markup:
 
     parts = [_score_axis(y, highest, left, WIDTH - right)]
     for tick in ticks:
-        parts.append(_text(x(tick), height - bottom + 18, f"{tick / unit[0]:g}", "tick", "middle"))
+        parts.append(text(x(tick), height - bottom + 18, f"{tick / unit[0]:g}", "tick", "middle"))
     parts.append(
-        _text(
+        text(
             (left + WIDTH - right) / 2,
             height - 6,
             f"cache per example, {unit[1]}",
@@ -65,16 +72,16 @@ def score_against_cache(points: Sequence[Point]) -> Markup:
         sides[x(point.cache_bytes) < WIDTH * 0.62].append((y(point.score.mean), point))
     marks: list[Markup] = []
     for to_the_right, placed in sides.items():
-        heights = _spread([height_ for height_, _ in placed], top + 8, height - bottom - 6)
+        heights = spread([height_ for height_, _ in placed], top + 8, height - bottom - 6)
         for (_, point), at in zip(placed, heights, strict=True):
             px, py = x(point.cache_bytes), y(point.score.mean)
             away = 1 if to_the_right else -1
             marks.append(_whisker(px, y(point.score.low), y(point.score.high), point.colour))
-            marks.append(_marker(px, py, point.colour))
+            marks.append(marker(px, py, point.colour))
             if abs(at - py) > 3:
-                marks.append(_stroke(px + 7 * away, py, px + 15 * away, at, "leader"))
+                marks.append(stroke(px + 7 * away, py, px + 15 * away, at, "leader"))
             marks.append(
-                _text(
+                text(
                     px + 18 * away,
                     at + 4,
                     f"{point.label}  {formats.points(point.score.mean)}",
@@ -87,7 +94,7 @@ def score_against_cache(points: Sequence[Point]) -> Markup:
         f"cache {formats.size(p.cache_bytes)}"
         for p in points
     )
-    return _svg(height, f"Score against cache size. {described}", [*parts, *marks])
+    return chart(height, f"Score against cache size. {described}", [*parts, *marks])
 
 
 def score_lines(
@@ -104,7 +111,7 @@ def score_lines(
     right = min(190, 30 + 7 * max((len(label) for label in labels), default=0))
     step = (WIDTH - left - right) / max(1, len(points))
     # Names that are too long to stand in one line stand in two by turns.
-    second = _LINE if step < 7 * max((len(name) for name, _ in points), default=0) else 0
+    second = LINE if step < 7 * max((len(name) for name, _ in points), default=0) else 0
     bottom += second
 
     highest = _highest(i for _, cells in points for i in cells if i is not None)
@@ -115,10 +122,10 @@ def score_lines(
     parts = [_score_axis(y, highest, left, WIDTH - right)]
     for i, (name, _) in enumerate(points):
         at_y = height - bottom + 18 + second * (i % 2)
-        parts.append(_text(left + (i + 0.5) * step, at_y, name, "tick", "middle"))
+        parts.append(text(left + (i + 0.5) * step, at_y, name, "tick", "middle"))
     middle = left + (WIDTH - left - right) / 2
-    parts.append(_text(middle, height - 6, axis, "axis", "middle"))
-    ends: list[tuple[float, float, int]] = []
+    parts.append(text(middle, height - 6, axis, "axis", "middle"))
+    ends: list[tuple[float, float, str, int]] = []
     marks: list[Markup] = []
     for column in range(len(labels)):
         dodge = (column - (len(labels) - 1) / 2) * min(9.0, 0.5 * step / max(1, len(labels)))
@@ -130,20 +137,11 @@ def score_lines(
             px = left + (i + 0.5) * step + dodge
             line.append((px, y(interval.mean)))
             marks.append(_whisker(px, y(interval.low), y(interval.high), column))
-            marks.append(_marker(px, y(interval.mean), column))
+            marks.append(marker(px, y(interval.mean), column))
         if line:
-            path = " ".join(f"{a:.1f},{b:.1f}" for a, b in line)
-            parts.append(
-                Markup('<polyline class="line c{}" points="{}"/>').format(column % COLOURS, path)
-            )
-            ends.append((*line[-1], column))
-    for (px, py, column), at in zip(
-        ends, _spread([e[1] for e in ends], top + 8, height - bottom - 6), strict=True
-    ):
-        parts.append(_stroke(px + 7, py, WIDTH - right + 4, at, "leader"))
-        parts.append(
-            _text(WIDTH - right + 8, at + 4, labels[column], f"name t{column % COLOURS}", "start")
-        )
+            parts.append(polyline(line, column))
+            ends.append((*line[-1], labels[column], column))
+    parts += end_labels(ends, top, height - bottom, right)
     described = "; ".join(
         f"{name}: "
         + ", ".join(
@@ -153,7 +151,7 @@ def score_lines(
         )
         for name, cells in points
     )
-    return _svg(height, f"{title}. {described}", [*parts, *marks])
+    return chart(height, f"{title}. {described}", [*parts, *marks])
 
 
 def bars(
@@ -163,19 +161,19 @@ def bars(
     left = min(200, 16 + int(7.4 * max((len(label) for label, _, _ in rows), default=0)))
     room = WIDTH - left - 92
     most = max((value for _, _, value in rows if value is not None), default=0) or 1.0
-    parts = [_text(0, 15, title, "panel", "start")]
+    parts = [text(0, 15, title, "panel", "start")]
     for i, (label, colour, value) in enumerate(rows):
         at = 28 + 26 * i
         length = 0.0 if value is None else room * value / most
-        parts.append(_text(left - 8, at + 13, label, "tick", "end"))
+        parts.append(text(left - 8, at + 13, label, "tick", "end"))
         parts.append(
             Markup(
                 '<rect class="bar c{}" x="{}" y="{}" width="{:.1f}" height="18" rx="2"/>'
             ).format(colour % COLOURS, left, at, length)
         )
-        parts.append(_text(left + length + 6, at + 13, write(value), "value", "start"))
+        parts.append(text(left + length + 6, at + 13, write(value), "value", "start"))
     described = "; ".join(f"{label} {write(value)}" for label, _, value in rows)
-    return _svg(32 + 26 * len(rows), f"{title}. {described}", parts)
+    return chart(32 + 26 * len(rows), f"{title}. {described}", parts)
 
 
 def differences(title: str, rows: Sequence[tuple[str, Interval]], colour: int) -> Markup:
@@ -194,52 +192,34 @@ def differences(title: str, rows: Sequence[tuple[str, Interval]], colour: int) -
     foot = height - 46
     parts = []
     for tick in ticks:
-        parts.append(_stroke(x(tick), top, x(tick), foot, "zero" if tick == 0 else "grid"))
+        parts.append(stroke(x(tick), top, x(tick), foot, "zero" if tick == 0 else "grid"))
         parts.append(
-            _text(
+            text(
                 x(tick), foot + 18, formats.signed_points(tick).removesuffix(".0"), "tick", "middle"
             )
         )
-    parts.append(_text((left + WIDTH - right) / 2, height - 6, title, "axis", "middle"))
+    parts.append(text((left + WIDTH - right) / 2, height - 6, title, "axis", "middle"))
     for i, (label, interval) in enumerate(rows):
         at = top + 11 + 22 * i + (6 if i else 0)
-        parts.append(_text(left - 10, at + 4, label, "tick strong" if i == 0 else "tick", "end"))
+        parts.append(text(left - 10, at + 4, label, "tick strong" if i == 0 else "tick", "end"))
         parts.append(
             Markup('<path class="whisker c{}" d="M{:.1f} {}H{:.1f}"/>').format(
                 colour % COLOURS, x(interval.low), at, x(interval.high)
             )
         )
-        parts.append(_marker(x(interval.mean), at, colour))
+        parts.append(marker(x(interval.mean), at, colour))
     described = "; ".join(
         f"{label} {formats.signed_points(i.mean)} {formats.between(i, signed=True)}"
         for label, i in rows
     )
-    return _svg(height, f"{title}. {described}", parts)
+    return chart(height, f"{title}. {described}", parts)
 
 
 def swatch(colour: int) -> Markup:
     """The column's marker, for tables and legends."""
     return Markup(
         '<svg class="swatch" viewBox="0 0 16 16" width="16" height="16" aria-hidden="true">{}</svg>'
-    ).format(_marker(8, 8, colour))
-
-
-def _svg(height: float, description: str, parts: Iterable[Markup]) -> Markup:
-    return Markup(
-        '<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>'
-    ).format(WIDTH, round(height), description, Markup("").join(parts))
-
-
-def _text(x: float, y: float, text: str, style: str, anchor: str) -> Markup:
-    return Markup('<text class="{}" x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>').format(
-        style, x, y, anchor, text
-    )
-
-
-def _stroke(x1: float, y1: float, x2: float, y2: float, style: str) -> Markup:
-    return Markup('<path class="{}" d="M{:.1f} {:.1f}L{:.1f} {:.1f}"/>').format(
-        style, x1, y1, x2, y2
-    )
+    ).format(marker(8, 8, colour))
 
 
 def _highest(intervals: Iterable[Interval]) -> float:
@@ -253,8 +233,8 @@ def _score_axis(y: Callable[[float], float], highest: float, left: float, right:
     parts = []
     for i in range(round(highest / step) + 1):
         share = i * step
-        parts.append(_stroke(left, y(share), right, y(share), "zero" if i == 0 else "grid"))
-        parts.append(_text(left - 8, y(share) + 4, f"{100 * share:.0f}", "tick", "end"))
+        parts.append(stroke(left, y(share), right, y(share), "zero" if i == 0 else "grid"))
+        parts.append(text(left - 8, y(share) + 4, f"{100 * share:.0f}", "tick", "end"))
     return Markup("").join(parts)
 
 
@@ -264,58 +244,19 @@ def _whisker(x: float, low: float, high: float, colour: int) -> Markup:
     ).format(colour % COLOURS, x, low, high, x - 4, low, x - 4, high)
 
 
-def _marker(x: float, y: float, colour: int) -> Markup:
-    """Circle, square, diamond, triangle, and these four hollow, by colour number.
-
-    In the second round of colours what was filled is hollow, so that 16 can be told apart.
-    """
-    shapes = (
-        "M{x} {y}m-5 0a5 5 0 1 0 10 0a5 5 0 1 0 -10 0Z",
-        "M{x} {y}m-4.5 -4.5h9v9h-9Z",
-        "M{x} {y}m0 -6.2l6.2 6.2l-6.2 6.2l-6.2 -6.2Z",
-        "M{x} {y}m0 -5.8l5.8 10.2h-11.6Z",
-    )
-    path = shapes[colour % len(shapes)].format(x=f"{x:.1f}", y=f"{y:.1f}")
-    hollow = " hollow" if (colour // len(shapes) + colour // COLOURS) % 2 else ""
-    return Markup('<path class="mark{} c{}" d="{}"/>').format(hollow, colour % COLOURS, path)
-
-
-def _spread(heights: Sequence[float], least: float, most: float) -> list[float]:
-    """Move labels apart to `_LINE` units, in their order, within [least, most] where they fit."""
-    order = sorted(range(len(heights)), key=lambda i: heights[i])
-    placed = [0.0] * len(heights)
-    floor = least
-    for i in order:
-        placed[i] = max(heights[i], floor)
-        floor = placed[i] + _LINE
-    ceiling = most
-    for i in reversed(order):
-        placed[i] = min(placed[i], ceiling)
-        ceiling = placed[i] - _LINE
-    return placed
-
-
 def _byte_ticks(most: float) -> tuple[list[float], tuple[float, str]]:
     """Round tick values from 0 to about `most` bytes, and the unit to write them in."""
     unit = (1.0, "bytes")
     for factor, name in ((2.0**10, "KiB"), (2.0**20, "MiB"), (2.0**30, "GiB")):
         if most >= factor:
             unit = (factor, name)
-    step = _round_step(most / unit[0] / 5)
+    step = round_step(most / unit[0] / 5)
     count = math.floor(most / unit[0] / step + 1e-9)
     return [i * step * unit[0] for i in range(count + 1)] or [0.0], unit
 
 
 def _score_ticks(least: float, most: float) -> list[float]:
     """Round ticks around [least, most], 0 among them, at most about eight."""
-    step = max(0.01, _round_step((most - least) / 7))
+    step = max(0.01, round_step((most - least) / 7))
     first, last = math.floor(least / step + 1e-9), math.ceil(most / step - 1e-9)
     return [i * step for i in range(first, max(last, first + 1) + 1)]
-
-
-def _round_step(raw: float) -> float:
-    """The next of 1, 2, 5 times a power of ten that is not below `raw`."""
-    if raw <= 0:
-        return 1.0
-    power = 10.0 ** math.floor(math.log10(raw))
-    return next(m * power for m in (1, 2, 5, 10) if m * power >= raw * (1 - 1e-9))

@@ -12,9 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
-
-import pandas as pd
+from typing import Any, NamedTuple
 
 from reports.costs import AMOUNTS, TIMES, cost_of
 from reports.records import ExampleRecord
@@ -149,7 +147,7 @@ def compared_tasks(columns: Sequence[Column]) -> list[TaskKey]:
     return [t for t in tasks_of(columns) if all(column.scored(t) for column in columns)]
 
 
-def leaderboard(runs: Sequence[Run]) -> pd.DataFrame:
+def leaderboard_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """The long table: one row per column and task, each over the column's own examples.
 
     Scores and interval ends are shares in [0, 1]; `n` counts the scored examples, `errors` the
@@ -157,7 +155,7 @@ def leaderboard(runs: Sequence[Run]) -> pd.DataFrame:
     examples that did not fail. Seconds are medians; those of prefills cover the `whole_prefills`
     alone, and `reused_share` is the share of the prompts' tokens that was not prefilled.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for column in columns_of(runs):
         for task, records in column.cells.items():
             sample = column.sample(task)
@@ -186,12 +184,4 @@ def leaderboard(runs: Sequence[Run]) -> pd.DataFrame:
                     "reused_share": cost.reuse.share,
                 }
             )
-    return pd.DataFrame(rows)
-
-
-def wide(table: pd.DataFrame, value: str = "mean") -> pd.DataFrame:
-    """`leaderboard`'s table with tasks as rows and columns as columns, in their first order."""
-    index = ["benchmark", "task", "protocol"]
-    pivoted = table.pivot(index=index, columns="column", values=value)
-    rows = pd.MultiIndex.from_frame(table[index].drop_duplicates())
-    return pivoted.reindex(index=rows, columns=list(dict.fromkeys(table["column"])))
+    return rows

@@ -17,17 +17,18 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from common.errors import InputError
+from common.errors import InputError, Problems
 from common.writing import write_whole
 from reports import compare, examples, figures, formats
 from reports.curves import Curve, Panel, curves
+from reports.figure_registry import figures_of
 from reports.figure_tables import MakeRemarks, MakeTables
 from reports.leaderboard import (
     Column,
     TaskKey,
     columns_of,
     compared_tasks,
-    leaderboard,
+    leaderboard_rows,
     run_names,
     tasks_of,
 )
@@ -76,16 +77,16 @@ def build_report(
     if twice:
         raise InputError(*(f"{path}: given twice" for path in twice))
     runs: list[Run] = []
-    problems: list[str] = []
+    problems = Problems()
     for path in paths:
-        try:
+        with problems.collecting():
             runs.append(read_run(path))
-        except InputError as error:
-            problems.append(str(error))
-    if problems:
-        raise InputError(*problems)
+    problems.check()
     check_page_target(output)
-    output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{output}: cannot be written ({error.strerror})") from error
     write_whole(output, _page_within_limit(runs, tables, remarks))
     return output
 
@@ -123,6 +124,7 @@ def render(
     joined = examples.join(columns)
     shown = examples.choose(joined, subject_number, most_examples, most_example_bytes)
     given = [] if tables is None else list(tables(columns))
+    added, left_out = figures_of(columns)
     tasks = _task_rows(columns)
     shares = compare.shares_by_length(rows)
     length_field = next(
@@ -145,7 +147,8 @@ def render(
         runs=runs,
         columns=columns,
         answer=compare.answer(rows),
-        notices=[*notices(runs, columns), *(remarks(columns) if remarks else [])],
+        notices=[*notices(runs, columns), *(remarks(columns) if remarks else []), *left_out],
+        added_figures=added,
         rows=rows,
         shared_tasks=compared_tasks(columns),
         tasks=tasks,
@@ -168,7 +171,7 @@ def render(
         outcomes=examples.OUTCOMES,
         subject=subject,
         details=details(runs),
-        numbers=_numbers(runs),
+        numbers=leaderboard_rows(runs),
         prediction_characters=examples.PREDICTION_CHARACTERS,
     )
 
@@ -326,12 +329,3 @@ def _short(task: TaskKey, among: Sequence[TaskKey]) -> str:
     same = [t for t in among if t.task == task.task]
     name = task.task if len(same) == 1 else f"{task.task} ({task.protocol})"
     return name if len(name) <= 28 else f"{name[:27]}…"
-
-
-def _numbers(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """The leaderboard as plain data, for the page's own machine-readable copy."""
-    table = leaderboard(runs).astype(object)
-    return [
-        {str(k): v for k, v in row.items()}
-        for row in table.where(table.notna(), None).to_dict("records")
-    ]

@@ -1,10 +1,10 @@
-"""The form of a benchmark's YAML files, checked when they are read.
+"""The YAML files of a benchmark, checked when they are read.
 
-A benchmark is a folder beside this file. `_benchmark.yaml` says what its tasks share; every
-other YAML file in it whose name does not begin with `_` is one task or one group of tasks, in
-the form that lm-evaluation-harness reads too (ours stands under `metadata`; `include` merges
-top-level keys only, as there). An unknown key, a missing one or a value of the wrong kind is an
-InputError that names the file, so a mistyped constant never becomes a silent default.
+A benchmark is a folder. `_benchmark.yaml` says what its tasks share; every other YAML file in it
+whose name does not begin with `_` is one task or one group of tasks, in the schema that
+lm-evaluation-harness reads too (our own keys stand under `metadata`; `include` merges top-level
+keys only, as there). An unknown key, a missing one or a value of the wrong kind is an InputError
+that names the file, so a mistyped constant never becomes a silent default.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from pydantic import (
     StrictBool,
     StrictFloat,
     StrictInt,
-    ValidationError,
     field_validator,
 )
 
 from common import yaml
-from common.errors import InputError
-from tasks.metrics import METRICS
-from tasks.rows import form_of
-from tasks.schema import Task, TaskProtocol, TextCut, Truncation
+from common.errors import InputError, Problems
+from common.validation import Model, validated
+from tasks.metric_registry import unknown_metric
+from tasks.metrics import METRICS, find_metric
+from tasks.schema import RowAdapter, Task, TaskProtocol, TextCut, Truncation
 
 Settings = dict[str, bool | int | float | str]
 
@@ -53,7 +53,7 @@ class CutDefinition(_Strict):
 
 
 class HubLocation(_Strict):
-    """Where a benchmark's rows lie on the Hugging Face hub; the form says in which file."""
+    """Where a benchmark's rows lie on the Hugging Face hub; the adapter says in which file."""
 
     repository: str
     revision: str
@@ -78,11 +78,12 @@ class ProtocolDefaults(_Strict):
 class BenchmarkDefinition(_Strict):
     """`_benchmark.yaml`."""
 
-    benchmark: str
+    benchmark: str = Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=60)
     title: str
     citation: str
-    hub: HubLocation
-    protocols: dict[str, ProtocolDefaults]
+    hub: HubLocation | None = None
+    """None: the rows lie in the benchmark's own folder, or are generated."""
+    protocols: dict[str, ProtocolDefaults] = Field(min_length=1)
     levels: list[str] = []
     """Length levels, shortest first, that every data set has; none: it has one file."""
     related: list[str] = []
@@ -91,6 +92,11 @@ class BenchmarkDefinition(_Strict):
     """Other names of the protocols."""
     synthetic: list[str] = []
     """Tasks that `data="synthetic"` generates."""
+    generated: StrictBool = False
+    """Whether the rows of all tasks are generated, and there are no others."""
+    lengths: list[StrictInt] = []
+    """Tokens of generated texts: `<task>_<tokens>` has texts of so many, and a task without such
+    an ending of the first of these."""
 
 
 class TaskProtocolDefinition(_Strict):
@@ -117,7 +123,7 @@ class TaskProtocolDefinition(_Strict):
 
 def _known_metric(name: str) -> str:
     if name not in METRICS:
-        raise ValueError(f"unknown metric {name!r} (known: {', '.join(sorted(METRICS))})")
+        raise ValueError(unknown_metric(name))
     return name
 
 
@@ -125,7 +131,7 @@ class Constants(_Strict):
     """`metadata` of a task's file: what lm-evaluation-harness has no words for."""
 
     version: StrictFloat
-    language: Literal["en", "zh"]
+    language: str
     category: str
     citation: str
     source: list[str] = Field(min_length=1)
@@ -161,34 +167,40 @@ class GenerationKwargs(_Strict):
 class MetricEntry(_Strict):
     """The one entry of `metric_list`."""
 
-    metric: Literal["score"]
-    aggregation: Literal["mean"]
-    higher_is_better: Literal[True]
+    metric: Literal["score"] = "score"
+    aggregation: Literal["mean"] = "mean"
+    higher_is_better: Literal[True] = True
 
 
 class TaskDefinition(_Strict):
-    """One task's file, with what it includes."""
+    """One task's file, with what it includes.
+
+    The keys from `custom_dataset` on are for lm-evaluation-harness alone and have one value each;
+    `tasks/_lm_eval.yaml` has them. A file may leave them out: `run_eval lm-eval` adds them.
+    """
 
     task: str
     dataset_kwargs: RowsAsked
     generation_kwargs: GenerationKwargs
     metadata: Constants
-    custom_dataset: Literal["tasks.lm_eval.rows"]
-    output_type: Literal["generate_until"]
-    test_split: Literal["test"]
-    doc_to_text: Literal["prompt"]
-    doc_to_target: Literal["target"]
-    process_results: Literal["tasks.lm_eval.score"]
-    class_: Literal["tasks.lm_eval_task.BenchmarkTask"] = Field(alias="class")
-    num_fewshot: Literal[0]
-    metric_list: list[MetricEntry] = Field(min_length=1, max_length=1)
+    custom_dataset: Literal["tasks.lm_eval.rows"] = "tasks.lm_eval.rows"
+    output_type: Literal["generate_until"] = "generate_until"
+    test_split: Literal["test"] = "test"
+    doc_to_text: Literal["prompt"] = "prompt"
+    doc_to_target: Literal["target"] = "target"
+    process_results: Literal["tasks.lm_eval.score"] = "tasks.lm_eval.score"
+    class_: Literal["tasks.lm_eval_task.BenchmarkTask"] = Field(
+        default="tasks.lm_eval_task.BenchmarkTask", alias="class"
+    )
+    num_fewshot: Literal[0] = 0
+    metric_list: list[MetricEntry] = Field(default=[MetricEntry()], min_length=1, max_length=1)
 
     @property
     def dataset(self) -> str:
         """The authors' name of the data set."""
         return self.dataset_kwargs.name
 
-    def build(self, name: str, benchmark: BenchmarkDefinition) -> Task:
+    def build(self, name: str, benchmark: BenchmarkDefinition, adapter: RowAdapter) -> Task:
         """The task, its constants completed by those of its benchmark."""
         constants = self.metadata
         return Task(
@@ -206,6 +218,9 @@ class TaskDefinition(_Strict):
             level=self.dataset_kwargs.level,
             lm_eval_name=self.task,
             unavailable=constants.unavailable,
+            length=benchmark.lengths[0] if benchmark.lengths else None,
+            adapter=adapter,
+            find_metric=find_metric,
         )
 
     def _protocol(self, own: TaskProtocolDefinition, shared: ProtocolDefaults) -> TaskProtocol:
@@ -229,7 +244,7 @@ class TaskDefinition(_Strict):
             demonstration=tuple(own.demonstration),
         )
 
-    def problems(self, name: str, benchmark: BenchmarkDefinition) -> list[str]:
+    def problems(self, name: str, benchmark: BenchmarkDefinition, adapter: RowAdapter) -> list[str]:
         """What does not fit the file's name or the benchmark."""
         found = []
         asked, constants = self.dataset_kwargs, self.metadata
@@ -254,18 +269,25 @@ class TaskDefinition(_Strict):
             found.append(
                 f"metadata.unavailable: may name {sorted(lacking)}, the protocols that it lacks"
             )
-        allowed = form_of(benchmark.benchmark).prompt_fields
+        allowed = adapter.prompt_fields
         prompts = {"prompt": constants.prompt} | {
             f"protocols.{protocol}.prompt": own.prompt
             for protocol, own in constants.protocols.items()
             if own.prompt is not None
         }
         for key, prompt in prompts.items():
-            names = {field for _, field, _, _ in string.Formatter().parse(prompt) if field}
+            try:
+                parts = list(string.Formatter().parse(prompt))
+            except ValueError as error:
+                found.append(f"metadata.{key}: is no template ({error}); a brace is {{{{ or }}}}")
+                continue
+            names = {field for _, field, _, _ in parts if field is not None}
             if not names <= allowed:
                 found.append(
                     f"metadata.{key}: uses {sorted(names - allowed)}, not a field of the rows"
                 )
+            if any(spec or conversion for _, _, spec, conversion in parts):
+                found.append(f"metadata.{key}: a field has a format of its own; write {{name}}")
         for protocol, own in constants.protocols.items():
             shared = benchmark.protocols.get(protocol)
             given = (own.chat_template, constants.chat_template, shared and shared.chat_template)
@@ -289,7 +311,8 @@ def lm_eval_name(benchmark: str, dataset: str, level: str | None = None) -> str:
     `ahnbench_<benchmark>[_<group>]`; lm-evaluation-harness has tasks and groups `longbench...` of
     its own.
     """
-    return LM_EVAL_PREFIX + "_".join(part for part in (benchmark, dataset, level) if part)
+    own = dataset.removeprefix(f"{benchmark}_").replace("@", "_")
+    return LM_EVAL_PREFIX + "_".join(part for part in (benchmark, own, level) if part)
 
 
 class GroupDefinition(_Strict):
@@ -320,11 +343,15 @@ class GroupDefinition(_Strict):
 class Benchmark:
     """A benchmark's folder, read."""
 
+    folder: Path
     definition: BenchmarkDefinition
     tasks: Mapping[str, Task]
     """By name: in the order of the files' names, levels from short to long."""
     groups: Mapping[str, tuple[str, ...]]
     """The names of the tasks in each group; first the group of all."""
+
+
+_STANDARD = RowAdapter()
 
 
 @cache
@@ -346,53 +373,46 @@ def _read_yaml(path: Path, above: tuple[Path, ...] = ()) -> Any:
     return {**shared, **own}
 
 
-def _validated(path: Path, model: type[BaseModel]) -> Any:
+def _validated(path: Path, model: type[Model]) -> Model:
     """The file's content as `model`; InputError with one message per problem."""
-    try:
-        return model.model_validate(_read_yaml(path))
-    except ValidationError as error:
-        raise InputError(
-            *(
-                f"{path}: {'.'.join(map(str, problem['loc'])) or 'file'}: "
-                f"{problem['msg'].removeprefix('Value error, ')}"
-                for problem in error.errors()
-            )
-        ) from None
+    return validated(model, _read_yaml(path), str(path))
 
 
 @cache
-def read_benchmark(folder: Path) -> Benchmark:
-    """The benchmark in `folder`.
+def read_benchmark(folder: Path, adapter: RowAdapter = _STANDARD) -> Benchmark:
+    """The benchmark in `folder`, whose rows `adapter` reads.
 
-    InputError with one message for each thing that is wrong in any of the files.
+    Raises:
+        InputError: one message for each thing that is wrong in any of the files.
     """
-    definition: BenchmarkDefinition = _validated(folder / "_benchmark.yaml", BenchmarkDefinition)
+    definition = _validated(folder / "_benchmark.yaml", BenchmarkDefinition)
     tasks: list[Task] = []
     groups: dict[Path, GroupDefinition] = {}
-    problems: list[str] = []
+    problems = Problems()
     for path in sorted(folder.rglob("[!_]*.yaml")):
-        try:
+        with problems.collecting():
             content = _read_yaml(path)
             if isinstance(content, dict) and "group" in content:
-                group: GroupDefinition = _validated(path, GroupDefinition)
-                wrong = group.problems(path.stem, definition.benchmark)
-                problems += [f"{path}: {problem}" for problem in wrong]
-                groups[path] = group
-                continue
-            task: TaskDefinition = _validated(path, TaskDefinition)
-        except InputError as error:
-            problems += error.problems
-            continue
-        wrong = task.problems(path.stem, definition)
-        problems += [f"{path}: {problem}" for problem in wrong]
-        if not wrong:
-            tasks.append(task.build(path.stem, definition))
+                groups[path] = _validated(path, GroupDefinition)
+                wrong = groups[path].problems(path.stem, definition.benchmark)
+            else:
+                task = _validated(path, TaskDefinition)
+                wrong = task.problems(path.stem, definition, adapter)
+                if not wrong:
+                    tasks.append(task.build(path.stem, definition, adapter))
+            problems.add(*(f"{path}: {problem}" for problem in wrong))
     tasks.sort(key=lambda task: (task.dataset, _rank(definition.levels, task.level)))
-    members, wrong = _resolve_groups(groups, {task.lm_eval_name or "": task.name for task in tasks})
-    problems += wrong
-    if problems:
-        raise InputError(*problems)
-    return Benchmark(definition, {task.name: task for task in tasks}, members)
+    members: dict[str, tuple[str, ...]] = {}
+    with problems.collecting():
+        members = _resolve_groups(groups, {task.lm_eval_name or "": task.name for task in tasks})
+    names = {task.name for task in tasks}
+    for listed in definition.synthetic:
+        if listed not in names:
+            problems.add(f"{folder / '_benchmark.yaml'}: synthetic: there is no task {listed!r}")
+    if not tasks and not problems:
+        problems.add(f"{folder}: has no file of a task")
+    problems.check()
+    return Benchmark(folder, definition, {task.name: task for task in tasks}, members)
 
 
 def _rank(levels: list[str], level: str | None) -> int:
@@ -401,13 +421,13 @@ def _rank(levels: list[str], level: str | None) -> int:
 
 def _resolve_groups(
     groups: Mapping[Path, GroupDefinition], tasks: Mapping[str, str]
-) -> tuple[dict[str, tuple[str, ...]], list[str]]:
-    """Our task names by our group names, the largest group first, and what is wrong.
+) -> dict[str, tuple[str, ...]]:
+    """Our task names by our group names, the largest group first.
 
-    `tasks` are our names by lm-evaluation-harness's.
+    `tasks` are our names by lm-evaluation-harness's. InputError with each member that is neither.
     """
     by_name = {group.group: group for group in groups.values()}
-    problems: list[str] = []
+    problems = Problems()
 
     def names(group: GroupDefinition, path: Path, above: tuple[str, ...]) -> list[str]:
         found = []
@@ -417,10 +437,11 @@ def _resolve_groups(
             elif member in by_name and member not in above:
                 found += names(by_name[member], path, (*above, member))
             else:
-                problems.append(f"{path}: task: no task or group {member!r}")
+                problems.add(f"{path}: task: no task or group {member!r}")
         return found
 
     members = {
         group.name: tuple(names(group, path, (group.group,))) for path, group in groups.items()
     }
-    return dict(sorted(members.items(), key=lambda item: -len(item[1]))), problems
+    problems.check()
+    return dict(sorted(members.items(), key=lambda item: -len(item[1])))

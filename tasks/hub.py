@@ -8,7 +8,6 @@ from pathlib import Path
 
 from common.errors import InputError
 from tasks.registry import benchmark_definition
-from tasks.rows import form_of
 from tasks.schema import Task
 
 REVISION_VARIABLE = "AHN_BENCH_DATA_REVISION"
@@ -24,7 +23,9 @@ def from_hub(task: Task) -> tuple[Path, str]:
     where to place it, when it is neither in the cache nor to be had.
     """
     hub = benchmark_definition(task.benchmark).hub
-    file = form_of(task.benchmark).hub_file(task)
+    if hub is None:
+        raise InputError(f"{task.benchmark}: is not on the hub; give its rows with --data")
+    file = task.adapter.hub_file(task)
     revision = os.environ.get(REVISION_VARIABLE) or hub.revision
     path = _download(hub.repository, file, revision)
     if isinstance(path, str):

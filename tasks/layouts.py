@@ -1,8 +1,8 @@
 """Where a local folder or file has a task's rows, in the layouts that people have.
 
-A benchmark says in which folders and archives its authors put them (`tasks.rows.RowForm`); here
-are the forms in which rows come: JSON lines (plain or gzip), Parquet whole or in parts, folders
-that `datasets` saved, and zip archives.
+An adapter (`tasks.schema.RowAdapter`) says in which folders and archives a benchmark's authors put
+them; here are the file types: JSON lines (plain or gzip), Parquet whole or in parts, folders that
+`datasets` saved, and zip archives.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from common.errors import InputError, shown
 from common.files import Digest, kind_of, open_file, open_unpacked, read_text
 from tasks.archives import find_member, open_member
 from tasks.jsonl import Bad, Line, stream_objects
-from tasks.rows import form_of
 from tasks.schema import Task
 from tasks.tables import arrow_rows, parquet_rows
 
@@ -123,7 +122,7 @@ def part_in(task: Task, path: Path) -> Part:
     """The rows in a file that is known to be the task's, whatever its name."""
     if path.suffix != ".zip":
         return Part(path)
-    wanted = form_of(task.benchmark).member(task)
+    wanted = task.adapter.member(task)
     member = find_member(path, wanted)
     if member is None:
         raise InputError(f"{shown(path)}: has no member named {wanted}")
@@ -132,7 +131,7 @@ def part_in(task: Task, path: Path) -> Part:
 
 def _names(task: Task) -> list[str]:
     """What is looked for, in words."""
-    name, form = task.name, form_of(task.benchmark)
+    name = task.name
     places = [f"{folder}/" for folder in _folders(task) if folder]
     return [
         f"{name}.jsonl",
@@ -143,13 +142,13 @@ def _names(task: Task) -> list[str]:
         f"{name}/*.parquet",
         f"{name}/{_SAVED} (saved by datasets)",
         f"the same in {' or '.join(places)}",
-        *form.archives(task),
+        *task.adapter.archives(task),
     ]
 
 
 def _folders(task: Task) -> list[str]:
     """Folders that hold files named after tasks; the hub's copies in Parquet are in `default`."""
-    return list(dict.fromkeys(["", *form_of(task.benchmark).folders(task), "default"]))
+    return list(dict.fromkeys(["", *task.adapter.folders(task), "default"]))
 
 
 def _the_one(task: Task, places: list[list[Part]]) -> list[Part]:
@@ -195,7 +194,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 def _in_folder(task: Task, data: Path) -> list[list[Part]]:
     """All places in a folder that have rows of the task."""
-    name, form = task.name, form_of(task.benchmark)
+    name = task.name
     places: list[list[Part]] = []
     for folder in (data / part for part in _folders(task)):
         if not _is_folder(folder):
@@ -210,14 +209,14 @@ def _in_folder(task: Task, data: Path) -> list[list[Part]]:
     if data.name == name or data.absolute().name == name:
         places += _in_task_folder(data)
     for archive in _archives(task, data):
-        member = find_member(archive, form.member(task))
+        member = find_member(archive, task.adapter.member(task))
         places += [[Part(archive, member)]] if member else []
     return places
 
 
 def _archives(task: Task, data: Path) -> list[Path]:
     """The archives of a folder that may have rows of the task."""
-    names = form_of(task.benchmark).archives(task)
+    names = task.adapter.archives(task)
     paths = [data / part / name for name in names for part in ("", "data")]
     return [path for path in paths if _is_file(path)]
 

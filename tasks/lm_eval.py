@@ -12,18 +12,25 @@ other model `tasks.lm_eval_task` says so.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
-from common.errors import InputError
-from tasks import pocket
-from tasks.infinitebench.synthetic import parse_length
-from tasks.registry import find_task, is_pocket, protocol_name
+from common.errors import InputError, Problems
+from common.suggestions import nearest
+from tasks.lengths import parse_length
+from tasks.registry import (
+    at_length,
+    benchmark_definition,
+    find_task,
+    is_benchmark_folder,
+    protocol_name,
+    register_benchmark,
+)
 from tasks.schema import Example, Task
 from tasks.sources import check_limit, load_examples
 
@@ -61,7 +68,7 @@ def rows(
         data: a folder, `"synthetic"`, or None, the hub; as of `tasks.sources.load_examples`.
         limit: rows, at most `tasks.sources.MOST_ROWS`. lm_eval's own `--limit` is applied
             afterwards, to what is read here.
-        length: tokens, of pocket and synthetic rows: a number, or a text such as `128k`.
+        length: tokens, of generated rows: a number, or a text such as `128k`.
         seed: of generated rows; None: the protocol's.
         other: the constants of the file and the arguments of the model, which lm_eval passes on
             together; not used. A name so near to one of the above that it must be meant is an
@@ -79,10 +86,11 @@ def rows(
 
     _check_choices(protocol, data, limit, seed, other)
     name = name if level is None else f"{name}_{level}"
-    if is_pocket(name) and length is not None:
-        tokens = parse_length(length)
-        name, length = name if tokens == pocket.LENGTH else f"{name}_{tokens}", None
+    if is_benchmark_folder(data):
+        register_benchmark(Path(str(data)))
     task = find_task(benchmark, name)
+    if length is not None and benchmark_definition(task.benchmark).lengths:
+        task, length = at_length(task, parse_length(length)), None
     protocol = protocol_name(task.benchmark, protocol)
     seed = task.protocol(protocol).seed if seed is None else seed
     source = load_examples(task, data, limit, seed, length)
@@ -104,26 +112,22 @@ def _check_choices(
     protocol: Any, data: Any, limit: Any, seed: Any, other: Mapping[str, Any]
 ) -> None:
     """InputError with a message for each choice of `--metadata` that cannot be meant."""
-    problems = []
+    problems = Problems()
     for name, value in (("protocol", protocol), ("data", data)):
         if not isinstance(value, str) and not (name == "data" and value is None):
-            problems.append(f"--metadata: {name} should be text, not {value!r}")
+            problems.add(f"--metadata: {name} should be text, not {value!r}")
     if limit is not None:
-        try:
+        with problems.collecting("--metadata: "):
             check_limit(limit)
-        except InputError as error:
-            problems += [f"--metadata: {problem}" for problem in error.problems]
     whole = isinstance(seed, int) and not isinstance(seed, bool)
     if seed is not None and not (whole and 0 <= seed < 2**32):
-        problems.append(f"--metadata: seed should be a number from 0 to 2**32 - 1, not {seed!r}")
+        problems.add(f"--metadata: seed should be a number from 0 to 2**32 - 1, not {seed!r}")
     for name, value in other.items():
         if name == "protocols" and isinstance(value, Mapping):  # the constants of the file
             continue
-        close = difflib.get_close_matches(name, _CHOICES, n=1, cutoff=0.8)
-        if close:
-            problems.append(f"--metadata: unknown key {name!r}; did you mean {close[0]!r}?")
-    if problems:
-        raise InputError(*problems)
+        if close := nearest(name, _CHOICES, most=1, cutoff=0.8):
+            problems.add(f"--metadata: unknown key {name!r}; did you mean {close[0]!r}?")
+    problems.check()
 
 
 @lru_cache(maxsize=4)

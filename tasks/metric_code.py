@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import importlib.util
 import inspect
 import sys
 from collections.abc import Iterator
@@ -22,8 +23,8 @@ _PREFIX = "tasks.metrics."
 def metric_sha256(name: str) -> str | None:
     """SHA-256 (hex) of the code of the metric `name`; None where its source cannot be read.
 
-    It covers the module of the metric, the modules of this package that it uses, and how a
-    prediction is cleaned (`TextCut`); other packages have versions.
+    It covers the module of the metric, the modules that it imports from its own package and from
+    `tasks.metrics`, and how a prediction is cleaned (`TextCut`); other packages have versions.
     """
     module = inspect.getmodule(METRICS[name])
     if module is None:
@@ -41,16 +42,29 @@ def _sources(module: ModuleType) -> list[str]:
     """The source of `module` and of the metrics' modules that it imports from."""
     found: dict[str, str] = {}
     todo: list[ModuleType | None] = [module]
+    package = module.__name__.partition(".")[0]
+    own = (_PREFIX,) if package == "tasks" else (_PREFIX, f"{package}.")
     while todo:
         one = todo.pop()
         if one is None or one.__name__ in found:
             continue
         found[one.__name__] = inspect.getsource(one)
-        for node in ast.walk(ast.parse(found[one.__name__])):
-            if isinstance(node, ast.ImportFrom):
-                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-                todo += [sys.modules.get(str(n)) for n in names if str(n).startswith(_PREFIX)]
+        for name in _imported(one, found[one.__name__]):
+            if name.startswith(own):
+                todo.append(sys.modules.get(name))
     return list(found.values())
+
+
+def _imported(module: ModuleType, source: str) -> Iterator[str]:
+    """Names that the imports of a module may mean: of modules, and of what is in them."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom):
+            base = "." * node.level + (node.module or "")
+            name = importlib.util.resolve_name(base, module.__package__ or None)
+            yield name
+            yield from (f"{name}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
 
 
 @lru_cache(maxsize=64)

@@ -2,7 +2,7 @@
 
 Two kinds of line are understood, one JSON object each, plain or gzipped:
 
-- the benchmark authors' (`tasks.rows.RowForm.gold` of each benchmark says which keys);
+- the benchmark authors' (`tasks.schema.RowAdapter.gold` of each benchmark says which keys);
 - our records: `prediction`, `answers`, `label`, `all_classes` and more.
 
 Other keys are ignored, but `task`, `dataset` and `benchmark` are checked where they are given, a
@@ -18,8 +18,7 @@ from typing import Any
 
 from common.errors import InputError, shown
 from tasks.jsonl import located, read_objects
-from tasks.registry import benchmark_names, find_task
-from tasks.rows import foreign_keys, form_of
+from tasks.registry import find_task, foreign_keys
 from tasks.schema import Example, Task
 
 
@@ -55,14 +54,13 @@ def read_predictions(path: Path, task: Task) -> list[Prediction]:
 
 def _read(record: dict[str, Any], task: Task) -> tuple[Prediction | None, list[str]]:
     """One line's prediction, or what is wrong with the line."""
-    others = [name for name in benchmark_names() if name != task.benchmark]
     mixed_up = _named_otherwise(record, task) or foreign_keys(
-        record, task, others, lambda form: form.own_keys
+        record, task, lambda adapter: adapter.own_keys
     )
     if mixed_up:
         return None, mixed_up
     text, problems = _text(record)
-    example, wrong = form_of(task.benchmark).gold(record, task)
+    example, wrong = task.adapter.gold(record, task)
     problems += wrong
     if problems or example is None:
         return None, problems

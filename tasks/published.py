@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
-from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from common import yaml
-from common.errors import InputError
-from tasks.rows import describe
+from common.errors import InputError, Problems
+from common.validation import validated
 
 
 class _Strict(BaseModel):
@@ -129,28 +128,24 @@ def _all() -> tuple[PublishedTable, ...]:
 def read_published(files: Sequence[Traversable]) -> tuple[PublishedTable, ...]:
     """The tables of YAML files, in order; InputError as of `published_tables`."""
     tables: list[PublishedTable] = []
-    problems: list[str] = []
+    problems = Problems()
     for file in files:
-        try:
+        with problems.collecting():
             tables += _tables(file.name.removesuffix(".yaml"), _parse(file))
-        except ValidationError as error:
-            problems += [f"{file}: {describe(problem)}" for problem in error.errors()]
-        except UnicodeDecodeError as error:
-            problems.append(f"{file}: is not UTF-8 (byte {error.start + 1})")
-        except InputError as error:
-            problems += error.problems
     titles = [table.title for table in tables]
-    problems += [
-        f"table {title!r} is there twice" for title in set(titles) if titles.count(title) > 1
-    ]
-    if problems:
-        raise InputError(*problems)
+    problems.add(
+        *(f"table {title!r} is there twice" for title in set(titles) if titles.count(title) > 1)
+    )
+    problems.check()
     return tuple(tables)
 
 
 def _parse(file: Traversable) -> _File:
-    content: Any = yaml.parse(file.read_text(encoding="utf-8"), str(file))
-    return _File.model_validate(content)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: is not UTF-8 (byte {error.start + 1})") from None
+    return validated(_File, yaml.parse(text, str(file)), str(file))
 
 
 def _tables(name: str, file: _File) -> list[PublishedTable]:

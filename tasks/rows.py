@@ -1,81 +1,27 @@
-"""The form of a benchmark's rows and prediction files, and checks that the forms share.
+"""The keys of a row and what is checked of them, for all benchmarks.
 
-Every benchmark folder has a module `form` with one `FORM`: what is read, asked and scored of a
-row. What is common to all benchmarks asks `form_of` and knows none of them by name.
+A row is a JSON object. `StandardRow` and `Gold` are LongBench's schema of rows and of lines of a
+prediction file, which is also that of a benchmark without an adapter of its own.
 """
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
+    ConfigDict,
     Field,
     StrictInt,
     StrictStr,
     ValidationError,
 )
 
-from tasks.schema import Example, Task
-
 Row = Mapping[str, Any]
 """A row of a benchmark, or a line of a prediction file: a JSON object."""
-
-
-@dataclass(frozen=True)
-class RowForm:
-    """What a benchmark's rows and prediction files look like."""
-
-    prompt_fields: frozenset[str]
-    """The names that a prompt template may use: the keys that `fields` gives."""
-    check: Callable[[Row, Task], list[str]]
-    """A message for each thing that is wrong with a row of a task; none: it can be used."""
-    example_id: Callable[[Row, Task, int], str]
-    """Identifier of a row, unique in its task, from the row, else from its line (from 1)."""
-    answers: Callable[[Row], list[str]]
-    """The gold answers as texts."""
-    label: Callable[[Row, Task], Any]
-    """The gold with its JSON types."""
-    context: Callable[[Row], str]
-    """The document; rows with the same one form a cluster."""
-    fields: Callable[[Row, Task, str], Mapping[str, Any]]
-    """(row, task, protocol): what the prompt template is formatted with."""
-    folders: Callable[[Task], list[str]]
-    """Folders, below the one that a user names, in which files are named after tasks; that one
-    itself need not be among them (`tasks.layouts`)."""
-    archives: Callable[[Task], list[str]]
-    """Names of zip archives that have the rows."""
-    member: Callable[[Task], str]
-    """File name, without folder, of the rows inside a zip archive."""
-    hub_file: Callable[[Task], str]
-    """The file on the hub that holds the rows."""
-    gold: Callable[[Row, Task], tuple[Example | None, list[str]]]
-    """What a line of a prediction file says besides the prediction, as an example that a metric
-    can score against; None with the problems of the line."""
-    own_keys: frozenset[str]
-    """Keys that only this benchmark's prediction files have: they give a mixed-up file away."""
-    own_columns: frozenset[str]
-    """Likewise for rows."""
-    export: Callable[[Row, Task], dict[str, Any]]
-    """(a run's record as a dict, task): one line of a prediction file as the authors write it."""
-    export_name: Callable[[Task], str]
-    """The name that the authors' scoring script expects of that file."""
-
-
-@cache
-def form_of(benchmark: str) -> RowForm:
-    """The form of a benchmark's rows."""
-    form: RowForm = importlib.import_module(f"tasks.{benchmark}.form").FORM
-    return form
-
-
-# -- what the forms check alike ------------------------------------------------------------------
 
 
 def is_text(text: str) -> str:
@@ -127,13 +73,41 @@ def describe(problem: Any) -> str:
     return f"'{field}': {message[0].lower()}{message[1:]}"
 
 
-def foreign_keys(
-    row: Row, task: Task, benchmarks: Sequence[str], of: Callable[[RowForm], frozenset[str]]
-) -> list[str]:
-    """A message if `row` has keys that only another benchmark's rows (or predictions) have."""
-    own = of(form_of(task.benchmark))
-    for benchmark in benchmarks:
-        found = sorted((of(form_of(benchmark)) - own) & row.keys())
-        if found:
-            return [f"{found[0]!r} is a key of {benchmark}, but {task.benchmark} is being read"]
-    return []
+class StandardRow(BaseModel):
+    """The row schema; further fields may be there and are kept."""
+
+    model_config = ConfigDict(extra="allow")
+
+    context: FullText
+    input: Text
+    """May be empty: some tasks ask the same of every document."""
+    answers: Annotated[list[Answer], Field(min_length=1)]
+    id_: Text | None = Field(default=None, alias="_id")
+    all_classes: list[Text] | None = None
+    length: Count | None = None
+    """Words (English, code) or characters (Chinese) of the row."""
+    dataset: StrictStr | None = None
+    language: StrictStr | None = None
+
+
+class ClassificationRow(StandardRow):
+    """A row of a task whose answers are classes."""
+
+    all_classes: Annotated[list[Text], Field(min_length=1)]
+
+
+class Gold(BaseModel):
+    """What is scored against, in a line of a prediction file."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    answers: list[Answer]
+    """None: the score is 0, as in the authors' script."""
+    all_classes: list[StrictStr] | None = None
+    length: Count | None = None
+
+
+class ClassificationGold(Gold):
+    """Of a classification task: the classes must be said, or null."""
+
+    all_classes: list[StrictStr] | None

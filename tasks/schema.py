@@ -10,11 +10,20 @@ the protocol's name.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from common.errors import InputError
+from tasks.rows import (
+    ClassificationGold,
+    ClassificationRow,
+    Gold,
+    Row,
+    StandardRow,
+    answer_text,
+    parse,
+)
 
 Truncation = Literal["middle", "middle_joined", "left", "none"]
 """What happens to a prompt that is too long.
@@ -23,6 +32,10 @@ Truncation = Literal["middle", "middle_joined", "left", "none"]
 `middle_joined`: the same halves, joined and decoded at once (InfiniteBench); `left`: the last
 ids are kept; `none`: it is never cut.
 """
+
+
+_ROUNDING = 1e-9
+"""By so much a score may miss [0, 1]: sums of fractions are rounded."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +98,7 @@ class TaskProtocol:
     reserve_generation: bool
     """When a prompt is too long, whether `max_new_tokens` of the limit are kept free."""
     metric: str
-    """Key of `tasks.metrics.METRICS`."""
+    """Name of a metric (`tasks.metrics.METRICS`)."""
     generation: Mapping[str, Any]
     """Arguments of `generate`; plus `newline_eos` (the last id of an encoded newline ends the
     text too) and `min_new_tokens`."""
@@ -105,6 +118,108 @@ class TaskProtocol:
     decode_uncut: bool = False
     """Whether a prompt that is not cut is decoded from its tokens like one that is: special tokens
     that stand in the text, as `<|im_end|>`, are lost then, too."""
+
+
+Metric = Callable[[str, Example], float]
+"""From a cleaned prediction and its example to a score in [0, 1]."""
+
+
+class RowAdapter:
+    """What the rows and the prediction files of a benchmark look like.
+
+    This class is the adapter of a benchmark that has none of its own: rows with the keys `context`,
+    `input` and `answers`, as LongBench's, in files that are named after the tasks. A benchmark
+    whose rows differ has a module `adapter` in its folder with `ADAPTER`, an instance of a subclass
+    that overrides what differs. Adapters hold no state: they are sent to other processes.
+    """
+
+    prompt_fields: frozenset[str] = frozenset({"context", "input"})
+    """The names that a prompt template may use: the keys that `fields` gives."""
+    own_keys: frozenset[str] = frozenset()
+    """Keys that only this benchmark's prediction files have: they give a mixed-up file away."""
+    own_columns: frozenset[str] = frozenset()
+    """Likewise for rows."""
+
+    # -- one row ------------------------------------------------------------------------------
+
+    def check(self, row: Row, task: Task) -> list[str]:
+        """A message for each thing that is wrong with a row of a task; none: it can be used."""
+        return parse(ClassificationRow if task.is_classification else StandardRow, row)[1]
+
+    def allows_unknown_dataset(self, row: Row) -> bool:
+        """Whether the row's `dataset` may be a name that is no data set of the benchmark."""
+        return True
+
+    def example_id(self, row: Row, task: Task, line: int) -> str:
+        """Identifier of a row, unique in its task: the row's own, else of its line (from 1)."""
+        return str(row.get("_id") or f"{task.name}:{line}")
+
+    def answers(self, row: Row) -> list[str]:
+        """The gold answers as texts."""
+        return [answer_text(answer) for answer in row["answers"]]
+
+    def label(self, row: Row, task: Task) -> Any:
+        """The gold with its JSON types; None where the answers say all."""
+        return self.answers(row)
+
+    def context(self, row: Row) -> str:
+        """The document; rows with the same one form a cluster."""
+        return str(row["context"])
+
+    def fields(self, row: Row, task: Task, protocol: str) -> Mapping[str, Any]:
+        """What the prompt template is formatted with."""
+        return row
+
+    # -- files of rows ------------------------------------------------------------------------
+
+    def folders(self, task: Task) -> list[str]:
+        """Folders, below the one that a user names, in which files are named after tasks.
+
+        The folder itself need not be among them (`tasks.layouts`).
+        """
+        return ["data"]
+
+    def archives(self, task: Task) -> list[str]:
+        """Names of zip archives that have the rows."""
+        return []
+
+    def member(self, task: Task) -> str:
+        """File name, without folder, of the rows inside a zip archive."""
+        return f"{task.name}.jsonl"
+
+    def hub_file(self, task: Task) -> str:
+        """The file on the hub that holds the rows."""
+        return f"{task.name}.jsonl"
+
+    # -- prediction files ---------------------------------------------------------------------
+
+    def gold(self, record: Row, task: Task) -> tuple[Example | None, list[str]]:
+        """What a line of a prediction file says besides the prediction, for the metric.
+
+        Returns:
+            An example that a metric can score against; None with the problems of the line.
+        """
+        parsed, problems = parse(ClassificationGold if task.is_classification else Gold, record)
+        if not isinstance(parsed, Gold):
+            return None, problems
+        return scored_example(parsed.answers, parsed.all_classes, length=parsed.length), []
+
+    def export(self, record: Row, task: Task) -> dict[str, Any]:
+        """A run's record as one line of a prediction file as the authors write it."""
+        return {
+            "pred": record["prediction"],
+            "answers": record["answers"],
+            "all_classes": record.get("all_classes"),
+            "length": record.get("length"),
+        }
+
+    def export_folder(self, task: Task) -> str:
+        """The folder in which the authors' scoring script looks for prediction files."""
+        return "pred"
+
+    def export_name(self, task: Task) -> str:
+        """The name that the authors' scoring script expects of that file."""
+        return f"{task.name}.jsonl"
 
 
 @dataclass(frozen=True)
@@ -129,6 +244,17 @@ class Task:
     """Its name in lm-evaluation-harness; None where it has no file for it."""
     unavailable: Mapping[str, str] = field(default_factory=dict)
     """Why it has no such protocol, for protocols of its benchmark that it lacks."""
+    length: int | None = None
+    """Tokens of its texts, where they are generated at the length that its name says."""
+    adapter: RowAdapter = field(default_factory=RowAdapter, repr=False, compare=False)
+    """How its rows and prediction files are read."""
+    find_metric: Callable[[str], Metric] | None = field(default=None, repr=False, compare=False)
+    """From the name of a metric to its function; set when the benchmark is read."""
+
+    @property
+    def is_classification(self) -> bool:
+        """Whether answers are classes that the row lists."""
+        return any(protocol.metric == "classification" for protocol in self.protocols.values())
 
     def protocol(self, name: str) -> TaskProtocol:
         """The constants under protocol `name`; InputError when the task does not have it."""
@@ -144,10 +270,8 @@ class Task:
 
     def render(self, example: Example, protocol: str) -> str:
         """The prompt of an example before truncation and chat template."""
-        from tasks.rows import form_of
-
         template = self.protocol(protocol).template
-        fields = form_of(self.benchmark).fields(example.row, self, protocol)
+        fields = self.adapter.fields(example.row, self, protocol)
         try:
             return template.format_map(fields)
         except KeyError as error:
@@ -166,11 +290,17 @@ class Task:
         """The score of a raw prediction in [0, 1]: cleaned, then measured by the protocol's metric.
 
         Without answers it is 0, as in the authors' scripts.
-        """
-        from tasks.metrics import METRICS
 
-        text = self.postprocess(prediction, protocol)
-        return METRICS[self.protocol(protocol).metric](text, example)
+        Raises:
+            InputError: unknown protocol or metric, or the metric gave no number in [0, 1].
+        """
+        name = self.protocol(protocol).metric
+        if self.find_metric is None:
+            raise InputError(f"{self.benchmark}/{self.name} was made without metrics")
+        score = self.find_metric(name)(self.postprocess(prediction, protocol), example)
+        if not isinstance(score, int | float) or not -_ROUNDING <= score <= 1 + _ROUNDING:
+            raise InputError(f"metric {name!r} gave {score!r}, which is no score in [0, 1]")
+        return score
 
     def template_sha256(self, protocol: str) -> str:
         """SHA-256 (hex) of the template's UTF-8 bytes."""

@@ -8,10 +8,11 @@ from os import PathLike
 from pathlib import Path
 
 from common.errors import InputError
-from tasks.averages import Scored, benchmark_tables
-from tasks.metrics import METRICS
+from tasks.averages import benchmark_tables
+from tasks.means import Scored
+from tasks.metrics import find_metric
 from tasks.predictions import Prediction, read_predictions
-from tasks.registry import find_task, nearest_names, protocol_name
+from tasks.registry import find_task, protocol_name
 from tasks.schema import Task
 from tasks.sources import load_examples
 from tasks.workers import Watch, scores_of
@@ -76,7 +77,8 @@ def scored_file(
     protocol = protocol_name(found.benchmark, protocol)
     rules = found.protocol(protocol)  # before the file is read
     if metric is not None:
-        rules = dataclasses.replace(rules, metric=_known(metric))
+        find_metric(metric)  # there is one, before the file is read
+        rules = dataclasses.replace(rules, metric=metric)
         found = dataclasses.replace(found, protocols={**found.protocols, protocol: rules})
     if workers is not None and workers < 1:
         raise InputError(f"workers must be at least 1, not {workers}")
@@ -115,13 +117,6 @@ def benchmark_score(scores: Sequence[float]) -> float:
     if not scores:
         raise InputError("no scores to average")
     return round(100 * sum(scores) / len(scores), 2)
-
-
-def _known(metric: str) -> str:
-    if metric not in METRICS:
-        known = f" (known: {', '.join(sorted(METRICS))})"
-        raise InputError(f"unknown metric {metric!r}{nearest_names(metric, METRICS) or known}")
-    return metric
 
 
 def _with_classes_of_the_last(predictions: list[Prediction]) -> list[Prediction]:

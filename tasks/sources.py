@@ -8,24 +8,24 @@ rows is said in `tasks.layouts`.
 from __future__ import annotations
 
 import hashlib
-import importlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from common.errors import InputError, shown
+from common.errors import InputError, Problems, shown
 from tasks.hub import from_hub
 from tasks.jsonl import MOST_PROBLEMS, Bad, Line, Problem, located
 from tasks.layouts import Part, find_parts, part_in
 from tasks.registry import (
-    POCKET,
     SYNTHETIC,
     benchmark_definition,
-    benchmark_names,
-    is_pocket,
+    benchmark_folder,
+    foreign_keys,
+    is_generated,
+    module_of,
+    names_another_task,
 )
-from tasks.rows import foreign_keys, form_of
 from tasks.schema import Example, Task, document_id_of
 
 Watch = Callable[[int, int], None]
@@ -54,33 +54,41 @@ def load_examples(
 ) -> RowSource:
     """The first `limit` rows of a task (all when None), in the order of the file.
 
-    `data`: a folder, file or archive; `"pocket"` and `"synthetic"`, the generators, which alone use
-    `seed`, and the latter of which makes documents of about `length` tokens (a number or, as text,
-    `128k`; None: the length published); None, the hub. Pocket tasks are always generated.
-    All rows are checked, also those after `limit`. InputError with one message per problem.
-    `watch` is told how many synthetic rows are made, and of how many: long ones take seconds each.
+    Args:
+        task: whose rows.
+        data: a folder, file or archive; `"synthetic"`, the generator of the task's benchmark; None,
+            the hub, or where the benchmark is not there, its own folder. Of a benchmark all of
+            whose rows are generated: None, `"synthetic"` or its name.
+        limit: rows; all rows are checked, also those after it.
+        seed: of generated rows.
+        length: of generated rows, in tokens: a number or, as text, `128k`; None: the length
+            published, or that of the task's name.
+        watch: is told how many rows are generated, and of how many: long ones take seconds each.
+
+    Raises:
+        InputError: one message per problem.
     """
     if limit is not None:
         check_limit(limit)
     if length is not None and data != SYNTHETIC:
         raise InputError(f"a length of {length} tokens can be asked of synthetic rows only")
-    if is_pocket(task.name):
-        from tasks import pocket
-
-        if data not in (None, POCKET):
+    definition = benchmark_definition(task.benchmark)
+    if definition.generated:
+        if data not in (None, SYNTHETIC, task.benchmark):
             raise InputError(
-                f"{task.name}: rows of pocket tasks are generated here; "
+                f"{task.name}: rows of {task.benchmark} tasks are generated here; "
                 f"leave --data {shown(data)} out"
             )
-        examples = pocket.load_examples(task, limit, seed)
-        return RowSource(examples, [_generated(f"{task.name}?seed={seed}")])
-    if data == POCKET:
-        raise InputError(f"task {task.name!r} has no pocket rows; give its rows with --data")
+        return _synthetic(task, limit, seed, task.length if length is None else length, watch)
+    if is_generated(data):
+        raise InputError(f"task {task.name!r} has no {data} rows; give its rows with --data")
     if data == SYNTHETIC:
         return _synthetic(task, limit, seed, length, watch)
-    if data is None:
+    if data is None and definition.hub is not None:
         path, revision = from_hub(task)
         return _read(task, [part_in(task, path)], revision, limit)
+    if data is None:
+        data = str(benchmark_folder(task.benchmark))
     if not data:
         raise InputError("--data: the name of a folder is empty")
     return _read(task, find_parts(task, Path(data)), None, limit)
@@ -115,17 +123,14 @@ class _Reader:
     def __init__(self, task: Task, limit: int | None) -> None:
         self._task = task
         self._limit = limit
-        self._form = form_of(task.benchmark)
-        self._others = [name for name in benchmark_names() if name != task.benchmark]
         self._examples: list[Example] = []
-        self._problems: list[str] = []
+        self._problems = Problems()
         self._seen: dict[str, str] = {}  # the lines of all identifiers so far
         self._before = 0  # rows in earlier files, which identifiers made of lines count too
 
     def examples(self, name: str) -> list[Example]:
         """The rows; InputError when there are none in all files, of which `name` is the first."""
-        if self._problems:
-            raise InputError(*self._problems)
+        self._problems.check()
         if not self._examples:
             raise InputError(f"{shown(name)}: is empty: there are no rows")
         return self._examples
@@ -149,16 +154,18 @@ class _Reader:
             problems = [(number, f"{what}; no line is a JSON object, as each should be")]
         self._before += count
         if problems:
-            self._problems += located(shown(name), problems).problems
+            self._problems.add(*located(shown(name), problems).problems)
 
     def _add(self, line: Line, name: str) -> list[str]:
         """What is wrong with a row; when nothing is, it is kept."""
         row, task = line.value, self._task
-        wrong = self._form.check(row, task)
+        wrong = task.adapter.check(row, task)
+        if not wrong and names_another_task(row, task):
+            wrong = [f"'dataset' is {row['dataset']!r}: a row of another task than {task.name!r}"]
         if wrong:
             # A row of another benchmark lacks and has much: one message says it all.
-            return foreign_keys(row, task, self._others, lambda f: f.own_columns) or wrong
-        example_id = self._form.example_id(row, task, self._before + line.number)
+            return foreign_keys(row, task, lambda adapter: adapter.own_columns) or wrong
+        example_id = task.adapter.example_id(row, task, self._before + line.number)
         where = f"{name}:{line.number}"
         if example_id in self._seen:
             earlier = self._seen[example_id].removeprefix(f"{name}:")
@@ -171,14 +178,14 @@ class _Reader:
 
 def as_example(task: Task, row: dict[str, Any], example_id: str, where: str) -> Example:
     """A row that has been checked, as an example."""
-    form = form_of(task.benchmark)
+    adapter = task.adapter
     return Example(
         example_id=example_id,
         row=row,
-        answers=form.answers(row),
-        document_id=document_id_of(form.context(row)),
+        answers=adapter.answers(row),
+        document_id=document_id_of(adapter.context(row)),
         where=where,
-        label=form.label(row, task),
+        label=adapter.label(row, task),
     )
 
 
@@ -193,18 +200,23 @@ def _synthetic(
     task: Task, limit: int | None, seed: int, length: int | str | None, watch: Watch | None
 ) -> RowSource:
     """Rows by the benchmark's own construction, checked like those of a file."""
-    known = benchmark_definition(task.benchmark).synthetic
-    if task.name not in known:
+    definition = benchmark_definition(task.benchmark)
+    known = definition.synthetic
+    if task.name not in known and not definition.generated:
         can = f"only {', '.join(known)} can" if known else f"no task of {task.benchmark} can"
         raise InputError(f"task {task.name!r} cannot be generated ({can}); give its rows")
-    generator = importlib.import_module(f"tasks.{task.benchmark}.synthetic")
+    generator = module_of(task.benchmark, "synthetic")
+    if generator is None:
+        raise InputError(f"benchmark {task.benchmark!r} has no module synthetic that makes rows")
     made = []
     total = generator.row_count(task.name, limit)
     for entry in generator.generate(task.name, length=length, limit=limit, seed=seed):
         made.append(entry)
         if watch:
             watch(len(made), total)
-    what = f"{task.benchmark}/{task.name}?length={length or 'published'}&seed={seed}"
+    what = f"{task.name}?seed={seed}"  # there are no other rows, and the name says how long
+    if not definition.generated:
+        what = f"{task.benchmark}/{task.name}?length={length or 'published'}&seed={seed}"
     reader = _Reader(task, limit)
     reader.read((Line(number, row) for number, (row, _) in enumerate(made, 1)), f"generated:{what}")
     examples = reader.examples(f"generated:{what}")

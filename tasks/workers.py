@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
+import pickle
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tasks.predictions import Prediction
-from tasks.schema import Task
+from tasks.schema import Metric, Task
 
 Watch = Callable[[int, int], None]
 """Is told how many predictions have been scored, and of how many."""
@@ -55,6 +56,8 @@ def scores_of(
     progress = _Progress(watch, len(predictions))
     count = _processors() if workers is None else workers
     scores: list[float] = []
+    if count > 1 and not _can_be_sent(task, protocol):
+        workers = count = 1
     if workers is None or count == 1:
         scores = _alone(predictions, task, protocol, progress, to_the_end=count == 1)
     if len(scores) < len(predictions):
@@ -66,6 +69,27 @@ def _processors() -> int:
     if multiprocessing.current_process().daemon:
         return 1  # may have no processes of its own
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _metric(task: Task, protocol: str) -> Metric | None:
+    """The function itself: what a program registered, a process that it starts does not know."""
+    return task.find_metric and task.find_metric(task.protocol(protocol).metric)
+
+
+def _can_be_sent(task: Task, protocol: str) -> bool:
+    """Whether another process can be given the task and its metric, which a lambda cannot."""
+    try:
+        pickle.dumps((task, _metric(task, protocol)))
+    except (pickle.PicklingError, AttributeError, TypeError):
+        return False
+    return True
+
+
+def _score_there(
+    lines: Sequence[Prediction], task: Task, protocol: str, metric: Metric | None
+) -> list[float]:
+    """Scores in a worker, by the metric that it was sent."""
+    return _score(lines, replace(task, find_metric=metric and (lambda name: metric)), protocol)
 
 
 def _score(lines: Sequence[Prediction], task: Task, protocol: str) -> list[float]:
@@ -101,10 +125,11 @@ def _together(
     scores: list[list[float]] = [[] for _ in chunks]
     # Spawned, not forked: a fork copies the locks of whatever threads are running here.
     context = multiprocessing.get_context("spawn")
+    metric = _metric(task, protocol)
     pool = ProcessPoolExecutor(min(count, len(chunks)), mp_context=context)
     try:
         futures = {
-            pool.submit(_score, chunk, task, protocol): number
+            pool.submit(_score_there, chunk, task, protocol, metric): number
             for number, chunk in enumerate(chunks)
         }
         for future in as_completed(futures):

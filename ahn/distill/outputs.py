@@ -15,13 +15,17 @@ import yaml
 from ahn.distill.options import CHECKPOINTS
 from ahn.distill.provenance import RunRecord, strict_json, without_secrets
 from ahn.distill.recipe import Recipe
+from common.charts import line_chart, standalone
 from common.errors import InputError
+from common.writing import write_whole
 
 _TERMS = ("kl", "ce", "distill", "key_overlap")
 _HISTORY = ("step", "loss", *_TERMS, "eval_loss", *(f"eval_{term}" for term in _TERMS))
 _HISTORY += ("learning_rate", "grad_norm")
+#: The picture of the losses; trainings before this was drawn here left a loss.png.
+LOSS_CURVE = "loss.svg"
 #: What a training leaves in its folder under a name that others use, too.
-_NAMES = ("README.md", "config.json", "loss.png", "model.safetensors", "tokenizer.json")
+_NAMES = ("README.md", "config.json", LOSS_CURVE, "model.safetensors", "tokenizer.json")
 
 
 def command_line() -> str | None:
@@ -71,7 +75,7 @@ def write_outputs(
     trained_parameters: int,
     output: Path,
 ) -> None:
-    """Write `training.json`, `recipe.yaml`, `loss.png` and `README.md` (the card) into `output`.
+    """Write `training.json`, `recipe.yaml`, `loss.svg` and `README.md` (the card) into `output`.
 
     Args:
         recipe: what was trained.
@@ -104,37 +108,23 @@ def write_outputs(
     }
     (output / "training.json").write_text(strict_json(log), encoding="utf-8")
     record.write_recipe(output)
-    _draw(recipe, history, output / "loss.png")
+    write_whole(output / LOSS_CURVE, _loss_curve(recipe, history))
     (output / "README.md").write_text(_card(recipe, log), encoding="utf-8")
 
 
-def _draw(recipe: Recipe, history: list[dict[str, Any]], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 3.5), dpi=100)
-    lines = {"loss": "training", "eval_loss": "evaluation"}
-    lines |= {term: f"training, {term}" for term in _TERMS}
-    lines |= {f"eval_{term}": f"evaluation, {term}" for term in _TERMS}
-    drawn = 0
-    for key, label in lines.items():
-        rows = [row for row in history if key in row]
-        drawn += bool(rows)
-        if rows:
-            steps, losses = zip(*((row["step"], row[key]) for row in rows), strict=True)
-            axes.plot(steps, losses, label=label, marker="." if len(rows) < 20 else None)
-    name = recipe.loss_type if recipe.stage == "distill" else "ce"
-    axes.set(xlabel="step", ylabel=f"loss ({name})")
-    if all(row.get(key, 1) > 0 for row in history for key in lines):
-        axes.set_yscale("log")
-    axes.grid(alpha=0.3)
-    if drawn > 1:
-        axes.legend()
-    figure.tight_layout()
-    figure.savefig(path)
-    pyplot.close(figure)
+def _loss_curve(recipe: Recipe, history: list[dict[str, Any]]) -> str:
+    """An SVG file: the losses over the steps, logarithmic where all are above 0."""
+    keys = {"loss": "training", "eval_loss": "evaluation"}
+    keys |= {term: f"training, {term}" for term in _TERMS}
+    keys |= {f"eval_{term}": f"evaluation, {term}" for term in _TERMS}
+    series = [
+        (name, [(row["step"], row[key]) for row in history if row.get(key) is not None])
+        for key, name in keys.items()
+    ]
+    drawn = [(name, points) for name, points in series if points]
+    loss = recipe.loss_type if recipe.stage == "distill" else "ce"
+    log = all(value > 0 for _, points in drawn for _, value in points)
+    return standalone(line_chart("Loss over steps", drawn, "step", f"loss ({loss})", log))
 
 
 def _card(recipe: Recipe, log: dict[str, Any]) -> str:
@@ -190,7 +180,7 @@ def _card(recipe: Recipe, log: dict[str, Any]) -> str:
             "",
             *_table({samples[key]: f"{log['samples'][key]:,}" for key in samples}),
             "",
-            "![loss over steps](loss.png)",
+            f"![loss over steps]({LOSS_CURVE})",
             "",
             "Recipe (what is not named is the default; all of it, to run again: `recipe.yaml`):",
             "",

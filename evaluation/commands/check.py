@@ -17,6 +17,7 @@ from pathlib import Path
 
 from common.errors import InputError, Problems
 from common.writing import write_whole
+from evaluation.commands.data_folders import register_benchmark_of
 from evaluation.plan.environment import now
 from evaluation.run.locks import FolderLock, is_locked
 from evaluation.run.record_files import rejected_path, set_aside, write_lines
@@ -32,7 +33,6 @@ from tasks.metric_code import metric_sha256
 from tasks.metrics import METRICS
 from tasks.predictions import Prediction
 from tasks.registry import known_task
-from tasks.rows import form_of
 from tasks.schema import Task
 from tasks.workers import scores_of
 
@@ -147,6 +147,8 @@ def _check(folder: Path, repair: bool, workers: int | None, watch: Watch | None)
             f"{folder}: without its description a run cannot be continued; its lines are checked "
             "as far as they speak for themselves",
         )
+    if info is not None:
+        register_benchmark_of(info)
     if info is not None and content_sha256(info.identity_parts) != info.identity:
         problems.add(f"{folder / 'run.json'}: identity is not the digest of identity_parts")
     files, left_alone = _read_files(folder, info, writer is not None)
@@ -331,7 +333,7 @@ def _compare(
 ) -> None:
     scored = []
     for file, line, record in group:
-        example, wrong = form_of(task.benchmark).gold(record.model_dump(), task)
+        example, wrong = task.adapter.gold(record.model_dump(), task)
         if example is None or wrong:
             file.reject(line, *(f"cannot be scored again: {reason}" for reason in wrong))
         else:

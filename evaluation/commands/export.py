@@ -6,8 +6,10 @@ Folders and names are those that their scorers look for, below `output`::
     lveval          outputs/<model>/<task>_<level>.jsonl                            evaluation.py
     infinitebench   results/<model>/preds_<task>.jsonl                          compute_scores.py
 
-(THUDM/LongBench 2e00731; infinigence/LVEval 63e7ae9; OpenBMB/InfiniteBench 88b3daa.) ``<model>`` is
-the model's name and the variant. An example that failed has an empty prediction, which scores 0.
+(THUDM/LongBench 2e00731; infinigence/LVEval 63e7ae9; OpenBMB/InfiniteBench 88b3daa.) Any other
+benchmark has a format of its own name, which its adapter gives (`tasks.schema.RowAdapter`).
+``<model>`` is the model's name and the variant. An example that failed has an empty prediction,
+which scores 0.
 """
 
 from __future__ import annotations
@@ -19,21 +21,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.errors import InputError, shown
+from common.errors import InputError, Problems, shown
 from common.suggestions import did_you_mean
+from evaluation.commands.data_folders import register_benchmark_of
 from evaluation.commands.options import Export
 from reports.records import ExampleRecord
 from reports.run_folders import Run, read_run
 from reports.targets import check_no_run_file
-from tasks.registry import find_task
-from tasks.rows import form_of
-
-FOLDERS = {
-    "longbench": {"longbench": "pred", "longbench_e": "pred_e"},
-    "lveval": {"lveval": "outputs"},
-    "infinitebench": {"infinitebench": "results"},
-}
-"""By format, the benchmarks that have it and the folder where their scorer looks."""
+from tasks.registry import benchmark_definition, benchmark_names, find_task
 
 
 @dataclass(frozen=True)
@@ -54,10 +49,8 @@ def export_run(asked: Export) -> Exported:
             there already, unless `force`.
     """
     folder, form, variants = asked.run, asked.format, asked.variants
-    if form not in FOLDERS:
-        hint = did_you_mean(form, FOLDERS)
-        raise InputError(f"--format: unknown format {form!r} (known: {', '.join(FOLDERS)}){hint}")
     run = read_run(folder)
+    register_benchmark_of(run.info)
     _check(run, form, variants, asked.model_name)
     output = asked.output or folder / "export"
     contents: dict[Path, list[str]] = {}
@@ -66,9 +59,9 @@ def export_run(asked: Export) -> Exported:
         if variants and record.variant not in variants:
             continue
         failed += record.error is not None
-        path = output / _place(run, record, form, asked.model_name)
+        path = output / _place(run, record, asked.model_name)
         task = find_task(record.benchmark, record.task)
-        line = form_of(task.benchmark).export(record.model_dump(), task)
+        line = task.adapter.export(record.model_dump(), task)
         contents.setdefault(path, []).append(json.dumps(line, ensure_ascii=False) + "\n")
     for path in contents:
         check_no_run_file(path)
@@ -92,40 +85,47 @@ def export_run(asked: Export) -> Exported:
 
 def _check(run: Run, form: str, variants: Sequence[str], model_name: str | None) -> None:
     there = list(dict.fromkeys(record.variant for record in run.records))
-    problems = [
+    problems = Problems(
         f"--variant: {run.path} has no variant {name!r} (it has {', '.join(there)})"
         for name in variants
         if name not in there
-    ]
+    )
+    if form not in benchmark_names():
+        raise InputError(
+            f"--format: unknown format {form!r}{did_you_mean(form, benchmark_names())} (known: "
+            f"{', '.join(benchmark_names())})"
+        )
+    held = {form, *benchmark_definition(form).related}
     others: dict[str, list[str]] = {}
     for record in run.records:
-        if record.benchmark not in FOLDERS[form]:
+        if record.benchmark not in held:
             of_benchmark = others.setdefault(record.benchmark, [])
             if record.task not in of_benchmark:
                 of_benchmark.append(record.task)
+        else:
+            with problems.collecting(f"{run.path}: "):
+                find_task(record.benchmark, record.task)
     for benchmark, tasks in others.items():
-        right = next((name for name, has in FOLDERS.items() if benchmark in has), None)
-        remedy = f"; its format is --format {right}" if right else ""
-        problems.append(
+        remedy = f"; its format is --format {benchmark}" if benchmark in benchmark_names() else ""
+        problems.add(
             f"--format: {form} cannot hold {benchmark}'s {', '.join(tasks)} of {run.path}{remedy}"
         )
     if model_name is not None and (
         not model_name.strip(".") or "/" in model_name or "\0" in model_name
     ):
-        problems.append(f"--model-name: {model_name!r} cannot name a folder")
+        problems.add(f"--model-name: {model_name!r} cannot name a folder")
     if model_name is not None and len(set(variants or there)) > 1:
-        problems.append("--model-name: names one folder; choose one --variant")
-    if problems:
-        raise InputError(*problems)
+        problems.add("--model-name: names one folder; choose one --variant")
+    problems.check()
 
 
-def _place(run: Run, record: ExampleRecord, form: str, model_name: str | None) -> Path:
+def _place(run: Run, record: ExampleRecord, model_name: str | None) -> Path:
     if model_name is None:
         path = str(run.info.models.get(record.variant, {}).get("path") or run.path.name)
         model_name = f"{Path(path).name}-{record.variant}"
     task = find_task(record.benchmark, record.task)
-    name = form_of(task.benchmark).export_name(task)
-    return Path(FOLDERS[form][record.benchmark], model_name, name)
+    adapter = task.adapter
+    return Path(adapter.export_folder(task), model_name, adapter.export_name(task))
 
 
 def _write_all(output: Path, contents: dict[Path, str]) -> None:

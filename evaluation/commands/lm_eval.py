@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from common.errors import InputError, shown
 from common.files import kind_of
+from common.suggestions import did_you_mean
 from tasks.definitions import LM_EVAL_PREFIX as PREFIX
 
 VERSION = "0.4.13"
@@ -29,13 +33,11 @@ def _as_input_error(error: ValueError) -> ValueError:
 
 def _unknown_tasks(names: Sequence[str]) -> list[str]:
     """A message for each name that nobody has, with ours that is nearest to it."""
-    from tasks.registry import nearest_names
-
     known = our_names()
     problems = []
     for name in names:
         close = f"; did you mean {PREFIX + name!r}?" if PREFIX + name in known else ""
-        close = close or nearest_names(name, known)
+        close = close or did_you_mean(name, known, cutoff=0.5)
         problems.append(f"--tasks: task not found: {name}{close}")
     ours = f"`run_eval lm-eval ls tasks` lists all; ours begin with {PREFIX}"
     return [*problems[:-1], f"{problems[-1]} ({ours})"]
@@ -43,10 +45,9 @@ def _unknown_tasks(names: Sequence[str]) -> list[str]:
 
 def our_names() -> list[str]:
     """All names in lm-eval of the tasks and groups of this package."""
-    from tasks import pocket
     from tasks.registry import benchmark_names, find_task, group_names, task_names
 
-    names = [PREFIX + name.replace("@", "_") for name in ("pocket", *pocket.task_names())]
+    names: list[str] = []
     for benchmark in benchmark_names():
         tasks = [find_task(benchmark, name) for name in task_names(benchmark)]
         implied = {task.dataset for task in tasks}
@@ -60,6 +61,43 @@ def task_folder() -> Path:
     import tasks
 
     return Path(str(tasks.__file__)).parent
+
+
+def _task_files_of_others(given: Sequence[str], data: object, folder: Path) -> list[str]:
+    """Write task files of benchmarks outside this package into `folder`, as lm-eval needs them.
+
+    Their own files may leave out what lm-eval alone reads. A folder that defines a benchmark may be
+    an include path or the `data` of `--metadata`; it is made known, and its own files are not read
+    by lm-eval, which would run the functions that they name.
+
+    Returns:
+        The include paths that are left.
+    """
+    from tasks.registry import (
+        benchmark_names,
+        benchmark_tasks,
+        is_benchmark_folder,
+        is_own,
+        register_benchmark,
+    )
+
+    places = [*given, *([data] if isinstance(data, str) else [])]
+    for place in filter(is_benchmark_folder, places):
+        register_benchmark(Path(place))
+    common = {"include": str(task_folder() / "_lm_eval.yaml"), "metadata": {"version": 1.0}}
+    for name in benchmark_names():
+        for task in () if is_own(name) else benchmark_tasks(name):
+            rules = task.protocols["official"]
+            asked = {"benchmark": name, "name": task.name}
+            generation = {"max_gen_toks": rules.max_new_tokens, "do_sample": False}
+            content = common | {
+                "task": task.lm_eval_name,
+                "dataset_kwargs": asked,
+                "generation_kwargs": generation | {"until": list(rules.stop)},
+            }
+            path = folder / f"{task.lm_eval_name}.yaml"
+            path.write_text(json.dumps(content), encoding="utf-8")  # JSON is YAML
+    return [str(folder), *(path for path in given if not is_benchmark_folder(path))]
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -80,6 +118,7 @@ def run(arguments: Sequence[str]) -> int:
 
     before = sys.argv
     sys.argv = ["run_eval lm-eval", *arguments]
+    written = tempfile.mkdtemp(prefix="ahn-bench-tasks-")
     try:
         setup_logging()
         harness = HarnessCLI()
@@ -93,7 +132,10 @@ def run(arguments: Sequence[str]) -> int:
                 raise InputError(
                     *(f"--include_path: {shown(path)} is not a folder" for path in missing)
                 )
-            parsed.include_path = [str(task_folder()), *given]
+            metadata = getattr(parsed, "metadata", None)
+            data = metadata.get("data") if isinstance(metadata, dict) else None
+            others = _task_files_of_others(given, data, Path(written))
+            parsed.include_path = [str(task_folder()), *others]
         harness.execute(parsed)
     except ValueError as error:
         raise _as_input_error(error) from error
@@ -101,4 +143,5 @@ def run(arguments: Sequence[str]) -> int:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     finally:
         sys.argv = before
+        shutil.rmtree(written, ignore_errors=True)
     return 0

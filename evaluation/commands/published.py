@@ -13,7 +13,7 @@ from reports.figure_tables import Figure, FigureTable
 from reports.leaderboard import Column
 from tasks.published import Below, Cell, PublishedTable
 from tasks.published import published_tables as all_published
-from tasks.registry import find_task, is_pocket, known_task, task_names
+from tasks.registry import find_task, known_task, task_names
 
 
 def published_tables(columns: Sequence[Column]) -> list[FigureTable]:
@@ -22,7 +22,7 @@ def published_tables(columns: Sequence[Column]) -> list[FigureTable]:
     for column in columns:
         for key in column.cells:
             task = known_task(key.benchmark, key.task)
-            if task is not None and not is_pocket(task.name):
+            if task is not None:
                 asked.setdefault(key.benchmark, set()).update({task.name, task.dataset})
     found = [table for benchmark in asked for table in all_published(benchmark)]
     return [

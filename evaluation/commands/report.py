@@ -5,20 +5,28 @@ published figures. No torch.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
+from common.errors import InputError
+from evaluation.commands.data_folders import register_benchmark_of
 from evaluation.commands.published import published_tables
 from reports.figure_tables import FigureTable
 from reports.leaderboard import Column
 from reports.page import build_report
-from tasks.averages import Scored, Table, benchmark_tables
-from tasks.registry import is_pocket, known_task
+from reports.run_folders import read_run_info
+from tasks.averages import benchmark_tables
+from tasks.means import Scored, Table
+from tasks.registry import known_task
 
 _MOST_NAMED = 6
 
 
 def write_report(runs: Sequence[str | Path], output: str | Path) -> Path:
     """Write the page on `runs` to `output`; see `reports.page.build_report`."""
+    for run in runs:
+        with suppress(InputError):  # the page says what is wrong with a folder
+            register_benchmark_of(read_run_info(run))
     return build_report(runs, output, tables_of, unknown_tasks)
 
 
@@ -52,7 +60,7 @@ def authors_tables(columns: Sequence[Column]) -> list[FigureTable]:
     for column in columns:
         scores: dict[tuple[str, str], dict[str, list[Scored]]] = {}
         for key in column.cells:
-            if known_task(key.benchmark, key.task) and not is_pocket(key.task):
+            if known_task(key.benchmark, key.task):
                 found = [
                     Scored(record.score, record.length, record.attributes)
                     for record in column.scored(key)

@@ -9,6 +9,7 @@ from pathlib import Path
 from common.errors import InputError
 from common.progress import ProgressBar
 from common.writing import check_writable, write_whole
+from evaluation.commands.data_folders import register_benchmark_in
 from evaluation.commands.options import Score
 from evaluation.commands.terminal import console
 from reports.targets import check_no_run_file
@@ -26,6 +27,7 @@ def score_to(asked: Score) -> str:
     """
     if asked.per_example is not None:
         _check_output(asked.per_example, asked.file)  # scoring may take long
+    register_benchmark_in(asked.data)
     with ProgressBar(console(stderr=True), "scoring") as bar:
         lines = scored_file(
             asked.file,

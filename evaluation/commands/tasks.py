@@ -12,22 +12,18 @@ from rich.text import Text
 
 from common.errors import InputError, shown
 from common.files import kind_of
-from evaluation.plan.tasks import benchmark_of
-from tasks import pocket
+from evaluation.commands.data_folders import register_benchmark_in
 from tasks.layouts import find_parts
 from tasks.registry import (
     benchmark_definition,
+    benchmark_folder,
     benchmark_names,
     expand,
     find_task,
     group_names,
     task_names,
 )
-from tasks.rows import form_of
 from tasks.schema import Task
-
-POCKET = "pocket"
-
 
 WIDE = 110
 """Columns of a terminal that take the whole table."""
@@ -45,28 +41,24 @@ def describe_tasks(benchmark: str | None, data: str | None = None) -> list[dict[
     """
     if data is not None and kind_of(data) not in ("a folder", "a file"):
         raise InputError(f"--data: {shown(data)} is no folder or file")
-    names = [*benchmark_names(), POCKET] if benchmark is None else [benchmark]
+    register_benchmark_in(data)
+    names = benchmark_names() if benchmark is None else [benchmark]
     return [_benchmark(name, data) for name in names]
 
 
 def _benchmark(name: str, data: str | None) -> dict[str, Any]:
-    if name == POCKET and benchmark_of(name) != name:
-        tasks = [find_task(benchmark_of(name), task) for task in pocket.task_names()]
-        groups: list[str] = [POCKET]
-    else:
-        tasks = [find_task(name, task) for task in task_names(name)]
-        groups = group_names(name)
     return {
         "benchmark": name,
         "groups": {
-            group: [task.name for task in expand(benchmark_of(name), [group], None)]
-            for group in groups
+            group: [task.name for task in expand(name, [group], None)]
+            for group in group_names(name)
         },
-        "tasks": [_task(task, name, data) for task in tasks],
+        "tasks": [_task(find_task(name, task), data) for task in task_names(name)],
+        "lengths": benchmark_definition(name).lengths,
     }
 
 
-def _task(task: Task, benchmark: str, data: str | None) -> dict[str, Any]:
+def _task(task: Task, data: str | None) -> dict[str, Any]:
     return {
         "name": task.name,
         "dataset": task.dataset or task.name,
@@ -78,16 +70,17 @@ def _task(task: Task, benchmark: str, data: str | None) -> dict[str, Any]:
             name: {"metric": rules.metric, "max_new_tokens": rules.max_new_tokens}
             for name, rules in task.protocols.items()
         },
-        "rows": _rows(task, benchmark, data),
+        "rows": _rows(task, data),
     }
 
 
-def _rows(task: Task, benchmark: str, data: str | None) -> dict[str, Any]:
-    if benchmark == POCKET:
-        return {"from": "made here (--data pocket)", "file": None, "here": True, "synthetic": False}
+def _rows(task: Task, data: str | None) -> dict[str, Any]:
     definition = benchmark_definition(task.benchmark)
-    synthetic = task.name in (getattr(definition, "synthetic", None) or [])
-    form = form_of(task.benchmark)
+    if definition.generated:
+        return {"from": "generated here", "file": None, "here": True, "synthetic": False}
+    synthetic = task.name in definition.synthetic
+    if data is None and definition.hub is None:
+        data = str(benchmark_folder(task.benchmark))
     if data is not None:
         found = _file_in(task, Path(data))
         file = found or f"{task.name}.jsonl"
@@ -95,7 +88,8 @@ def _rows(task: Task, benchmark: str, data: str | None) -> dict[str, Any]:
     from huggingface_hub import try_to_load_from_cache
 
     hub = definition.hub
-    file = form.hub_file(task)
+    assert hub is not None
+    file = task.adapter.hub_file(task)
     cached = try_to_load_from_cache(
         hub.repository, file, repo_type="dataset", revision=hub.revision
     )
@@ -154,8 +148,9 @@ def _table(benchmark: dict[str, Any], wide: bool) -> Table:
     places = dict.fromkeys(task["rows"]["from"] for task in benchmark["tasks"])
     levels = dict.fromkeys(str(t["level"]) for t in benchmark["tasks"] if t["level"])
     notes = [f"rows: {', '.join(places)}", f"groups: {', '.join(groups)}"]
-    if levels:
-        notes.insert(0, f"lengths of each: {', '.join(levels)}")
+    lengths = [str(length) for length in benchmark["lengths"]]
+    if levels or lengths:
+        notes.insert(0, f"lengths of each: {', '.join([*levels, *lengths])}")
     if any(task["rows"]["synthetic"] for task in benchmark["tasks"]):
         notes.append("*: also made here, with --data synthetic")
     if not wide:

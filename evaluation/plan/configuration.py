@@ -34,7 +34,6 @@ from common.settings import (
 )
 from tasks.sources import MOST_ROWS
 
-Benchmark = Literal["longbench", "lveval", "infinitebench", "pocket"]
 DTypeName = Annotated[Literal["auto", "float32", "bfloat16", "float16"], as_dtype]
 MOST_TOKENS = 10**9
 """Tokens that a machine can hold; the plan says which numbers make sense."""
@@ -65,7 +64,7 @@ class RunConfiguration(Settings):
         "output": "Run folder",
     }
 
-    benchmark: Benchmark = Field(default="longbench", description="Benchmark; set by the command.")
+    benchmark: Name = Field(default="longbench", description="Benchmark; set by the command.")
     model: Name | None = Field(
         default=None, description="Base model: folder, hub id, or 'pocket' for the embedded one."
     )

@@ -29,7 +29,7 @@ from evaluation.plan.models import (
 from evaluation.plan.planned import Plan, PlannedTask
 from evaluation.plan.prompts import prepare, smallest_max_length
 from evaluation.plan.recording import unwritable
-from evaluation.plan.tasks import Watch, load_rows, resolve_tasks
+from evaluation.plan.tasks import AskedTasks, Watch, load_rows, resolve_tasks
 from evaluation.plan.variants import model_path
 from evaluation.problems import collect
 from tasks.schema import TaskProtocol
@@ -165,13 +165,17 @@ def make_plan(
             f"{context} (give --allow-overlong if that is meant)"
         )
 
-    tasks, protocol = resolve_tasks(configuration, problems)
+    asked = collect(problems, partial(resolve_tasks, configuration)) or AskedTasks([], "", ())
+    problems += [message for message in asked.problems if message not in problems]
+    tasks, protocol = asked.tasks, asked.protocol
     seed = configuration.seed
     if seed is None:
         seed = tasks[0].protocols[protocol].seed if tasks else 0
     if configuration.output is not None:
         collect(problems, partial(_check_output, Path(configuration.output)))
-    sources = load_rows(tasks, configuration, seed, problems, watch)
+    rows = load_rows(tasks, configuration, seed, watch, files_only=bool(problems))
+    problems += [message for message in rows.problems if message not in problems]
+    sources = rows.sources
 
     folder = None  # a plan needs configuration and tokenizer, no weights
     if path is not None and config is not None:
@@ -187,7 +191,7 @@ def make_plan(
     planned: list[PlannedTask] = []
     if config and context and shape and tokenizer and checkpoint:
         model_type = config.get("model_type")
-        total = sum(len(source.examples) for source in sources.values() if source)
+        total = sum(len(source.examples) for source in sources.values())
         done = 0
         for task in tasks:
             source = sources.get(task.name)

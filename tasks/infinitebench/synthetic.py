@@ -7,7 +7,6 @@ Qwen2.5's tokenizer that the prompt comes close to and does not exceed by more t
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,12 +15,8 @@ from random import Random
 from typing import Any
 
 from common.errors import InputError
-from common.quantities import token_count
 from tasks.infinitebench import constructions as c
-
-MAX_LENGTH = 16 * 1024**2
-"""Tokens: beyond it a slip of the pen is likelier than a wish."""
-_PLAIN = re.compile(r"\s*[0-9]{1,12}\s*")
+from tasks.lengths import parse_length
 
 
 @dataclass(frozen=True)
@@ -77,23 +72,6 @@ _KINDS = {
 
 SYNTHETIC_TASKS = tuple(_KINDS)
 """The tasks that can be generated."""
-
-
-def parse_length(length: str | int) -> int:
-    """A length in tokens: 131072, "131072", "128k" (128 * 1024) or "1m" (1024 * 1024).
-
-    InputError for anything else, and beyond `MAX_LENGTH`.
-    """
-    tokens = token_count(str(length))
-    if isinstance(tokens, str) and _PLAIN.fullmatch(tokens):
-        tokens = int(tokens)
-    if not isinstance(tokens, int):
-        raise InputError(
-            f"--length: {length!r} should be a number of tokens, as 131072, 128k or 1m"
-        )
-    if not 0 < tokens <= MAX_LENGTH:
-        raise InputError(f"--length: {length!r} should be between 1 and {MAX_LENGTH} tokens")
-    return tokens
 
 
 def units_for(task_name: str, tokens: int, index: int = 0) -> int:

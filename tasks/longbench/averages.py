@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tasks.averages import Figure, Scores, Table, mean, percent
+from tasks.means import Figure, Scores, Table, mean, percent
 from tasks.registry import expand, find_task
 
 CATEGORIES = (

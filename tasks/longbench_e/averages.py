@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tasks.averages import Figure, Scored, Scores, Table, mean
 from tasks.longbench.averages import CATEGORIES
+from tasks.means import Figure, Scored, Scores, Table, mean
 from tasks.registry import find_task, task_names
 
 BUCKETS = ("0-4k", "4-8k", "8k+")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tasks.averages import Figure, Scores, Table, mean, percent
+from tasks.means import Figure, Scores, Table, mean, percent
 from tasks.registry import benchmark_definition, expand, find_task
 
 AVERAGE = "average"

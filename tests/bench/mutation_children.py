@@ -42,7 +42,7 @@ def copy_project(to: Path) -> None:
 def warm_up() -> None:
     """Import what all children would import, and nothing of the project itself."""
     for name in (
-        "coverage", "hypothesis", "jieba", "matplotlib", "numpy", "pandas", "pydantic", "pytest",
+        "coverage", "hypothesis", "jieba", "numpy", "pandas", "pydantic", "pytest",
         "rapidfuzz", "rich", "rouge", "rouge_score.rouge_scorer", "safetensors.torch", "torch",
         "transformers.generation", "transformers.models.qwen2.modeling_qwen2",
         "transformers.models.qwen3.modeling_qwen3", "transformers.trainer", "yaml",

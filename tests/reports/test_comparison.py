@@ -19,13 +19,12 @@ from reports.compare import (
     task_difference,
 )
 from reports.curves import curve
+from reports.frames import leaderboard, wide
 from reports.leaderboard import (
     columns_of,
     compared_tasks,
-    leaderboard,
     model_names,
     run_names,
-    wide,
 )
 from reports.matched import matched
 from reports.notices import notices
@@ -57,7 +56,7 @@ def test_the_wide_table_keeps_the_order_of_tasks_and_variants(pocket_run: Path) 
     table = wide(leaderboard([read_run(pocket_run)]))
     assert list(table.columns) == ["full", "window", "ahn", "no-write"]
     assert [task for _, task, _ in table.index] == ["pocket_qa@1", "pocket_qa@4"]
-    assert table.loc[("longbench", "pocket_qa@4", "ahn"), "ahn"] == pytest.approx(0.5)
+    assert table.loc[("pocket", "pocket_qa@4", "ahn"), "ahn"] == pytest.approx(0.5)
 
 
 def test_standings_average_tasks_and_relate_cost_to_full_attention(pocket_run: Path) -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from reports.compare import shares_by_length, standings
 from reports.costs import by_length, cost_of, reused_tokens
-from reports.leaderboard import columns_of, leaderboard
+from reports.frames import leaderboard
+from reports.leaderboard import columns_of
 from reports.page import render
 from reports.records import ExampleRecord
 from reports.run_folders import read_run

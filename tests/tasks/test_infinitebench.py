@@ -7,7 +7,7 @@ import pytest
 
 from common.errors import InputError
 from tasks.averages import Scored, benchmark_tables
-from tasks.infinitebench.form import FORM
+from tasks.infinitebench.adapter import ADAPTER
 from tasks.registry import expand, find_task, group_names, task_names
 from tasks.schema import Example
 from tasks.scoring import score_file
@@ -192,7 +192,7 @@ def test_gpt4_is_sent_a_bare_sum_after_a_demonstration():
 
 def problems(name, **changes):
     row = {k: v for k, v in (ROWS[name] | changes).items() if v is not ...}
-    return FORM.check(row, task_of(name))
+    return ADAPTER.check(row, task_of(name))
 
 
 @pytest.mark.parametrize("name", CONSTANTS)
@@ -202,7 +202,9 @@ def test_a_good_row_has_no_problems_in_todays_form_nor_in_that_of_2023(name):
     bare = row["answer"][0]
     assert problems(name, answer=bare) == []
     if name != "math_calc":  # there the authors' scorer takes either
-        assert FORM.label(row, task_of(name)) == FORM.label(row | {"answer": bare}, task_of(name))
+        assert ADAPTER.label(row, task_of(name)) == ADAPTER.label(
+            row | {"answer": bare}, task_of(name)
+        )
 
 
 @pytest.mark.parametrize(
@@ -245,7 +247,7 @@ def test_a_bad_row_is_told(name, changes, message):
     ],
 )
 def test_labels_keep_the_json_types_that_the_scorers_need(name, answer, label):
-    found = FORM.label(ROWS[name] | {"answer": answer}, task_of(name))
+    found = ADAPTER.label(ROWS[name] | {"answer": answer}, task_of(name))
     assert json.dumps(found) == json.dumps(label)
 
 
@@ -327,7 +329,7 @@ def test_predictions_are_read_in_the_authors_form_the_ahn_form_and_ours(tmp_path
 )
 def test_a_line_that_cannot_be_scored_is_told(tmp_path, line, message):
     if "gold_ans" in line:
-        pytest.importorskip("tasks.lveval.form")
+        pytest.importorskip("tasks.lveval.adapter")
     with pytest.raises(InputError) as caught:
         scores(tmp_path, "code_run", {"prediction": "4", "ground_truth": 4}, line)
     assert len(caught.value.problems) == 1
@@ -337,19 +339,19 @@ def test_a_line_that_cannot_be_scored_is_told(tmp_path, line, message):
 @pytest.mark.parametrize("name", CONSTANTS)
 def test_an_exported_line_scores_as_the_run_did(tmp_path, name):
     task, row = task_of(name), ROWS[name]
-    label, answers = FORM.label(row, task), FORM.answers(row)
+    label, answers = ADAPTER.label(row, task), ADAPTER.answers(row)
     prediction = {"math_calc": "1, 2, 4", "code_debug": "C.", "longbook_choice_eng": "C"}.get(
         name, answers[0] if answers else ""
     )
     record = {
-        "example_id": FORM.example_id(row, task, 1),
+        "example_id": ADAPTER.example_id(row, task, 1),
         "prediction": prediction,
         "answers": answers,
         "label": None if label == answers else label,
     }
-    line = FORM.export(record, task)
+    line = ADAPTER.export(record, task)
     assert line == {"id": 0, "prediction": prediction, "ground_truth": label}
-    assert FORM.export_name(task) == f"preds_{name}.jsonl"
+    assert ADAPTER.export_name(task) == f"preds_{name}.jsonl"
     example = Example("0", row, answers, "", "here", label=label)
     expected = task.score(prediction, example, "official")
     assert scores(tmp_path, name, line) == scores(tmp_path, name, record) == [expected]
@@ -358,7 +360,7 @@ def test_an_exported_line_scores_as_the_run_did(tmp_path, name):
 
 def test_an_example_that_failed_is_exported_as_an_empty_prediction():
     record = {"example_id": "passkey:3", "prediction": None, "answers": ["7"], "label": None}
-    line = FORM.export(record, task_of("passkey"))
+    line = ADAPTER.export(record, task_of("passkey"))
     assert line == {"id": "passkey:3", "prediction": "", "ground_truth": ["7"]}
 
 

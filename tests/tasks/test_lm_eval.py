@@ -13,7 +13,6 @@ import pytest
 import tasks
 from common.errors import InputError
 from tasks import lm_eval as ours
-from tasks import pocket
 from tasks.registry import benchmark_names, expand, find_task, group_names, task_names
 from tasks.schema import scored_example
 from tasks.sources import load_examples
@@ -171,11 +170,11 @@ def test_a_task_is_asked_and_scored_there_as_here(folder, benchmark):
 
 
 def test_every_pocket_task_has_a_file_there(manager):
-    names = [f"ahnbench_{name.replace('@', '_')}" for name in pocket.task_names()]
+    names = [f"ahnbench_{name.replace('@', '_')}" for name in task_names("pocket")]
     assert manager.task_index["ahnbench_pocket"].cfg["task"] == names
-    for name, lm_eval_name in zip(pocket.task_names(), names, strict=True):
+    for name, lm_eval_name in zip(task_names("pocket"), names, strict=True):
         asked = manager.task_index[lm_eval_name].cfg
-        assert asked["dataset_kwargs"] == {"benchmark": "longbench", "name": name}
+        assert asked["dataset_kwargs"] == {"benchmark": "pocket", "name": name}
         rules = find_task("longbench", name).protocol("official")
         assert asked["generation_kwargs"]["max_gen_toks"] == rules.max_new_tokens
 
@@ -187,7 +186,7 @@ def test_pocket_rows_are_made_and_scored_there_as_here():
     manager = TaskManager(include_path=str(FOLDER), include_defaults=False, metadata=metadata)
     built = manager.load(["ahnbench_pocket_qa_4"])["tasks"]["ahnbench_pocket_qa_4"]
     task = find_task("longbench", "pocket_qa@4")
-    expected = pocket.load_examples(task, 3, 5)
+    expected = load_examples(task, None, 3, 5).examples
     assert [built.doc_to_text(doc) for doc in built.eval_docs] == [
         task.render(example, "official") for example in expected
     ]
@@ -201,7 +200,7 @@ def test_pocket_rows_are_made_and_scored_there_as_here():
 @pytest.mark.parametrize(("length", "name"), [("512", "pocket_qa@4"), ("1k", "pocket_qa@4_1024")])
 def test_pocket_rows_of_a_length_are_run_evals(length, name):
     found = ours.rows("longbench", "pocket_qa@4", length=length, limit=2)["test"]
-    expected = pocket.load_examples(find_task("longbench", name), 2)
+    expected = load_examples(find_task("pocket", name), None, 2, 0).examples
     assert [doc["name"] for doc in found] == [name] * 2
     made = [ours.document_of(doc) for doc in found]
     assert [document.example for document in made if document] == expected

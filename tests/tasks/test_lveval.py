@@ -12,7 +12,7 @@ from rouge import Rouge
 
 from common.errors import InputError
 from tasks.averages import Scored, benchmark_tables
-from tasks.lveval.form import FORM
+from tasks.lveval.adapter import ADAPTER
 from tasks.metrics.chinese import words
 from tasks.metrics.lveval import (
     ABANDON_WORDS_EN,
@@ -357,9 +357,9 @@ def test_the_data_set_may_be_named_in_several_ways(tmp_path, name):
 def test_what_is_exported_is_scored_as_it_was_with_or_without_a_level(tmp_path, name):
     record = {"prediction": "a lamp of brass", "answers": ["lamp"], "gold_ans": "oak", "length": 9}
     task = find_task("lveval", NAME)
-    rows = [FORM.export(record | change, task) for change in ({}, {"gold_ans": None})]
+    rows = [ADAPTER.export(record | change, task) for change in ({}, {"gold_ans": None})]
     assert list(rows[0]) == ["pred", "answers", "gold_ans", "all_classes", "length"]
-    assert FORM.export_name(task) == f"{NAME}.jsonl"
+    assert ADAPTER.export_name(task) == f"{NAME}.jsonl"
     path = tmp_path / "predictions.jsonl"
     path.write_bytes(lines(*rows))
     assert score_file(path, "lveval", name, "official") == [0.0, 0.5]

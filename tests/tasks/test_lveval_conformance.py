@@ -8,8 +8,8 @@ import pytest
 
 from evaluation.plan.prompts import prepare, truncate
 from tasks.averages import Scored, benchmark_tables
+from tasks.lveval.adapter import ADAPTER
 from tasks.lveval.averages import AVERAGE, by_level
-from tasks.lveval.form import FORM
 from tasks.metrics.lveval import (
     ABANDON_WORDS_EN,
     ABANDON_WORDS_ZH,
@@ -61,7 +61,7 @@ def scored(shared, tmp_path_factory):
     for task, rows in files.items():
         with path.open("w", encoding="utf-8", newline="\n") as file:
             for row in rows:
-                line = FORM.export(row, find_task("lveval", task))
+                line = ADAPTER.export(row, find_task("lveval", task))
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
         scores = score_file(path, "lveval", task, "official", workers=1)
         found += zip(rows, scores, strict=True)
@@ -87,7 +87,7 @@ def test_key_words_without_a_word_are_as_none_where_the_authors_divide_by_zero(s
     for record, score in raising:
         assert "ZeroDivisionError" in record["expected_extra"]["official_raises"]
         task = find_task("lveval", record["task"])
-        example, problems = FORM.gold(record | {"gold_ans": None}, task)
+        example, problems = ADAPTER.gold(record | {"gold_ans": None}, task)
         assert example is not None and not problems
         assert score == task.score(record["prediction"], example, "official")
     assert sum(score > 0 for _, score in raising) == 20
@@ -119,8 +119,8 @@ def test_the_constants_equal_the_protocol_table(table):
         for config in entry["hf_configs"]:
             task = find_task("lveval", config["config"])
             assert (task.language, task.category) == (entry["language"], entry["category"])
-            assert f"{task.dataset}/{FORM.member(task)}" == config["zip_member"]
-            assert (FORM.hub_file(task), task.level) == (config["zip"], config["level"])
+            assert f"{task.dataset}/{ADAPTER.member(task)}" == config["zip_member"]
+            assert (ADAPTER.hub_file(task), task.level) == (config["zip"], config["level"])
             for protocol in ("official", "ahn"):
                 rules = task.protocol(protocol)
                 assert rules.template == entry["prompt"][protocol]
@@ -171,7 +171,7 @@ def test_a_long_prompt_is_cut_token_for_token_as_the_authors_cut_it(
         context = json.loads(next(lines))["context"]
     row = {"context": context, "input": "Who? 谁？", "answers": [context[:20]], "length": 1}
     task = find_task("lveval", f"{dataset}_16k")
-    assert FORM.check(row, task) == []
+    assert ADAPTER.check(row, task) == []
     (template,) = (e["prompt"][protocol] for e in table["tasks"] if e["task"] == dataset)
 
     prompt = template.format(**row)

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import InputError
-from tasks import pocket
 from tasks.pocket.documents import make_document
 from tasks.pocket.facts import KINDS, held_out, make_facts, max_facts
 from tasks.pocket.rows import SHAPES
+from tasks.pocket.synthetic import LEAD, MIN_DISTANCE
 from tasks.pocket.tokenizer import tokenizer_files
 from tasks.pocket.training import PHASES, conversations
 from tasks.pocket.vocabulary import (
@@ -34,9 +34,12 @@ from tasks.pocket.vocabulary import (
     PETS,
     WORDS,
 )
-from tasks.registry import expand, find_task
+from tasks.registry import benchmark_definition, expand, find_task, task_names
+from tasks.schema import Example, Task
+from tasks.sources import load_examples
 
 SINKS, WINDOW = 4, 128
+LENGTHS = tuple(benchmark_definition("pocket").lengths)
 PUBLISHED_FIELDS = {
     "longbench": {
         "input", "context", "answers", "length", "dataset", "language", "all_classes", "_id",
@@ -44,6 +47,24 @@ PUBLISHED_FIELDS = {
     "lveval": {"input", "context", "answers", "answer_keywords", "confusing_facts", "length"},
     "infinitebench": {"id", "context", "input", "answer", "options"},
 }  # fmt: skip
+
+
+def names_of(
+    lengths: tuple[int, ...] = (512,),
+    facts: tuple[int, ...] = (1, 4, 16),
+    kinds: tuple[str, ...] = KINDS,
+) -> list[str]:
+    """Names of tasks: by length, then kind, then stored facts."""
+    return [
+        f"pocket_{kind}@{count}" + (f"_{length}" if length != 512 else "")
+        for length in lengths
+        for kind in kinds
+        for count in facts
+    ]
+
+
+def rows_of(task: Task, limit: int | None = None, seed: int = 0) -> list[Example]:
+    return load_examples(task, None, limit, seed).examples
 
 
 def crc32(data: bytes) -> int:
@@ -126,8 +147,8 @@ def test_no_test_fact_stands_in_any_training_conversation() -> None:
     facts = {read_back(sentence) for sentence in trained if stated.fullmatch(sentence)}
     assert len(facts) > 1000
     assert not [fact for fact in facts if kept_for_tests(*fact)]
-    for name in pocket.task_names(pocket.LENGTHS[:2], kinds=KINDS):
-        for example in pocket.load_examples(find_task("longbench", name), 8):
+    for name in names_of(LENGTHS[:2], kinds=KINDS):
+        for example in rows_of(find_task("longbench", name), 8):
             words = example.row["context"].split()
             for start, end in example.row["evidence"]["spans"]:
                 fact = " ".join(words[start:end]).removesuffix(" remember it .")
@@ -135,10 +156,10 @@ def test_no_test_fact_stands_in_any_training_conversation() -> None:
                 assert read_back(fact) not in facts
 
 
-@pytest.mark.parametrize("name", pocket.task_names(facts=(1, 16), kinds=KINDS))
+@pytest.mark.parametrize("name", names_of(facts=(1, 16), kinds=KINDS))
 def test_rows_are_the_benchmarks_rows_with_evidence_outside_the_window(name: str) -> None:
     task = find_task("longbench", name)
-    examples = pocket.load_examples(task, 24)
+    examples = rows_of(task, 24)
     assert len({example.example_id for example in examples}) == 24
     kind = name.removeprefix("pocket_").split("@")[0]
     for example in examples:
@@ -160,24 +181,24 @@ def test_rows_are_the_benchmarks_rows_with_evidence_outside_the_window(name: str
         assert example.attributes == {
             "kind": kind,
             "facts": row["facts"],
-            "length": pocket.LENGTH,
+            "length": LENGTHS[0],
             "evidence_distance": evidence["distance"],
         }
         # `<bos>` comes first; the last prompt token sees the WINDOW last ones
         assert evidence["end"] + 1 <= len(prompt) + 1 - WINDOW
         assert evidence["start"] + 1 >= SINKS
-        assert 400 <= len(prompt) + 1 <= pocket.LENGTH
+        assert 400 <= len(prompt) + 1 <= LENGTHS[0]
         # the answer stands nowhere that the window could see
         visible = " ".join(prompt[-WINDOW:])
         assert f" {example.answers[0].split()[-1]} " not in f" {visible} "
 
 
-@pytest.mark.parametrize("length", pocket.LENGTHS)
+@pytest.mark.parametrize("length", LENGTHS)
 def test_a_task_may_ask_for_a_length(length: int) -> None:
     for kind in KINDS:
-        (name,) = pocket.task_names((length,), (16,), (kind,))
+        (name,) = names_of((length,), (16,), (kind,))
         task = find_task("longbench", name)
-        for example in pocket.load_examples(task, 4):
+        for example in rows_of(task, 4):
             tokens = len(task.render(example, "official").split()) + 1
             assert length - 60 <= tokens <= length
             assert example.attributes["length"] == length
@@ -269,8 +290,8 @@ def test_a_single_number_needs_no_name() -> None:
 
 def test_evidence_stands_everywhere_between_sinks_and_window() -> None:
     task = find_task("longbench", "pocket_qa@1_1024")
-    distances = [e.attributes["evidence_distance"] for e in pocket.load_examples(task, 400)]
-    room = (pocket.MIN_DISTANCE, 1024 - pocket.LEAD)
+    distances = [e.attributes["evidence_distance"] for e in rows_of(task, 400)]
+    room = (MIN_DISTANCE, 1024 - LEAD)
     thirds = [room[0] + (room[1] - room[0]) * part / 3 for part in range(4)]
     for low, high in zip(thirds, thirds[1:], strict=False):
         # a third of 400, within four standard deviations
@@ -279,10 +300,10 @@ def test_evidence_stands_everywhere_between_sinks_and_window() -> None:
 
 def test_rows_are_the_same_each_time_and_a_limit_is_a_beginning() -> None:
     task = find_task("longbench", "pocket_qa@4")
-    first, again = pocket.load_examples(task, 30, seed=3), pocket.load_examples(task, 50, seed=3)
+    first, again = rows_of(task, 30, seed=3), rows_of(task, 50, seed=3)
     assert [x.row for x in first] == [x.row for x in again[:30]]
-    assert [x.row for x in first] != [x.row for x in pocket.load_examples(task, 30, seed=4)]
-    assert len(pocket.load_examples(task)) == 200
+    assert [x.row for x in first] != [x.row for x in rows_of(task, 30, seed=4)]
+    assert len(rows_of(task)) == 200
     assert len({example.document_id for example in first}) == 15  # two questions a document
 
 
@@ -312,16 +333,16 @@ def test_rows_and_conversations_are_those_of_published_scores_and_shipped_models
     if name in PHASES:
         made = islice(conversations(name), 64)
     else:
-        names = pocket.task_names((512,), (1, 4), (name,)) + [f"pocket_{name}@16_1024"]
+        names = names_of((512,), (1, 4), (name,)) + [f"pocket_{name}@16_1024"]
         tasks = [find_task("longbench", task) for task in names]
-        made = [example.row for task in tasks for example in pocket.load_examples(task, 6)]
+        made = [example.row for task in tasks for example in rows_of(task, 6)]
     text = "\n".join(json.dumps(one, sort_keys=True) for one in made)
     assert hashlib.sha256(text.encode()).hexdigest()[:16] == SHIPPED[name]
 
 
 def test_a_second_hop_asks_for_somebody_whom_the_question_does_not_name() -> None:
     task = find_task("longbench", "pocket_two_hop@4")
-    for example in pocket.load_examples(task, 40):
+    for example in rows_of(task, 40):
         friend, value = example.answers[0].split()[0], example.answers[0].split()[-1]
         assert friend not in example.row["input"].split()
         words, spans = example.row["context"].split(), example.row["evidence"]["spans"]
@@ -333,7 +354,7 @@ def test_a_second_hop_asks_for_somebody_whom_the_question_does_not_name() -> Non
 
 def test_confusing_facts_name_the_same_person_and_another_value() -> None:
     task = find_task("longbench", "pocket_confusing_facts@4")
-    for example in pocket.load_examples(task, 40):
+    for example in rows_of(task, 40):
         (confusing,) = example.row["confusing_facts"]
         assert confusing in example.row["context"]
         name = example.row["input"].split()[-2]
@@ -343,7 +364,7 @@ def test_confusing_facts_name_the_same_person_and_another_value() -> None:
 
 def test_scores_are_exact_matches_up_to_the_full_stop() -> None:
     task = find_task("longbench", "pocket_number_string@1")
-    example = pocket.load_examples(task, 1)[0]
+    example = rows_of(task, 1)[0]
     answer = example.answers[0]
     assert task.score(f" {answer} .", example, "official") == 1
     assert task.score(f"{answer} . the sky", example, "ahn") == 1
@@ -351,10 +372,10 @@ def test_scores_are_exact_matches_up_to_the_full_stop() -> None:
     assert task.score("", example, "official") == 0
 
 
-@pytest.mark.parametrize("name", pocket.task_names(facts=(1, 16), kinds=KINDS))
+@pytest.mark.parametrize("name", names_of(facts=(1, 16), kinds=KINDS))
 def test_answers_fit_the_generation_limit(name: str) -> None:
     task = find_task("longbench", name)
-    longest = max(len(e.answers[0].split()) + 1 for e in pocket.load_examples(task, 10))
+    longest = max(len(e.answers[0].split()) + 1 for e in rows_of(task, 10))
     assert longest <= task.protocol("official").max_new_tokens
 
 
@@ -374,10 +395,12 @@ def test_unknown_tasks_are_refused_with_the_nearest(name: str, near: str) -> Non
 
 
 def test_pocket_stands_for_the_default_tasks() -> None:
-    assert [task.name for task in expand("longbench", [], "pocket")] == pocket.task_names()
-    assert len(pocket.task_names()) == 21
+    suite = names_of(kinds=tuple(kind for kind in KINDS if kind != "two_hop"))
+    assert task_names("pocket") == suite and len(suite) == 21
+    for benchmark, data in (("pocket", None), ("pocket", "pocket"), ("longbench", "pocket")):
+        assert [task.name for task in expand(benchmark, [], data)] == suite
     with pytest.raises(InputError, match="pocket_qa@3"):
-        pocket.task_names(facts=(3,), kinds=("qa",))
+        expand("pocket", ["pocket_qa@3"], None)
 
 
 def test_the_vocabulary_is_closed() -> None:

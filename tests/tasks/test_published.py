@@ -139,7 +139,7 @@ def test_a_file_is_read(tmp_path):
         ({"rows": {"model": [1, float("nan")]}}, ".nan is no finite number"),
         ({"columns": ["x", "x"]}, "a column is there twice"),
         ({"colums": ["x", "y"]}, "tables.0.colums"),
-        ({"source": {"repository": "a/b", "file": "d"}}, "'tables.0.source.revision' is missing"),
+        ({"source": {"repository": "a/b", "file": "d"}}, "tables.0.source.revision: is missing"),
     ],
 )
 def test_a_wrong_key_or_value_is_named_with_its_file(tmp_path, change, message):

@@ -1,6 +1,5 @@
 """Finding tasks by name, and what a benchmark's YAML files may say."""
 
-import dataclasses
 import pickle
 import shutil
 import subprocess
@@ -13,7 +12,14 @@ import yaml
 import tasks
 from common.errors import InputError
 from tasks.definitions import read_benchmark
-from tasks.registry import expand, find_task, group_names, protocol_name, task_names
+from tasks.registry import (
+    at_length,
+    expand,
+    find_task,
+    group_names,
+    protocol_name,
+    task_names,
+)
 from tasks.sources import load_examples
 
 LONGBENCH = Path(tasks.__file__).parent / "longbench"
@@ -151,42 +157,40 @@ def test_all_unknown_names_are_told_at_once():
     assert "'hotpot'" in str(caught.value) and "'lccc'" in str(caught.value)
 
 
-@pytest.fixture
-def pocket(monkeypatch):
-    """A generator of two tasks in place of the real one."""
-    from tasks import pocket
-
-    known = {
-        name: dataclasses.replace(find_task("longbench", "hotpotqa"), name=name)
-        for name in ("pocket_qa@1", "pocket_qa@4")
-    }
-
-    def load_examples(task, limit, seed):
-        return [f"{task.name} {seed} {number}" for number in range(limit)]
-
-    monkeypatch.setattr(pocket, "task_names", lambda: list(known), raising=False)
-    monkeypatch.setattr(pocket, "find_task", known.__getitem__, raising=False)
-    monkeypatch.setattr(pocket, "load_examples", load_examples, raising=False)
-    return known
-
-
-def test_pocket_tasks_come_from_their_generator(pocket):
-    assert find_task("longbench", "pocket_qa@4") is pocket["pocket_qa@4"]
-    assert names(data="pocket") == names("pocket") == list(pocket)
+def test_pocket_tasks_are_found_in_their_own_benchmark_and_by_longbenchs_command():
+    task = find_task("pocket", "pocket_qa@4")
+    assert (task.benchmark, task.name, task.length) == ("pocket", "pocket_qa@4", 512)
+    for name in ("pocket_qa@4", "ahnbench_pocket_qa_4", "pocket/pocket_qa@4"):
+        assert find_task("pocket", name) is task
+    assert find_task("longbench", "pocket_qa@4") is task
     assert names("pocket_qa@4,trec", data="folder") == ["pocket_qa@4", "trec"]
+    assert names("pocket") == names(data="pocket") == task_names("pocket")
     assert "pocket_qa@4" not in names(data="folder")
 
 
-def test_pocket_rows_are_generated(pocket):
-    for data in ("pocket", None):
-        found = load_examples(pocket["pocket_qa@4"], data, 2, 7)
-        assert found.examples == ["pocket_qa@4 7 0", "pocket_qa@4 7 1"]
-        assert found.files == [
-            {"path": "generated:pocket_qa@4?seed=7", "sha256": None, "revision": None}
-        ]
+def test_a_task_at_another_length_differs_in_name_and_longest_prompt_only():
+    task, longer = find_task("pocket", "pocket_qa@4"), find_task("pocket", "pocket_qa@4_4096")
+    assert longer == at_length(task, 4096) == at_length(at_length(task, 1024), 4096)
+    assert at_length(longer, 512) is task
+    assert longer.protocol("ahn").default_max_length == 4096
+    assert find_task("pocket", "pocket_qa@4_1024").protocol("ahn").default_max_length == 2048
+    with pytest.raises(InputError, match="no pocket tasks of 600 tokens"):
+        at_length(task, 600)
 
 
-def test_published_tasks_have_no_pocket_rows(pocket):
+def test_pocket_rows_are_generated():
+    task = find_task("pocket", "pocket_qa@4_1024")
+    found = load_examples(task, None, 2, 7)
+    for data in ("pocket", "synthetic"):
+        assert load_examples(task, data, 2, 7) == found
+    assert found.files == [
+        {"path": "generated:pocket_qa@4_1024?seed=7", "sha256": None, "revision": None}
+    ]
+    with pytest.raises(InputError, match="rows of pocket tasks are generated here"):
+        load_examples(task, "folder", 2, 7)
+
+
+def test_published_tasks_have_no_pocket_rows():
     with pytest.raises(InputError, match=r"'trec' has no pocket rows.*pocket_qa@1, pocket_qa@4"):
         names("trec", data="pocket")
     with pytest.raises(InputError, match="'trec' has no pocket rows"):
@@ -268,10 +272,10 @@ def test_a_file_may_build_on_another(folder):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda t: t.update(max_new_token=3), r"trec\.yaml: max_new_token: Extra inputs"),
+        (lambda t: t.update(max_new_token=3), r"trec\.yaml: max_new_token: there is no such key"),
         (
             lambda t: t["metadata"]["protocols"]["ahn"].update(strips=True),
-            r"trec\.yaml: metadata\.protocols\.ahn\.strips: Extra inputs",
+            r"trec\.yaml: metadata\.protocols\.ahn\.strips: there is no such key",
         ),
         (lambda t: t["metadata"]["protocols"]["ahn"].update(metric="f1"), "unknown metric 'f1'"),
         (lambda t: t["metadata"].update(metric="f1"), r"metadata\.metric: unknown metric 'f1'"),
@@ -287,7 +291,7 @@ def test_a_file_may_build_on_another(folder):
         ),
         (lambda t: t["metadata"]["protocols"].pop("official"), "must be official and any of"),
         (lambda t: t["metadata"]["protocols"].update(ours={}), "must be official and any of"),
-        (lambda t: t["metadata"].pop("citation"), r"metadata\.citation: Field required"),
+        (lambda t: t["metadata"].pop("citation"), r"metadata\.citation: is missing"),
         (lambda t: t["metadata"].pop("chat_template"), r"official\.chat_template: is not given"),
         (lambda t: t["metadata"].update(prompt="{context} {question}"), "'question'"),
         (
@@ -337,7 +341,10 @@ def test_a_level_that_the_benchmark_does_not_have_is_told(tmp_path, level):
             "no task or group 'ahnbench_longbench_few'",
         ),
         (lambda g: g.update(group="longbench_few"), "not 'ahnbench_longbench_few', as its file"),
-        (lambda g: g.update(tasks=[]), r"few\.yaml: tasks: Extra inputs"),
+        (
+            lambda g: g.update(tasks=[]),
+            r"few\.yaml: tasks: there is no such key; did you mean 'task'",
+        ),
     ],
 )
 def test_a_mistake_in_a_groups_file_is_told(folder, edit, message):
@@ -347,13 +354,13 @@ def test_a_mistake_in_a_groups_file_is_told(folder, edit, message):
 
 def test_a_mistake_in_the_benchmarks_file_is_told(folder):
     change(folder / "_benchmark.yaml", lambda b: b.update(groups={}))
-    refused(folder, r"_benchmark\.yaml: groups: Extra inputs")
+    refused(folder, r"_benchmark\.yaml: groups: there is no such key")
 
 
 @pytest.mark.parametrize("seed", [True, "0", 1.0, -1, 2**32])
 def test_a_benchmarks_seed_is_a_whole_number(folder, seed):
     change(folder / "_benchmark.yaml", lambda b: b["protocols"]["official"].update(seed=seed))
-    refused(folder, r"_benchmark\.yaml: protocols\.official\.seed: Input should be")
+    refused(folder, r"_benchmark\.yaml: protocols\.official\.seed: input should be")
 
 
 def test_a_file_that_is_no_yaml_is_told(folder):

@@ -540,7 +540,7 @@ def test_offline_without_the_file_tells_what_to_place_where(tmp_path):
         assert f"place it here as FOLDER/{file}{unpacked}, and give --data FOLDER." in message
 
 
-@pytest.mark.parametrize("data", ["elsewhere", "synthetic"])
+@pytest.mark.parametrize("data", ["elsewhere", "longbench"])
 def test_rows_of_pocket_tasks_are_not_read_from_elsewhere(data):
     task = find_task("longbench", "pocket_qa@4")
     with pytest.raises(InputError, match=f"are generated here; leave --data {data} out"):

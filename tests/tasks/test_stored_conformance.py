@@ -14,7 +14,6 @@ import pytest
 from tasks.averages import Scored, benchmark_tables
 from tasks.metrics import METRICS
 from tasks.registry import benchmark_definition, find_task, protocol_name, task_names
-from tasks.rows import form_of
 from tasks.schema import scored_example
 from tasks.scoring import benchmark_score, score_file
 from tests.data import make_conformance
@@ -72,7 +71,7 @@ def our_scores(benchmark):
     found = []
     for row in rows(benchmark):
         task = task_of(row)
-        example, problems = form_of(task.benchmark).gold(in_authors_form(row), task)
+        example, problems = task.adapter.gold(in_authors_form(row), task)
         assert not problems
         found.append((row, task.score(row["prediction"], example, rules_of(row))))
     return found

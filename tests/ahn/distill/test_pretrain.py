@@ -98,7 +98,7 @@ def test_a_base_model_learns(folder: Path, tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(output)
     assert model.config.model_type == "qwen2" and model.config.use_cache
     assert log["trained_parameters"] == sum(p.numel() for p in model.parameters())
-    assert (output / "tokenizer.json").exists() and (output / "loss.png").exists()
+    assert (output / "tokenizer.json").exists() and (output / "loss.svg").exists()
     assert "A Qwen2 with" in (output / "README.md").read_text()
 
 

@@ -180,10 +180,10 @@ def test_the_card_tells_recipe_data_and_curve(data: Path, tmp_path: Path) -> Non
     assert front["library_name"] == "ahn-bench" and "base_model" not in front  # no hub id
     log = json.loads((folder / "training.json").read_text())
     assert log["samples"]["too_short"] > 0 and log["samples"]["cut"] > 0
-    for part in ("GatedDeltaNet", "![loss over steps](loss.png)", "filter_len: 60", "kl_positions"):
+    for part in ("GatedDeltaNet", "![loss over steps](loss.svg)", "filter_len: 60", "kl_positions"):
         assert part in card
     assert f"| read | {log['samples']['read']} |" in card and "| samples a step | 1 |" in card
-    assert (folder / "loss.png").stat().st_size > 5000
+    assert (folder / "loss.svg").stat().st_size > 1000
     assert f"{log['trained_parameters']:,} parameters" in card
     assert not (folder / ".unfinished").exists()
 

@@ -14,7 +14,7 @@ from ahn.config import AHNConfig
 from ahn.cost import zoo
 from evaluation.plan.configuration import preset_names, resolve_configuration
 from evaluation.plan.models import resolve_models
-from evaluation.plan.tasks import benchmark_of, resolve_tasks
+from evaluation.plan.tasks import resolve_tasks
 
 PAPER = {
     "longbench": (8064, 32000, {"dureader", "hotpotqa", "musique", "narrativeqa", "qmsum",
@@ -62,7 +62,8 @@ def test_a_paper_preset_has_the_papers_settings(hub, benchmark, size):
     )
     warnings: list[str] = []
     specs = resolve_models(configuration, hub[model.hub_id], problems, warnings)
-    found, protocol = resolve_tasks(configuration, problems)
+    asked = resolve_tasks(configuration)
+    found, protocol, problems = asked.tasks, asked.protocol, [*problems, *asked.problems]
     assert (problems, warnings, protocol) == ([], [], "ahn")
     assert configuration.max_length == max_length
     assert configuration.allow_overlong is (max_length > model.max_position_embeddings)
@@ -87,6 +88,7 @@ def test_a_paper_preset_has_the_papers_settings(hub, benchmark, size):
 @pytest.mark.parametrize("name", [n for n in preset_names() if not n.startswith("paper-")])
 def test_other_presets_resolve_to_tasks(name):
     configuration, problems = resolve_configuration({}, name)
-    tasks, _ = resolve_tasks(configuration, problems)
-    assert problems == [] and tasks
-    assert {task.benchmark for task in tasks} <= {benchmark_of(configuration.benchmark), "pocket"}
+    asked = resolve_tasks(configuration)
+    tasks = asked.tasks
+    assert problems == [] and asked.problems == () and tasks
+    assert {task.benchmark for task in tasks} <= {configuration.benchmark, "pocket"}

@@ -1,0 +1,203 @@
+"""Charts as SVG, drawn by own small code: no script, no network, no image library.
+
+Every function takes plain numbers and texts and returns `Markup`; texts are escaped on the way in
+(`Markup.format`). Colours are the classes `c0 ... c7`, one for each series and the same in all
+charts; shapes of marks repeat the distinction for those who cannot tell the colours apart. A chart
+is 520 units wide, so that its letters stay readable on a phone. In a page the page's style sheet
+gives the classes their look; `standalone` makes a file that has one of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from markupsafe import Markup
+
+COLOURS = 8
+WIDTH = 520
+LINE = 17
+"""Least distance between the baselines of two labels."""
+
+_PALETTE = ["48566a", "c4591b", "1f5fc9", "98389f", "2f7d32", "97700a", "b3264c", "0b7484"]
+_STYLE = """
+text { font: 13px system-ui, sans-serif; fill: #222; }
+.tick, .axis { fill: #5b6470; font-size: 12px; }
+.panel, .name { font-weight: 600; }
+.grid { stroke: #dde1e6; fill: none; } .zero { stroke: #5b6470; fill: none; }
+.leader { stroke: #5b6470; stroke-width: .8; fill: none; }
+.line { fill: none; stroke-width: 1.6; } .mark { stroke-width: 1.4; } .mark.hollow { fill: #fff; }
+""" + "\n".join(
+    f".c{i} {{ stroke: #{c}; }} .mark.c{i}:not(.hollow), .bar.c{i}, .t{i} {{ fill: #{c}; }}"
+    for i, c in enumerate(_PALETTE)
+)
+_CONTROL = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n\r"}
+
+
+def chart(height: float, description: str, parts: Iterable[Markup]) -> Markup:
+    """An `<svg>` element, `WIDTH` units wide, with what it shows in words for a screen reader."""
+    return Markup(
+        '<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>'
+    ).format(WIDTH, round(height), description, Markup("").join(parts))
+
+
+def standalone(drawn: Markup) -> str:
+    """The content of an SVG file that shows a chart on white."""
+    attributes = f' xmlns="http://www.w3.org/2000/svg" width="{round(1.4 * WIDTH)}"'
+    style = f'<style>{_STYLE}</style><rect width="100%" height="100%" fill="#fff"/>'
+    content = str(drawn).replace("<svg", f"<svg{attributes}", 1).replace(">", f">{style}", 1)
+    return f"{content}\n".translate(_CONTROL)
+
+
+def text(x: float, y: float, words: str, style: str, anchor: str) -> Markup:
+    """A text; `style` are classes, `anchor` is `start`, `middle` or `end`."""
+    return Markup('<text class="{}" x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>').format(
+        style, x, y, anchor, words
+    )
+
+
+def stroke(x1: float, y1: float, x2: float, y2: float, style: str) -> Markup:
+    """A straight line."""
+    return Markup('<path class="{}" d="M{:.1f} {:.1f}L{:.1f} {:.1f}"/>').format(
+        style, x1, y1, x2, y2
+    )
+
+
+def polyline(points: Sequence[tuple[float, float]], colour: int) -> Markup:
+    """A line through points."""
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    return Markup('<polyline class="line c{}" points="{}"/>').format(colour % COLOURS, path)
+
+
+def marker(x: float, y: float, colour: int) -> Markup:
+    """Circle, square, diamond, triangle, and these four hollow, by colour number.
+
+    In the second round of colours what was filled is hollow, so that 16 can be told apart.
+    """
+    shapes = (
+        "M{x} {y}m-5 0a5 5 0 1 0 10 0a5 5 0 1 0 -10 0Z",
+        "M{x} {y}m-4.5 -4.5h9v9h-9Z",
+        "M{x} {y}m0 -6.2l6.2 6.2l-6.2 6.2l-6.2 -6.2Z",
+        "M{x} {y}m0 -5.8l5.8 10.2h-11.6Z",
+    )
+    path = shapes[colour % len(shapes)].format(x=f"{x:.1f}", y=f"{y:.1f}")
+    hollow = " hollow" if (colour // len(shapes) + colour // COLOURS) % 2 else ""
+    return Markup('<path class="mark{} c{}" d="{}"/>').format(hollow, colour % COLOURS, path)
+
+
+def end_labels(
+    ends: Sequence[tuple[float, float, str, int]], top: float, bottom: float, right: float
+) -> list[Markup]:
+    """Names of lines behind their last points, spread out where these are close.
+
+    `ends` are (x, y, name, colour); `right` is the width that the names have.
+    """
+    parts = []
+    heights = spread([y for _, y, _, _ in ends], top + 8, bottom - 6)
+    for (x, y, name, colour), at in zip(ends, heights, strict=True):
+        parts.append(stroke(x + 7, y, WIDTH - right + 4, at, "leader"))
+        parts.append(text(WIDTH - right + 8, at + 4, name, f"name t{colour % COLOURS}", "start"))
+    return parts
+
+
+def spread(heights: Sequence[float], least: float, most: float) -> list[float]:
+    """Move labels apart to `LINE` units, in their order, within [least, most] where they fit."""
+    order = sorted(range(len(heights)), key=lambda i: heights[i])
+    placed = [0.0] * len(heights)
+    floor = least
+    for i in order:
+        placed[i] = max(heights[i], floor)
+        floor = placed[i] + LINE
+    ceiling = most
+    for i in reversed(order):
+        placed[i] = min(placed[i], ceiling)
+        ceiling = placed[i] - LINE
+    return placed
+
+
+def round_step(raw: float) -> float:
+    """The next of 1, 2, 5 times a power of ten that is not below `raw`."""
+    if raw <= 0:
+        return 1.0
+    power = 10.0 ** math.floor(math.log10(raw))
+    return next(m * power for m in (1, 2, 5, 10) if m * power >= raw * (1 - 1e-9))
+
+
+def round_ticks(least: float, most: float, count: int = 6) -> list[float]:
+    """Round numbers around [least, most], about `count` of them, evenly spaced."""
+    step = round_step((most - least) / count)
+    first, last = math.floor(least / step + 1e-9), math.ceil(most / step - 1e-9)
+    return [i * step for i in range(first, max(last, first + 1) + 1)]
+
+
+def _log_ticks(least: float, most: float) -> list[float]:
+    """1, 2 and 5 times powers of ten around [least, most]; powers alone where these are many."""
+    decades = range(math.floor(math.log10(least)), math.ceil(math.log10(most)) + 1)
+    factors = (1, 2, 5) if len(decades) < 5 else (1,)
+    ticks = [factor * 10.0**power for power in decades for factor in factors]
+    first = max((i for i, tick in enumerate(ticks) if tick <= least * (1 + 1e-9)), default=0)
+    last = min((i for i, t in enumerate(ticks) if t >= most * (1 - 1e-9)), default=len(ticks) - 1)
+    return ticks[first : max(last, first + 1) + 1]
+
+
+def line_chart(
+    title: str,
+    series: Sequence[tuple[str, Sequence[tuple[float, float]]]],
+    x_label: str,
+    y_label: str,
+    log: bool = False,
+) -> Markup:
+    """Lines over a number.
+
+    Args:
+        title: what is shown, for a screen reader.
+        series: (name, its points (x, y)) for each line. Points that are not finite are left out,
+            and with `log` those that are not above 0.
+        x_label: what stands along the horizontal axis, with its unit.
+        y_label: likewise, the vertical one.
+        log: whether the vertical axis is logarithmic.
+    """
+    height, left, top, bottom = 300, 56, 26, 46
+    drawn = [
+        (name, [p for p in points if all(map(math.isfinite, p)) and (p[1] > 0 or not log)])
+        for name, points in series
+    ]
+    every = [point for _, points in drawn for point in points] or [(0.0, 1.0), (1.0, 1.0)]
+    right = 30 + 7 * max((len(name) for name, _ in drawn), default=0)
+    right = min(190, right) if len(drawn) > 1 else 20
+    x_ticks = round_ticks(min(x for x, _ in every), max(x for x, _ in every))
+    least, most = min(y for _, y in every), max(y for _, y in every)
+    y_ticks = _log_ticks(least, most) if log else round_ticks(least, most)
+
+    def x(value: float) -> float:
+        share = (value - x_ticks[0]) / (x_ticks[-1] - x_ticks[0])
+        return left + (WIDTH - left - right) * share
+
+    def scale(value: float) -> float:
+        return math.log(value) if log else value
+
+    def y(value: float) -> float:
+        low, high = scale(y_ticks[0]), scale(y_ticks[-1])
+        return top + (height - top - bottom) * (1 - (scale(value) - low) / (high - low))
+
+    parts = []
+    for tick in y_ticks:
+        parts.append(stroke(left, y(tick), WIDTH - right, y(tick), "grid"))
+        parts.append(text(left - 8, y(tick) + 4, f"{tick:g}", "tick", "end"))
+    for tick in x_ticks:
+        parts.append(text(x(tick), height - bottom + 18, f"{tick:g}", "tick", "middle"))
+    parts.append(text(left + (WIDTH - left - right) / 2, height - 8, x_label, "axis", "middle"))
+    parts.append(text(4, 14, y_label, "axis", "start"))
+    ends = []
+    for colour, (name, points) in enumerate(drawn):
+        places = [(x(a), y(b)) for a, b in points]
+        parts.append(polyline(places, colour))
+        if len(places) < 20:
+            parts += [marker(*place, colour) for place in places]
+        if places and len(drawn) > 1:
+            ends.append((*places[-1], name, colour))
+    parts += end_labels(ends, top, height - bottom, right)
+    described = "; ".join(
+        f"{name}: {points[0][1]:.4g} to {points[-1][1]:.4g}" for name, points in drawn if points
+    )
+    return chart(height, f"{title}. {described}", parts)
