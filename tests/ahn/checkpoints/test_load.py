@@ -201,7 +201,7 @@ class TestRefused:
         tensors["model.layers.0.ahn.fn.surprise"] = torch.ones(1)
         save_file(tensors, memory / "model.safetensors")
         self.refused("memory keys are missing: model.layers.0.ahn.fn.A_log", base, ahn=memory)
-        self.refused("has not: model.layers.0.ahn.fn.surprise", base, ahn=memory)
+        self.refused("unexpected memory keys: model.layers.0.ahn.fn.surprise", base, ahn=memory)
 
     def test_keys_that_nobody_knows(self, base: Path, memory: Path) -> None:
         for folder, options in ((memory, {"ahn": memory}), (base, {"variant": "full"})):

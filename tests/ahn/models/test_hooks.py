@@ -153,7 +153,8 @@ def test_every_chunk_and_step_is_shown_and_seeing_changes_nothing(models: Any) -
 
 @torch.no_grad()
 def test_rows_that_write_nothing_are_shown_as_such(models: Any) -> None:
-    model, ids, shown = models("ahn"), tokens(40, rows=2), []
+    model, ids = models("ahn"), tokens(40, rows=2)
+    shown: list[Any] = []
 
     class Look(ahn.MemoryHook):
         def write(self, layer: int, evicted: Evicted) -> Evicted:
@@ -226,14 +227,13 @@ def test_forward_hooks_on_a_cells_module_fire_and_may_change_what_it_says(
     models: Any, cell: str
 ) -> None:
     model, ids, calls = models("ahn", cell=cell), tokens(50), []
-    handles = [
-        layer.ahn.fn.register_forward_hook(
-            lambda module, inputs, output: (
-                calls.append(inputs[0].shape[1]) or (output[0] * 0, output[1])
-            )
-        )
-        for layer in model.model.layers
-    ]
+
+    def silence(module: Any, inputs: Any, output: Any) -> Any:
+        calls.append(inputs[0].shape[1])
+        return output[0] * 0, output[1]
+
+    cells = [layer.ahn.fn for layer in model.model.layers]
+    handles = [cell.register_forward_hook(silence) for cell in cells]
     try:
         cache, found = model.new_cache(), []
         for piece in ids.split([30, 1, 18, 1], 1):

@@ -68,13 +68,15 @@ def test_layers_that_differ_take_padding_and_a_cache_on_disk(tmp_path: Path) -> 
 @torch.no_grad()
 def test_cost_follows_each_layer() -> None:
     model = variant_model("ahn", **MIXED)
-    cache, options = model.new_cache(), {"window": WINDOW, "sinks": SINKS, "cell": "GatedDeltaNet"}
+    cache = model.new_cache()
+    options: dict[str, Any] = {"window": WINDOW, "sinks": SINKS, "cell": "GatedDeltaNet"}
     model(tokens(300, rows=2), past_key_values=cache)
     analytic = cache_bytes(SHAPE, "ahn", 300, dtype_bytes=4, batch_size=2, **options, **MIXED)
     assert cache.nbytes == analytic.total
     stored = sum(x.numel() for n, x in model.state_dict().items() if ".ahn.fn." in n)
     assert added_parameters(SHAPE, "GatedDeltaNet", **MIXED) == stored
     # a layer costs what it costs in a model whose layers are all like it
+    each: tuple[tuple[int, int, str | None], ...]
     each = ((5, SINKS, "Mamba2"), (WINDOW, SINKS, "GatedDeltaNet"), (30, 0, None))
     expected = 0
     for window, sinks, cell in each:
@@ -163,7 +165,7 @@ def mean_of_what_left(cell: Any, name: str, h: Tensor, q: Tensor, k: Any, v: Any
 
 @torch.no_grad()
 def test_what_leaves_a_window_may_be_treated_otherwise(running_mean: None, tmp_path: Path) -> None:
-    settings = {"layers": {1: {"cell": "GatedDeltaNet"}}}
+    settings: dict[str, Any] = {"layers": {1: {"cell": "GatedDeltaNet"}}}
     model, ids = variant_model("ahn", cell="RunningMean", **settings), tokens(60)
     assert [layout.cell for layout in model.layout] == ["RunningMean", "GatedDeltaNet"] + [
         "RunningMean"
