@@ -206,7 +206,7 @@ class AHNConfig:
         given: dict[str, Any] = {
             name: value
             for name, value in (("window", window), ("sinks", sinks))
-            if value is not None
+            if value is not None and value != getattr(self, name)
         }
         for name, value in given.items():
             numbers = [str(number) for number, own in self.layers.items() if name in own]

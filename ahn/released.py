@@ -227,6 +227,8 @@ def released_config(base: Mapping[str, Any], ahn: AHNConfig, **training: Any) ->
         use_ahn_router=False,
         **training,
     )
+    if ahn.layers:  # released keys say nothing of single layers
+        config["ahn"] = ahn.to_dict()
     return config
 
 

@@ -239,4 +239,5 @@ def _state_bytes(shape: ModelShape, settings: AHNConfig | None) -> int | None:
         sinks=settings.sinks,
         cell=settings.cell,
         full_attention_layers=settings.full_attention_layers,
+        layers=settings.layers,
     ).state
