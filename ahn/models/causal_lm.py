@@ -578,7 +578,7 @@ def register() -> None:
 def __getattr__(name: str) -> Any:
     """Classes by name, `Qwen2AHNForCausalLM`: made when they are first asked for."""
     for family in families() if not name.startswith("_") else ():
-        if family.prefix in name:
+        if name.startswith((f"{family.prefix}AHN", f"Streaming{family.prefix}")):
             for made in vars(family_classes(family)).values():
                 if made.__name__ == name:
                     return made
