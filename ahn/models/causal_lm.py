@@ -468,6 +468,7 @@ class FamilyClasses:
         layer: `Qwen2AHNDecoderLayer`.
         stack: `Qwen2AHNModel`.
         causal_lm: `Qwen2AHNForCausalLM`.
+        stock: transformers' `Qwen2ForCausalLM`.
     """
 
     config: Any
@@ -475,6 +476,7 @@ class FamilyClasses:
     layer: Any
     stack: Any
     causal_lm: Any
+    stock: Any
 
 
 def _mixed(name: str, ours: type, stock: type, doc: str, **attributes: Any) -> Any:
@@ -541,7 +543,7 @@ def family_classes(family: Family) -> FamilyClasses:
     AutoModel.register(config, stack)
     AutoModelForCausalLM.register(config, causal_lm)
     _register_names(config, stack, causal_lm)
-    return FamilyClasses(config, attention, layer, stack, causal_lm)
+    return FamilyClasses(config, attention, layer, stack, causal_lm, stock_causal_lm)
 
 
 def _stock(family: Family) -> tuple[Any, Any, Any, Any, Any]:
