@@ -276,7 +276,8 @@ class TestCheckpoints:
     def test_a_teacher_with_a_window_of_its_own_is_refused(self, tmp_path: Path) -> None:
         base = base_folder(tmp_path / "base", "mistral")
         edit_config(base, sliding_window=64)
-        recipe = Recipe(model_name_or_path=str(base), output_dir="out", dataset="unused")
+        options = {"model_name_or_path": str(base), "output_dir": "out", "dataset": "unused"}
+        recipe = Recipe(**options)  # type: ignore[arg-type]
         with pytest.raises(InputError, match="the teacher, .*; set sliding_window to null"):
             base_config(recipe)
 

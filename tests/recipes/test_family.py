@@ -77,7 +77,7 @@ def test_the_row_is_registered_by_hand_and_learns(
 
     monkeypatch.setattr(families, "_FAMILIES", dict(families._FAMILIES))
     made: dict[str, ahn.Family] = {}
-    exec(BLOCKS["seed_oss_family.py"], made)  # type: ignore[arg-type]
+    exec(BLOCKS["seed_oss_family.py"], made)
     row = made["SEED_OSS"]
     ahn.register_family(row)
     monkeypatch.chdir(tmp_path)
