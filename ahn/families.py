@@ -99,6 +99,11 @@ class Family:
             object.__setattr__(self, "modeling", f"transformers.models.{name}.modeling_{name}")
 
     @property
+    def built_in(self) -> bool:
+        """Whether this is a row of this package, whose tests hold it to transformers' model."""
+        return self in _BUILT_IN
+
+    @property
     def ahn_model_type(self) -> str:
         """Model type of a folder with base and memory weights: `qwen2_ahn`."""
         return self.model_type + _OURS

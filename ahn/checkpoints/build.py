@@ -46,11 +46,14 @@ def build_model(
         InputError: a device map that cannot be, or weights that do not fit the model.
     """
     from ahn.models.causal_lm import family_classes
+    from ahn.models.family_check import check_family
 
     row = family_of({"model_type": family}, folder)
     classes = family_classes(row)
     own = _configuration(classes.config, folder, row.without_own_window(config), settings)
     own.architectures = [row.ahn_class]
+    if not row.built_in:
+        check_family(row, classes, own)
     tensors = CheckpointFiles(folder).tensors if tensors is None else tensors
     with _without_load_report(), _one_folder(folder, tensors) as joined:
         try:

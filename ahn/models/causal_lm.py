@@ -469,6 +469,7 @@ class FamilyClasses:
         layer: `Qwen2AHNDecoderLayer`.
         stack: `Qwen2AHNModel`.
         causal_lm: `Qwen2AHNForCausalLM`.
+        stock: transformers' `Qwen2ForCausalLM`.
     """
 
     config: Any
@@ -476,6 +477,7 @@ class FamilyClasses:
     layer: Any
     stack: Any
     causal_lm: Any
+    stock: Any
 
 
 def _mixed(name: str, ours: type, stock: type, doc: str, **attributes: Any) -> Any:
@@ -542,7 +544,7 @@ def family_classes(family: Family) -> FamilyClasses:
     AutoModel.register(config, stack)
     AutoModelForCausalLM.register(config, causal_lm)
     _register_names(config, stack, causal_lm)
-    return FamilyClasses(config, attention, layer, stack, causal_lm)
+    return FamilyClasses(config, attention, layer, stack, causal_lm, stock_causal_lm)
 
 
 def _stock(family: Family) -> tuple[Any, Any, Any, Any, Any]:
@@ -579,7 +581,7 @@ def register() -> None:
 def __getattr__(name: str) -> Any:
     """Classes by name, `Qwen2AHNForCausalLM`: made when they are first asked for."""
     for family in families() if not name.startswith("_") else ():
-        if family.prefix in name:
+        if name.startswith((f"{family.prefix}AHN", f"Streaming{family.prefix}")):
             for made in vars(family_classes(family)).values():
                 if made.__name__ == name:
                     return made

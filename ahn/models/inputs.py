@@ -81,11 +81,13 @@ def refuse_switches(config: Any, training: bool) -> None:
     refuse_attention(config._attn_implementation)
     if getattr(config, "is_causal", None) is False:
         raise ValueError("config.is_causal=False is refused: this model only looks back")
-    if training and config.attention_dropout:
-        raise ValueError(
-            f"config.attention_dropout={config.attention_dropout} is refused: no attention weight "
-            "is dropped in training; set it to 0"
-        )
+    dropped = [name for name in vars(config) if name.endswith("dropout")] if training else []
+    for name in dropped:
+        if getattr(config, name):
+            raise ValueError(
+                f"config.{name}={getattr(config, name)} is refused: nothing is dropped in "
+                "training; set it to 0"
+            )
 
 
 def refuse_attention(name: str | None) -> None:

@@ -1,4 +1,4 @@
-"""`import ahn` and transformers get on in any order, and stock model types stay what they are."""
+"""`ahn.register()` works in any order of imports, and stock model types stay what they are."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ import pytest
 IMPORTS = [
     "import ahn; import lm_eval.models.huggingface",
     "import ahn; from transformers import Qwen2ForCausalLM",
-    "import ahn; from transformers import AutoModelForCausalLM, Qwen3ForCausalLM",
-    "import ahn; from transformers.models.auto import configuration_auto",
-    "import ahn; from transformers import AutoTokenizer, pipeline, Trainer",
+    "import ahn; from transformers import AutoModelForCausalLM, LlamaForCausalLM",
+    "import ahn; ahn.register(); from transformers import AutoTokenizer, pipeline, Trainer",
     "import transformers; import ahn",
     "from transformers import AutoModelForCausalLM; import ahn",
-    "import ahn.models.causal_lm",
-    "import ahn.cost.accounting; import transformers.models.qwen2.modeling_qwen2",
+    "import ahn; import ahn.models.causal_lm",
+    "import ahn, ahn.cost.accounting; import transformers.models.qwen2.modeling_qwen2",
 ]
 
 USE = """
+ahn.register()
+ahn.register()
 from transformers import AutoConfig, AutoModelForCausalLM
 shape = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1,
              intermediate_size=16, vocab_size=16, head_dim=8,
              ahn=dict(cell="DeltaNet", window=4, sinks=1))
-for kind in ("qwen2", "qwen3"):
+for kind in ("qwen2", "qwen3", "llama", "mistral"):
     ours = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind + "_ahn", **shape))
     assert type(ours).__module__ == "ahn.models.causal_lm", type(ours)
     shape_of_base = {key: value for key, value in shape.items() if key != "ahn"}
@@ -35,17 +36,40 @@ assert "no_such_type" not in __import__("transformers").CONFIG_MAPPING
 """
 
 
+def run(code: str) -> None:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "imports", [IMPORTS[0], *(pytest.param(order, marks=pytest.mark.slow) for order in IMPORTS[1:])]
-)
+@pytest.mark.parametrize("imports", IMPORTS)
 def test_any_order_of_imports(imports: str) -> None:
-    result = subprocess.run(
-        [sys.executable, "-c", imports + "\n" + USE], capture_output=True, text=True, check=False
+    run(imports + "\n" + USE)
+
+
+def test_import_ahn_loads_neither_torch_nor_transformers_and_hooks_no_import() -> None:
+    run(
+        "import sys; before = list(sys.meta_path); import ahn; "
+        "assert not {'torch', 'transformers'} & set(sys.modules); assert sys.meta_path == before"
     )
-    assert result.returncode == 0, result.stderr[-2000:]
 
 
-def test_import_ahn_loads_neither_torch_nor_transformers() -> None:
-    code = "import ahn, sys; assert not {'torch', 'transformers'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
+def test_the_table_of_families_is_read_without_torch() -> None:
+    run(
+        "import sys; from ahn.families import families; assert len(list(families())) >= 4; "
+        "assert not {'torch', 'transformers'} & set(sys.modules)"
+    )
+
+
+def test_classes_are_made_when_they_are_named() -> None:
+    """And a process that only has a pickle of a configuration finds its class."""
+    run(
+        "import pickle, sys, ahn.models.causal_lm as classes\n"
+        "config = classes.MistralAHNConfig(ahn={'window': 5})\n"
+        "assert type(config).__qualname__ == 'MistralAHNConfig'\n"
+        "assert not hasattr(classes, 'Qwen4AHNConfig') and not hasattr(classes, 'LlamaConfig')\n"
+        "again = pickle.loads(pickle.dumps(config))\n"
+        "assert type(again) is type(config) and again.ahn == {'window': 5}\n"
+        "from transformers import CONFIG_MAPPING\n"
+        "assert 'mistral_ahn' in CONFIG_MAPPING and 'llama_ahn' not in CONFIG_MAPPING\n"
+    )

@@ -22,7 +22,9 @@ import torch
 import ahn
 from ahn.commands.serve import check_servable
 from tests.ahn.checkpoints.makers import base_folder, edit_config, memory_folder
-from tests.ahn.conftest import tokens
+from tests.ahn.conftest import FAMILIES, tokens
+
+SERVER = "transformers.cli.transformers"
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +35,13 @@ def merged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _registered() -> None:
+    ahn.register()
+
+
 @torch.no_grad()
-@pytest.mark.parametrize("family", ["qwen2", "qwen3"])
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("cell", ahn.CELLS)
 def test_auto_model_is_the_stack_with_every_weight(tmp_path: Path, family: str, cell: str) -> None:
     from transformers import AutoModel, AutoModelForCausalLM
@@ -101,6 +108,7 @@ def test_names_are_found_in_every_module_object_of_transformers(merged: Path) ->
     script = f"""
 import ahn, sys
 import transformers as first
+ahn.register()
 from transformers import AutoConfig
 config = AutoConfig.from_pretrained({str(merged)!r})
 import transformers.processing_utils
@@ -114,7 +122,7 @@ for module in (first, sys.modules["transformers"]):
 
 
 class TestServing:
-    """`ahn serve`, and `transformers serve` after `import ahn`."""
+    """`ahn serve`, and `transformers serve` after `ahn.register()`."""
 
     @pytest.mark.parametrize(
         ("words", "says"),
@@ -158,7 +166,7 @@ class TestServing:
         "command",
         [
             ["-m", "ahn.cli"],
-            ["-c", "import ahn; from transformers.cli.transformers import main; main()"],
+            ["-c", f"import ahn; ahn.register(); from {SERVER} import main; main()"],
         ],
         ids=["ahn", "transformers"],
     )

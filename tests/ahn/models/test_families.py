@@ -19,7 +19,7 @@ from tests.ahn.dense_oracle import DenseModel, Run
 #: float32 through three layers; chunks only change the order of sums
 CLOSE: dict[str, Any] = {"rtol": 0, "atol": 1e-4}
 #: a family, and options of its configuration that change what is computed
-KINDS = [
+KINDS: list[tuple[str, dict[str, Any]]] = [
     *((family, {}) for family in FAMILIES),
     ("llama", {"attention_bias": True, "mlp_bias": True}),
     ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 500_000.0}}),
