@@ -187,15 +187,12 @@ class SettingsCommand(_Formatted):
             return super().main(*args, **options)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the flags in the groups of the model."""
+        """Write the flags in the groups of the model; click writes the arguments."""
         sections: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
-            if record is not None:
-                argument = isinstance(parameter, click.Argument)
-                heading = (
-                    "Arguments" if argument else getattr(parameter, "heading", "Other options")
-                )
+            if record is not None and isinstance(parameter, click.Option):
+                heading = getattr(parameter, "heading", "Other options")
                 sections.setdefault(heading, []).append(record)
         for heading, records in sections.items():
             with formatter.section(heading):

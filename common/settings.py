@@ -40,7 +40,11 @@ class Settings(BaseModel):
     """Base of the models: unknown keys are refused, and so are numbers that are not finite."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=()
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+        use_attribute_docstrings=True,  # a field's help is the docstring below it
     )
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from common.commands import INTERRUPTED, Program, SettingsCommand
+from common.errors import InputError
 from evaluation.commands.benchmarks import COMMANDS
 
 if TYPE_CHECKING:
@@ -151,8 +152,10 @@ for _command in COMMANDS:
     )
 
 
-def _run_any(name: str, **given: Any) -> None:
-    _run(name, **given)
+def _run_any(flags: dict[str, Any], **own: Any) -> None:
+    if "benchmark" not in flags:
+        raise InputError("name a benchmark: run_eval run BENCHMARK (run_eval tasks lists them)")
+    _run(flags.pop("benchmark"), flags, **own)
 
 
 app.add_command(
@@ -160,9 +163,9 @@ app.add_command(
         "run",
         _configuration,
         _run_any,
-        params=(click.Argument(["name"], metavar="BENCHMARK", help="Its name."), *_RUN),
-        help="Run any benchmark that has a folder; `run_eval tasks` lists them.",
-        without=("benchmark",),
+        params=_RUN,
+        help="Run any benchmark that has a folder; `run_eval NAME` of those with a command of "
+        "their own is the same.",
         examples=("run_eval run longbench --model pocket --data pocket --limit 2",),
     )
 )

@@ -42,38 +42,36 @@ Force = Annotated[bool, Field(description="Replace a model's folder that is alre
 class Generate(Settings):
     """Settings of `ahn generate`."""
 
-    model: str = Field(description="Base or merged model: folder, hub id, or 'pocket' (embedded).")
-    ahn: str | None = Field(
-        None, description="AHN weights: folder, hub id, or 'pocket'. Not for a merged model."
-    )
+    model: str
+    """Base or merged model: folder, hub id, or 'pocket' (embedded)."""
+    ahn: str | None = None
+    """AHN weights: folder, hub id, or 'pocket'. Not for a merged model."""
     variant: str | None = Field(
         None, description=f"{', '.join(VARIANTS)}. Default: ahn where there are weights."
     )
     window: Window = None
     sinks: Sinks = None
     yarn_factor: Factor = None
-    dtype: DType | None = Field(
-        None, description="Weights' type (bf16 ... are understood). Default: the model's."
-    )
-    device: str = Field("auto", description="cpu, cuda, cuda:1, mps, or auto.")
-    prompt: str | None = Field(None, description="The prompt.")
-    prompt_file: str | None = Field(
-        None, description="A UTF-8 file with the prompt; '-': standard input."
-    )
-    chat: Annotated[bool | None, Flag(off="raw")] = Field(
-        None, description="Chat template, or the bare text. Default: chat if there is a template."
-    )
-    tokenizer: str | None = Field(
-        None, description="Tokenizer: folder or hub id. Default: the model's."
-    )
-    max_new_tokens: Tokens = Field(
-        256, ge=1, le=MOST_NEW_TOKENS, description="Longest answer, in tokens."
-    )
-    temperature: Annotated[Number, AfterValidator(_temperature)] = Field(
-        0.0, description="Of the random draws. Default: 0, always the most probable token."
-    )
-    seed: Seed = Field(0, description="Of the random draws.")
-    stream: bool = Field(True, description="Print the answer as it comes, or at its end.")
+    dtype: DType | None = None
+    """Weights' type (bf16 ... are understood). Default: the model's."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, mps, or auto."""
+    prompt: str | None = None
+    """The prompt."""
+    prompt_file: str | None = None
+    """A UTF-8 file with the prompt; '-': standard input."""
+    chat: Annotated[bool | None, Flag(off="raw")] = None
+    """Chat template, or the bare text. Default: chat if there is a template."""
+    tokenizer: str | None = None
+    """Tokenizer: folder or hub id. Default: the model's."""
+    max_new_tokens: Tokens = Field(256, ge=1, le=MOST_NEW_TOKENS)
+    """Longest answer, in tokens."""
+    temperature: Annotated[Number, AfterValidator(_temperature)] = 0.0
+    """Of the random draws. Default: 0, always the most probable token."""
+    seed: Seed = 0
+    """Of the random draws."""
+    stream: bool = True
+    """Print the answer as it comes, or at its end."""
 
     groups: ClassVar[Mapping[str, str]] = {
         "model": "Model",
@@ -85,17 +83,19 @@ class Generate(Settings):
 class Info(Settings):
     """Settings of `ahn info`."""
 
-    path: Annotated[str | None, Flag(argument=True, metavar="[PATH]")] = Field(
-        None, description="Folder or hub id (only headers are fetched), or 'pocket'."
-    )
-    model: str | None = Field(
-        None, description="A model of the zoo, from its shape alone: qwen2.5-7b."
-    )
+    path: Annotated[str | None, Flag(argument=True, metavar="[PATH]")] = None
+    """Folder or hub id (only headers are fetched), or 'pocket'."""
+    model: str | None = None
+    """A model of the zoo, from its shape alone: qwen2.5-7b."""
     cell: str | None = Field(None, description=f"With --model: memory to add; {', '.join(CELLS)}.")
-    window: Window = Field(None, description="With --model: window, in tokens.")
-    sinks: Sinks = Field(None, description="With --model: sinks, in tokens.")
-    list_: bool = Field(False, description="All models of the zoo and their released AHN weights.")
-    json_: bool = Field(False, description="One JSON object instead of a table.")
+    window: Window = None
+    """With --model: window, in tokens."""
+    sinks: Sinks = None
+    """With --model: sinks, in tokens."""
+    list_: bool = False
+    """All models of the zoo and their released AHN weights."""
+    json_: bool = False
+    """One JSON object instead of a table."""
 
     @model_validator(mode="after")
     def _one_subject(self) -> Info:
@@ -109,14 +109,17 @@ class Info(Settings):
 class Merge(Settings):
     """Settings of `ahn merge`."""
 
-    base: str = Field(description="Base model: folder or hub id.")
-    ahn: str = Field(description="AHN weights: folder or hub id.")
+    base: str
+    """Base model: folder or hub id."""
+    ahn: str
+    """AHN weights: folder or hub id."""
     output: Folder
-    window: Window = Field(
-        None, description="Window to record, in tokens. Default: the AHN weights'."
-    )
-    sinks: Sinks = Field(None, description="Sinks to record, in tokens. Default: the AHN weights'.")
-    yarn_factor: Factor = Field(None, description="RoPE scaling to record: YaRN with this factor.")
+    window: Window = None
+    """Window to record, in tokens. Default: the AHN weights'."""
+    sinks: Sinks = None
+    """Sinks to record, in tokens. Default: the AHN weights'."""
+    yarn_factor: Factor = None
+    """RoPE scaling to record: YaRN with this factor."""
     max_shard_size: ShardSize = "5GB"
     force: Force = False
 
@@ -124,7 +127,8 @@ class Merge(Settings):
 class Split(Settings):
     """Settings of `ahn split`."""
 
-    model: str = Field(description="Model with AHN weights in it: folder or hub id.")
+    model: str
+    """Model with AHN weights in it: folder or hub id."""
     output: Folder
     max_shard_size: ShardSize = "5GB"
     force: Force = False
@@ -133,14 +137,23 @@ class Split(Settings):
 class Bench(Settings):
     """Settings of `python -m ahn.commands.bench`."""
 
-    model: str = Field("pocket", description="Base model: folder or hub id.")
-    ahn: str = Field("pocket", description="AHN weights: folder or hub id.")
-    window: Tokens = Field(128, ge=1, le=MOST_TOKENS, description="Window, in tokens.")
-    sinks: Tokens = Field(4, ge=0, le=MOST_TOKENS, description="Sinks, in tokens.")
+    model: str = "pocket"
+    """Base model: folder or hub id."""
+    ahn: str = "pocket"
+    """AHN weights: folder or hub id."""
+    window: Tokens = Field(128, ge=1, le=MOST_TOKENS)
+    """Window, in tokens."""
+    sinks: Tokens = Field(4, ge=0, le=MOST_TOKENS)
+    """Sinks, in tokens."""
     lengths: list[Annotated[Tokens, Field(ge=1, le=MOST_TOKENS)]] = Field(
-        [512, 2048, 8192], min_length=1, description="Prompt lengths, in tokens."
+        [512, 2048, 8192], min_length=1
     )
-    steps: Whole = Field(32, ge=1, le=MOST_TOKENS, description="Decode steps.")
-    repeats: Whole = Field(3, ge=1, le=10**6, description="Times each is measured.")
-    dtype: DType | None = Field(None, description="Weights' type. Default: the model's.")
-    device: str | None = Field(None, description="cpu, cuda, cuda:1.")
+    """Prompt lengths, in tokens."""
+    steps: Whole = Field(32, ge=1, le=MOST_TOKENS)
+    """Decode steps."""
+    repeats: Whole = Field(3, ge=1, le=10**6)
+    """Times each is measured."""
+    dtype: DType | None = None
+    """Weights' type. Default: the model's."""
+    device: str | None = None
+    """cpu, cuda, cuda:1."""

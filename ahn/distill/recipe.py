@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, StrictBool, field_validator, model_validator
+from pydantic import AfterValidator, Field, StrictBool, field_validator, model_validator
 
 from ahn.cells.registry import CELLS
 from ahn.checkpoints.names import ahn_path, model_path
@@ -52,16 +52,15 @@ _OF_DISTILLATION = (
 class BaseModelRecipe(Settings):
     """Shape and start of a base model that is trained from scratch (`stage: pretrain`)."""
 
-    config: dict[str, Any] = Field(description="arguments of transformers' Qwen2Config")
-    tokenizer: str = Field(description="folder of the tokenizer that is saved with the model")
-    structured_start: StrictBool = Field(
-        True,
-        description="first-layer heads look at fixed offsets, later layers match equal keys "
-        "(see ahn.distill.pretrain)",
-    )
-    offset_logit: Number = Field(
-        20.0, gt=0, le=_MOST, description="attention logit at a head's own offset"
-    )
+    config: dict[str, Any]
+    """Arguments of transformers' Qwen2Config."""
+    tokenizer: str
+    """Folder of the tokenizer that is saved with the model."""
+    structured_start: StrictBool = True
+    """First-layer heads look at fixed offsets, later layers match equal keys (see
+    ahn.distill.pretrain)."""
+    offset_logit: Number = Field(20.0, gt=0, le=_MOST)
+    """Attention logit at a head's own offset."""
 
 
 class Recipe(Settings):
@@ -79,190 +78,128 @@ class Recipe(Settings):
         "bf16": "Machine, log and checkpoints",
     }
 
-    stage: Literal["distill", "pretrain"] = Field(
-        "distill", description="distill: memories of a frozen base; pretrain: a base model"
-    )
-    model_name_or_path: str | None = Field(
-        None, description="base model: folder, hub id, or pocket"
-    )
-    ahn_name_or_path: str | None = Field(
-        None,
-        description="memory to go on training, released or one's own: folder, hub id, pocket or "
-        "pocket/dn ...; none: a fresh one",
-    )
-    base: BaseModelRecipe | None = Field(None, description="a new base model (stage pretrain)")
-    output_dir: str = Field(description="folder of weights, log, curve, card and checkpoints")
+    stage: Literal["distill", "pretrain"] = "distill"
+    """distill: train memories of a frozen base; pretrain: train a base model."""
+    model_name_or_path: Annotated[str, AfterValidator(lambda n: str(model_path(n)))] | None = None
+    """Base model: folder, hub id, or pocket."""
+    ahn_name_or_path: Annotated[str, AfterValidator(lambda n: str(ahn_path(n)))] | None = None
+    """AHN weights to start from: folder, hub id, pocket or pocket/dn ... Default: fresh weights."""
+    base: BaseModelRecipe | None = None
+    """Shape and start of a new base model (stage pretrain)."""
+    output_dir: str
+    """Folder for weights, log, loss curve, model card and checkpoints."""
 
-    dataset: str | list[str] = Field(
-        description="chat JSONL, JSON or Parquet files, folders of them, chatqa2 (the paper's), or "
-        "hub ids (owner/name:configuration:split); joined by commas, or a list"
-    )
-    eval_dataset: str | list[str] | None = Field(
-        None, description="as dataset: its loss is taken every eval_steps"
-    )
-    template: str = Field(
-        "default", description="default: the tokenizer's chat template; or a Jinja file"
-    )
-    streaming: StrictBool = Field(
-        False, description="tokenise while training, for data that does not fit a disk"
-    )
-    filter_len: Tokens = Field(
-        0, ge=0, le=_MOST, description="samples of at most so many tokens are left out"
-    )
-    cutoff_len: Tokens = Field(
-        24_576,
-        gt=1,
-        le=_MOST,
-        description="longer samples are shortened, as in the paper's tool: the end of a turn's "
-        "source goes, its answer stays",
-    )
-    max_samples: Whole | None = Field(
-        None, gt=0, le=_MOST, description="keep so many samples, the first ones; none: all"
-    )
-    preprocessing_num_workers: Whole | None = Field(
-        None,
-        ge=0,
-        le=_MOST_PROCESSES,
-        description="processes that tokenise; none: one a core where it pays",
-    )
+    dataset: str | list[str]
+    """Chat data: JSONL, JSON or Parquet files, folders of them, chatqa2 (the paper's), or hub ids
+    (owner/name:configuration:split); joined by commas, or a list."""
+    eval_dataset: str | list[str] | None = None
+    """Data, named as in dataset, whose loss is measured every eval_steps."""
+    template: str = "default"
+    """Chat template: default (the tokenizer's), or a Jinja file."""
+    streaming: StrictBool = False
+    """Tokenise while training, for data that does not fit on the disk."""
+    filter_len: Tokens = Field(0, ge=0, le=_MOST)
+    """Leave out samples of at most this many tokens."""
+    cutoff_len: Tokens = Field(24_576, gt=1, le=_MOST)
+    """Longest sample, in tokens. Longer ones are shortened as in the paper's tool: the end of a
+    turn's source goes, its answer stays."""
+    max_samples: Whole | None = Field(None, gt=0, le=_MOST)
+    """Keep only the first this many samples. Default: all."""
+    preprocessing_num_workers: Whole | None = Field(None, ge=0, le=_MOST_PROCESSES)
+    """Processes that tokenise. Default: one per core where the data are large."""
 
-    loss_type: str = Field("kl", description="kl, ce, distill, joined with +")
-    loss_weights: dict[LossName, Annotated[Number, Field(gt=0, le=_MOST)]] = Field(
-        default_factory=dict,
-        description="what each term of loss_type counts (--loss-weights.ce 0.1); 1 where not given",
-    )
-    kl_positions: Literal["label", "prediction"] = Field(
-        "label",
-        description="KL where a position's own token is labelled (the paper's tool), or where "
-        "it predicts a labelled token",
-    )
+    loss_type: str = "kl"
+    """Terms of the loss: kl, ce, distill, joined with +."""
+    loss_weights: dict[LossName, Annotated[Number, Field(gt=0, le=_MOST)]] = {}
+    """Weight of each term of loss_type (--loss-weights.ce 0.1). Default: 1."""
+    kl_positions: Literal["label", "prediction"] = "label"
+    """Take the KL where a position's own token is labelled (the paper's tool), or where it
+    predicts a labelled token."""
     ahn_implementation: str = Field(
-        CELLS.builtin[0], description=f"memory: {', '.join(CELLS.builtin)}, or an installed one"
+        CELLS.builtin[0], description=f"Memory cell: {', '.join(CELLS.builtin)}, or another one."
     )
-    ahn_position: Literal["prefix", "random"] = Field(
-        "prefix", description="prefix: no sinks; random: sinks drawn per batch"
-    )
-    sliding_window_type: Literal["fixed", "random", "linear"] = Field(
-        "fixed",
-        description="fixed: sliding_window; random: drawn per batch; linear: max(L/4, 512)",
-    )
-    sliding_window: Tokens = Field(
-        DEFAULT_WINDOW,
-        gt=0,
-        le=_MOST,
-        description="W_total: lossless positions, sinks included; those that are saved, and, for "
-        "sliding_window_type fixed, those that are trained with",
-    )
+    ahn_position: Literal["prefix", "random"] = "prefix"
+    """prefix: no sinks; random: the number of sinks is drawn per batch."""
+    sliding_window_type: Literal["fixed", "random", "linear"] = "fixed"
+    """W_total of a batch. fixed: sliding_window; random: drawn per batch; linear: max(L/4, 512)."""
+    sliding_window: Tokens = Field(DEFAULT_WINDOW, gt=0, le=_MOST)
+    """W_total: lossless positions, sinks included. Saved with the memory; also trained with where
+    sliding_window_type is fixed."""
     sliding_window_choices: list[Annotated[Tokens, Field(gt=0, le=_MOST)]] = Field(
-        default_factory=lambda: [32, 64, 128, 256, 512, 1024, 2048, 4096, 8192],
-        min_length=1,
-        description="W_total for sliding_window_type random; only L/8 < W_total < L is drawn",
+        [32, 64, 128, 256, 512, 1024, 2048, 4096, 8192], min_length=1
     )
+    """Values of W_total for sliding_window_type random; only L/8 < W_total < L is drawn."""
     num_attn_sinks_choices: list[Annotated[Tokens, Field(ge=0, le=_MOST)]] = Field(
-        default_factory=lambda: [0, 32, 64, 128, 512, 2048, 4096],
-        min_length=1,
-        description="sinks for ahn_position random; only S <= W_total/2 is drawn",
+        [0, 32, 64, 128, 512, 2048, 4096], min_length=1
     )
-    num_attn_sinks: Tokens = Field(
-        0, ge=0, le=_MOST, description="sinks that are saved with the memory, for inference"
-    )
-    fa_layer_ids: list[Whole] = Field(
-        default_factory=list, description="layers that keep full attention and get no memory"
-    )
-    use_normalized_l2: StrictBool = Field(
-        True, description="loss distill compares attention outputs of length 1"
-    )
-    save_ahn_only: StrictBool = Field(
-        True, description="false: base and memories in one folder, as `ahn merge` writes it"
-    )
-    decay_init_max: Number = Field(
-        16.0,
-        gt=0,
-        le=_MOST,
-        description="exp(A_log) starts uniform in [min(1, max/2), max]; small: slow forgetting",
-    )
+    """Numbers of sinks for ahn_position random; only S <= W_total/2 is drawn."""
+    num_attn_sinks: Tokens = Field(0, ge=0, le=_MOST)
+    """Number of sinks that is saved with the memory, for inference."""
+    fa_layer_ids: list[Whole] = []
+    """Layers that keep full attention and get no memory."""
+    use_normalized_l2: StrictBool = True
+    """Loss distill compares attention outputs scaled to length 1."""
+    save_ahn_only: StrictBool = True
+    """Save the memories alone. Off: base and memories in one folder, as of `ahn merge`."""
+    decay_init_max: Number = Field(16.0, gt=0, le=_MOST)
+    """Start exp(A_log) uniformly in [min(1, max/2), max]; a small value forgets slowly."""
 
-    optimizer: Literal["adamw", "muon"] = Field(
-        "adamw", description="muon: Muon for matrices, AdamW for embeddings, norms and biases"
-    )
-    learning_rate: Number = Field(1e-4, gt=0, le=_RATE_LIMIT, description="highest, of AdamW")
-    muon_learning_rate: Number = Field(0.02, gt=0, le=_RATE_LIMIT, description="highest, of Muon")
-    lr_scheduler_type: str = Field(
-        "cosine", description="cosine, linear, constant_with_warmup ... of transformers"
-    )
-    lr_scheduler_kwargs: dict[str, Any] = Field(
-        default_factory=dict, description="what that schedule takes besides"
-    )
-    warmup_steps: Number = Field(
-        0.1, ge=0, le=_MOST, description="steps, or a share of all when below 1"
-    )
-    weight_decay: Number = Field(
-        0.1, ge=0, le=_MOST, description="of matrices; vectors are not decayed"
-    )
-    adam_beta2: Number = Field(0.999, ge=0, lt=1, description="of AdamW's second moment")
-    max_grad_norm: Number = Field(
-        1.0, ge=0, le=_MOST, description="gradients are clipped to it; 0: never"
-    )
-    max_steps: Whole = Field(
-        -1, ge=-1, le=_MOST, description="optimiser steps; -1: by num_train_epochs"
-    )
-    num_train_epochs: Number = Field(1.0, gt=0, le=_MOST_EPOCHS, description="passes over the data")
-    per_device_train_batch_size: Whole = Field(
-        1, gt=0, le=_MOST, description="samples a device and pass"
-    )
-    tokens_per_batch: Tokens | None = Field(
-        None, gt=0, le=_MOST, description="batches of about so many tokens, in file order, instead"
-    )
-    gradient_accumulation_steps: Whole = Field(
-        1, gt=0, le=_MOST, description="passes whose gradients make one step"
-    )
-    gradient_checkpointing: StrictBool = Field(
-        False, description="keep only the layers' inputs; layers are run again going backward"
-    )
-    position_gap: Tokens = Field(
-        0, ge=0, le=_MOST, description="random jumps in position_ids, up to about so much in all"
-    )
-    key_spread: Number = Field(
-        0.0,
-        ge=0,
-        le=_MOST,
-        description="weight of the mean squared cosine between a head's keys, before RoPE and "
-        "from layer 1 on, that is added to the loss of stage pretrain: memories recall best "
-        "where keys differ",
-    )
-    bf16: StrictBool = Field(
-        False, description="base and products in bfloat16, memories in float32"
-    )
-    seed: Seed = Field(0, description="of weights, windows and data order")
-    logging_steps: Whole = Field(20, gt=0, le=_MOST, description="steps between lines of the log")
-    save_steps: Whole = Field(500, gt=0, le=_MOST, description="steps between checkpoints")
-    save_total_limit: Whole = Field(
-        1, gt=0, le=_MOST, description="checkpoints that are kept, the last ones"
-    )
-    eval_steps: Whole = Field(
-        500,
-        gt=0,
-        le=_MOST,
-        description="steps between losses of eval_dataset; the last step has one, too",
-    )
-    early_stopping_patience: Whole | None = Field(
-        None,
-        gt=0,
-        le=_MOST,
-        description="stop after so many evaluations without a better loss; the best weights are "
-        "saved",
-    )
-    report_to: str | list[str] = Field(
-        "none", description="none, tensorboard, wandb ... of transformers' Trainer"
-    )
-    training_arguments: dict[str, Any] = Field(
-        default_factory=dict,
-        description="any other option of transformers.TrainingArguments (deepspeed, fsdp, "
-        "fsdp_config, torch_compile, dataloader_num_workers ...)",
-    )
-    threads: Whole | None = Field(
-        None, gt=0, le=_MOST_PROCESSES, description="CPU threads; None: torch's choice"
-    )
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """muon uses Muon for matrices, and AdamW for embeddings, norms and biases."""
+    learning_rate: Number = Field(1e-4, gt=0, le=_RATE_LIMIT)
+    """Highest learning rate of AdamW."""
+    muon_learning_rate: Number = Field(0.02, gt=0, le=_RATE_LIMIT)
+    """Highest learning rate of Muon."""
+    lr_scheduler_type: str = "cosine"
+    """Schedule of transformers: cosine, linear, constant_with_warmup ..."""
+    lr_scheduler_kwargs: dict[str, Any] = {}
+    """Further arguments of that schedule."""
+    warmup_steps: Number = Field(0.1, ge=0, le=_MOST)
+    """Steps of warm-up, or their share of all steps when below 1."""
+    weight_decay: Number = Field(0.1, ge=0, le=_MOST)
+    """Weight decay of matrices; vectors are not decayed."""
+    adam_beta2: Number = Field(0.999, ge=0, lt=1)
+    """Decay of AdamW's second moment."""
+    max_grad_norm: Number = Field(1.0, ge=0, le=_MOST)
+    """Clip gradients to this norm; 0: do not clip."""
+    max_steps: Whole = Field(-1, ge=-1, le=_MOST)
+    """Optimiser steps; -1: as many as num_train_epochs makes."""
+    num_train_epochs: Number = Field(1.0, gt=0, le=_MOST_EPOCHS)
+    """Passes over the data."""
+    per_device_train_batch_size: Whole = Field(1, gt=0, le=_MOST)
+    """Samples per device and forward pass."""
+    tokens_per_batch: Tokens | None = Field(None, gt=0, le=_MOST)
+    """Make batches of about this many tokens, in the order of the data, instead."""
+    gradient_accumulation_steps: Whole = Field(1, gt=0, le=_MOST)
+    """Forward passes per optimiser step."""
+    gradient_checkpointing: StrictBool = False
+    """Keep only the layers' inputs, and compute each layer again in the backward pass."""
+    position_gap: Tokens = Field(0, ge=0, le=_MOST)
+    """Add random jumps to position_ids, up to about this much in all."""
+    key_spread: Number = Field(0.0, ge=0, le=_MOST)
+    """Weight of the mean squared cosine between a head's keys, before RoPE and from layer 1 on,
+    that is added to the loss of stage pretrain: memories recall best where keys differ."""
+    bf16: StrictBool = False
+    """Compute the base and all products in bfloat16; memories stay in float32."""
+    seed: Seed = 0
+    """Seed of weights, windows and data order."""
+    logging_steps: Whole = Field(20, gt=0, le=_MOST)
+    """Steps between lines of the log."""
+    save_steps: Whole = Field(500, gt=0, le=_MOST)
+    """Steps between checkpoints."""
+    save_total_limit: Whole = Field(1, gt=0, le=_MOST)
+    """Number of checkpoints that are kept."""
+    eval_steps: Whole = Field(500, gt=0, le=_MOST)
+    """Steps between losses of eval_dataset; the last step has one, too."""
+    early_stopping_patience: Whole | None = Field(None, gt=0, le=_MOST)
+    """Stop after this many evaluations without a lower loss, and save the best weights."""
+    report_to: str | list[str] = "none"
+    """Where transformers' Trainer reports to: none, tensorboard, wandb ..."""
+    training_arguments: dict[str, Any] = {}
+    """Any other option of transformers.TrainingArguments (deepspeed, fsdp, fsdp_config,
+    torch_compile, dataloader_num_workers ...)."""
+    threads: Whole | None = Field(None, gt=0, le=_MOST_PROCESSES)
+    """CPU threads. Default: torch's choice."""
 
     @field_validator("fa_layer_ids", mode="before")
     @classmethod
@@ -271,16 +208,6 @@ class Recipe(Settings):
         if isinstance(value, str) and re.fullmatch(r"[\d\s,]*", value):
             return [int(part) for part in value.split(",") if part.strip()]
         return [value] if isinstance(value, int) else value
-
-    @field_validator("model_name_or_path")
-    @classmethod
-    def _embedded(cls, value: str | None) -> str | None:
-        return None if value is None else str(model_path(value))
-
-    @field_validator("ahn_name_or_path")
-    @classmethod
-    def _embedded_memory(cls, value: str | None) -> str | None:
-        return None if value is None else str(ahn_path(value))
 
     @field_validator("ahn_implementation")
     @classmethod

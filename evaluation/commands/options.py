@@ -28,103 +28,95 @@ def _known_cell(name: str) -> str:
 class Report(Settings):
     """Settings of `run_eval report`."""
 
-    runs: Annotated[list[Path], Flag(argument=True, metavar="RUN...", own_form=True)] = Field(
-        description="Run folders."
-    )
-    output: Annotated[Path, Flag(("--output", "-o"), metavar="FILE")] = Field(
-        description="The HTML file to write."
-    )
+    runs: Annotated[list[Path], Flag(argument=True, metavar="RUN...", own_form=True)]
+    """Run folders."""
+    output: Annotated[Path, Flag(("--output", "-o"), metavar="FILE")]
+    """The HTML file to write."""
 
 
 class Check(Settings):
     """Settings of `run_eval check`."""
 
-    run: _Run = Field(description="Run folder.")
-    repair: bool = Field(
-        False,
-        description="Move bad lines to <task>.jsonl.rejected; the next start of the run answers "
-        "their examples anew. Not while the run is being written.",
-    )
+    run: _Run
+    """Run folder."""
+    repair: bool = False
+    """Move bad lines to <task>.jsonl.rejected; the next start of the run answers their examples
+    anew. Not while the run is being written."""
     workers: Workers = Field(None, description=_WORKERS)
 
 
 class Score(Settings):
     """Settings of `run_eval score`."""
 
-    file: Annotated[Path, Flag(argument=True, metavar="FILE")] = Field(
-        description="Predictions, one JSON object per line."
-    )
-    benchmark: str = Field(
-        description="Of the predictions: longbench, longbench_e, lveval, infinitebench."
-    )
-    task: str = Field(description="Task that the predictions are of.")
-    protocol: str = Field("official", description="official, ahn, or another that the task has.")
-    per_example: Annotated[Path | None, Flag(metavar="OUT")] = Field(
-        None, description='Write {"score": ...} per line of FILE, in order.'
-    )
-    data: str | None = Field(
-        None, description="Folder with the rows: FILE must have a prediction for each of them."
-    )
+    file: Annotated[Path, Flag(argument=True, metavar="FILE")]
+    """Predictions, one JSON object per line."""
+    benchmark: str
+    """Of the predictions: longbench, longbench_e, lveval, infinitebench."""
+    task: str
+    """Task that the predictions are of."""
+    protocol: str = "official"
+    """official, ahn, or another that the task has."""
+    per_example: Annotated[Path | None, Flag(metavar="OUT")] = None
+    """Write {"score": ...} per line of FILE, in order."""
+    data: str | None = None
+    """Folder with the rows: FILE must have a prediction for each of them."""
     workers: Workers = Field(None, description=_WORKERS)
-    metric: Annotated[str | None, Flag(metavar="NAME")] = Field(
-        None, description="Another metric than the protocol's, as code_similarity_levenshtein."
-    )
+    metric: Annotated[str | None, Flag(metavar="NAME")] = None
+    """Another metric than the protocol's, as code_similarity_levenshtein."""
 
 
 class Export(Settings):
     """Settings of `run_eval export`."""
 
-    run: _Run = Field(description="Run folder.")
-    format: str = Field(description="longbench, lveval or infinitebench.")
-    output: Annotated[Path | None, Flag(("--output", "-o"), metavar="DIR")] = Field(
-        None, description="Folder. Default: RUN/export."
-    )
-    variants: Annotated[list[str], Flag(("--variant",), metavar="NAME", own_form=True)] = Field(
-        [], description="Only this variant; repeatable."
-    )
-    model_name: str | None = Field(
-        None, description="Folder of the predictions. Default: the model's name and the variant."
-    )
-    force: bool = Field(False, description="Replace files that are there.")
+    run: _Run
+    """Run folder."""
+    format: str
+    """longbench, lveval or infinitebench."""
+    output: Annotated[Path | None, Flag(("--output", "-o"), metavar="DIR")] = None
+    """Folder. Default: RUN/export."""
+    variants: Annotated[list[str], Flag(("--variant",), metavar="NAME", own_form=True)] = []
+    """Only this variant; repeatable."""
+    model_name: str | None = None
+    """Folder of the predictions. Default: the model's name and the variant."""
+    force: bool = False
+    """Replace files that are there."""
 
 
 class Cost(Settings):
     """Settings of `run_eval cost`."""
 
-    model: Annotated[str, Field(min_length=1)] = Field(
-        description="Name in the model zoo, folder, hub id or 'pocket'."
-    )
-    length: Tokens = Field(
-        128_000, ge=1, le=MOST_TOKENS, description="Prompt, in tokens; 128k is 131072."
-    )
-    generate: Tokens = Field(0, ge=0, le=MOST_TOKENS, description="Generated tokens.")
-    window: Tokens = Field(32_640, ge=1, le=MOST_TOKENS, description="Sliding window, in tokens.")
-    sinks: Tokens = Field(128, ge=0, le=MOST_TOKENS, description="Attention sinks, in tokens.")
-    cell: Annotated[str, AfterValidator(_known_cell)] = Field(
-        "GatedDeltaNet", description="Memory cell."
-    )
-    dtype: Annotated[Literal["float32", "bfloat16", "float16"], as_dtype] = Field(
-        "bfloat16", description="Type of keys and values (bf16 ... are understood)."
-    )
-    json_: bool = Field(False, description="Print JSON with exact numbers.")
+    model: Annotated[str, Field(min_length=1)]
+    """Name in the model zoo, folder, hub id or 'pocket'."""
+    length: Tokens = Field(128_000, ge=1, le=MOST_TOKENS)
+    """Prompt, in tokens; 128k is 131072."""
+    generate: Tokens = Field(0, ge=0, le=MOST_TOKENS)
+    """Generated tokens."""
+    window: Tokens = Field(32_640, ge=1, le=MOST_TOKENS)
+    """Sliding window, in tokens."""
+    sinks: Tokens = Field(128, ge=0, le=MOST_TOKENS)
+    """Attention sinks, in tokens."""
+    cell: Annotated[str, AfterValidator(_known_cell)] = "GatedDeltaNet"
+    """Memory cell."""
+    dtype: Annotated[Literal["float32", "bfloat16", "float16"], as_dtype] = "bfloat16"
+    """Type of keys and values (bf16 ... are understood)."""
+    json_: bool = False
+    """Print JSON with exact numbers."""
 
 
 class Tasks(Settings):
     """Settings of `run_eval tasks`."""
 
-    benchmark: Annotated[str | None, Flag(argument=True, metavar="[BENCHMARK]")] = Field(
-        None, description="longbench, longbench_e, lveval ... or pocket. Default: all."
-    )
-    data: str | None = Field(
-        None, description="Folder to look for rows in, instead of the hub's cache."
-    )
+    benchmark: Annotated[str | None, Flag(argument=True, metavar="[BENCHMARK]")] = None
+    """longbench, longbench_e, lveval ... or pocket. Default: all."""
+    data: str | None = None
+    """Folder to look for rows in, instead of the hub's cache."""
     json_: bool = Field(False, description=_JSON)
 
 
 class PocketData(Settings):
     """Settings of `run_eval pocket-data`."""
 
-    output: Annotated[Path, Flag(("--output", "-o"), metavar="DIR")] = Field(
-        Path("runs/pocket/data"), description="Folder for tokenizer and data."
-    )
-    share: Number = Field(1.0, gt=0, le=1, description="Part of each phase's tokens.")
+    output: Annotated[Path, Flag(("--output", "-o"), metavar="DIR")] = Path("runs/pocket/data")
+    """Folder for tokenizer and data."""
+    share: Number = Field(1.0, gt=0, le=1)
+    """Part of each phase's tokens."""

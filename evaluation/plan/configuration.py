@@ -32,6 +32,8 @@ from common.settings import (
     read_file,
     settings,
 )
+from common.suggestions import did_you_mean
+from tasks.registry import benchmark_names
 from tasks.sources import MOST_ROWS
 
 DTypeName = Annotated[Literal["auto", "float32", "bfloat16", "float16"], as_dtype]
@@ -45,6 +47,19 @@ def _without_null(text: str) -> str:
     return text
 
 
+def _known_benchmark(name: str) -> str:
+    known = dict.fromkeys([*benchmark_names(), *OWN_PRESET])
+    if name not in known:
+        hint = did_you_mean(name, known)
+        raise ValueError(f"there is no benchmark {name!r} (known: {', '.join(known)}){hint}")
+    return name
+
+
+OWN_PRESET = ("pocket",)
+"""Benchmarks whose defaults are the preset of their name."""
+Benchmark = Annotated[
+    str, Flag(argument=True, metavar="BENCHMARK"), AfterValidator(_known_benchmark)
+]
 Name = Annotated[str, Field(min_length=1), AfterValidator(_without_null)]
 """A path, hub id or other name; an empty one would mean the working directory, or a default."""
 
@@ -64,118 +79,73 @@ class RunConfiguration(Settings):
         "output": "Run folder",
     }
 
-    benchmark: Name = Field(default="longbench", description="Benchmark; set by the command.")
-    model: Name | None = Field(
-        default=None, description="Base model: folder, hub id, or 'pocket' for the embedded one."
-    )
-    tokenizer: Name | None = Field(
-        default=None, description="Tokenizer: folder or hub id. Default: the model's own."
-    )
+    benchmark: Name = "longbench"
+    """Its name; run_eval tasks lists them."""
+    model: Name | None = None
+    """Base model: folder, hub id, or 'pocket' for the embedded one."""
+    tokenizer: Name | None = None
+    """Tokenizer: folder or hub id. Default: the model's own."""
     ahn: Annotated[dict[str, str], Flag(metavar="[NAME=]PATH", own_form=True)] = Field(
-        default_factory=dict,
-        description="AHN weights: folder, hub id, or 'pocket' ('pocket/dn' ...). One without a "
-        "name gives the variant 'ahn'; to compare several, gdn=PATH, dn=PATH give 'ahn-gdn', "
-        "'ahn-dn'; repeatable.",
+        default_factory=dict
     )
+    """AHN weights: folder, hub id, or 'pocket' ('pocket/dn' ...). One without a name gives the
+    variant 'ahn'; to compare several, gdn=PATH, dn=PATH give 'ahn-gdn', 'ahn-dn'; repeatable.
+    """
     variants: Annotated[list[str], Flag(("--variant",), metavar="NAME", own_form=True)] = Field(
-        default_factory=list,
-        description="full, window, ahn, no-write; of several AHN weights 'ahn' means each, "
-        "'ahn-gdn' one; repeatable. Default: full; with a window also window; with AHN weights "
-        "also window and ahn.",
+        default_factory=list
     )
-    window: Tokens | None = Field(
-        default=None,
-        le=MOST_TOKENS,
-        description="Sliding window, in tokens (also 32k). Default: that of the AHN weights.",
-    )
-    sinks: Tokens | None = Field(
-        default=None,
-        le=MOST_TOKENS,
-        description="Attention sinks, in tokens. Default: that of the AHN weights, else 128.",
-    )
-    tasks: Annotated[list[str], Flag(("--tasks", "--task"), metavar="NAMES", own_form=True)] = (
-        Field(
-            default_factory=list,
-            description="Tasks or groups, joined by commas or repeated; run_eval tasks lists them. "
-            "Default: all of the benchmark.",
-        )
-    )
-    data: Name | None = Field(
-        default=None,
-        description="Folder, file or archive with rows, or 'pocket'. Default: the benchmark's hub.",
-    )
+    """full, window, ahn, no-write; of several AHN weights 'ahn' means each, 'ahn-gdn' one;
+    repeatable. Default: full; with a window also window; with AHN weights also window and
+    ahn."""
+    window: Tokens | None = Field(default=None, le=MOST_TOKENS)
+    """Sliding window, in tokens (also 32k). Default: that of the AHN weights."""
+    sinks: Tokens | None = Field(default=None, le=MOST_TOKENS)
+    """Attention sinks, in tokens. Default: that of the AHN weights, else 128."""
+    tasks: Annotated[list[str], Flag(("--tasks", "--task"), metavar="NAMES", own_form=True)] = []
+    """Tasks or groups, joined by commas or repeated; run_eval tasks lists them. Default: all of
+    the benchmark."""
+    data: Name | None = None
+    """Folder, file or archive with rows, or 'pocket'. Default: the benchmark's hub."""
     lengths: Annotated[
         list[str], Flag(("--lengths", "--length"), metavar="LENGTHS", own_form=True)
-    ] = Field(
-        default_factory=list,
-        description="Lengths of the texts, joined by commas or repeated. LV-Eval: levels, 16k to "
-        "256k; generated rows: about so many tokens. Default: all levels; what the generator "
-        "chooses.",
-    )
-    limit: Whole | None = Field(
-        default=None,
-        gt=0,
-        le=MOST_ROWS,
-        description="Examples per task. A finished run can be raised later. Default: all.",
-    )
-    protocol: Name = Field(default="official", description="Whose procedure is followed.")
-    max_length: Tokens | None = Field(
-        default=None,
-        le=MOST_TOKENS,
-        description="Longest prompt before the chat template, in tokens. Default: the protocol's, "
-        "or the model's context - 500.",
-    )
-    allow_overlong: StrictBool = Field(
-        default=False,
-        description="Accept prompts beyond the model's max_position_embeddings.",
-    )
-    yarn_factor: Number | None = Field(
-        default=None,
-        ge=1,
-        le=1000,
-        description="Stretch the model's positions by YaRN, so many times: 4 makes 32,768 into "
-        "131,072. Default: as its config.json has it.",
-    )
-    dtype: DTypeName = Field(
-        default="auto",
-        description="Weights' type (bf16 ... are understood). Default: auto, bfloat16 on cuda, "
-        "float32 elsewhere.",
-    )
-    device: Name = Field(
-        default="auto",
-        description="cpu, cuda, cuda:1, or auto (default): cuda where there is one, else cpu.",
-    )
-    threads: Whole | None = Field(
-        default=None,
-        gt=0,
-        le=1024,
-        description="Threads of torch on the CPU. Default: 1 for a model of under ten million "
-        "parameters, torch's own choice else.",
-    )
-    seed: Seed | None = Field(
-        default=None,
-        description="Seed of sampling and of generated data. Default: the protocol's.",
-    )
-    output: Annotated[Name | None, Flag(("--output", "-o"), metavar="DIR")] = Field(
-        default=None,
-        description="Run folder; continued if it is there. Default: runs/<benchmark>-<start of "
-        "identity>.",
-    )
-    overwrite: StrictBool = Field(
-        default=False, description="Delete the records of an earlier run in the folder first."
-    )
-    max_errors: Whole = Field(
-        default=20, ge=0, description="Failed examples per variant after which the run stops."
-    )
-    reuse_prefixes: StrictBool = Field(
-        default=True, description="Prefill a document once for all examples that share it."
-    )
-    in_turns: Annotated[StrictBool, Flag(off="one-by-one")] = Field(
-        default=False,
-        description="Let all variants answer a document before the next one, with all models in "
-        "memory at once: measured times compare better. Default: one variant after the other.",
-    )
-    report: StrictBool = Field(default=True, description="Write <output>/report.html at the end.")
+    ] = []
+    """Lengths of the texts, joined by commas or repeated. LV-Eval: levels, 16k to 256k;
+    generated rows: about so many tokens. Default: all levels; what the generator chooses."""
+    limit: Whole | None = Field(default=None, gt=0, le=MOST_ROWS)
+    """Examples per task. A finished run can be raised later. Default: all."""
+    protocol: Name = "official"
+    """Whose procedure is followed."""
+    max_length: Tokens | None = Field(default=None, le=MOST_TOKENS)
+    """Longest prompt before the chat template, in tokens. Default: the protocol's, or the
+    model's context - 500."""
+    allow_overlong: StrictBool = False
+    """Accept prompts beyond the model's max_position_embeddings."""
+    yarn_factor: Number | None = Field(default=None, ge=1, le=1000)
+    """Stretch the model's positions by YaRN, so many times: 4 makes 32,768 into 131,072.
+    Default: as its config.json has it."""
+    dtype: DTypeName = "auto"
+    """Weights' type (bf16 ... are understood). Default: auto, bfloat16 on cuda, float32
+    elsewhere."""
+    device: Name = "auto"
+    """cpu, cuda, cuda:1, or auto (default): cuda where there is one, else cpu."""
+    threads: Whole | None = Field(default=None, gt=0, le=1024)
+    """Threads of torch on the CPU. Default: 1 for a model of under ten million parameters,
+    torch's own choice else."""
+    seed: Seed | None = None
+    """Seed of sampling and of generated data. Default: the protocol's."""
+    output: Annotated[Name | None, Flag(("--output", "-o"), metavar="DIR")] = None
+    """Run folder; continued if it is there. Default: runs/<benchmark>-<start of identity>."""
+    overwrite: StrictBool = False
+    """Delete the records of an earlier run in the folder first."""
+    max_errors: Whole = Field(default=20, ge=0)
+    """Failed examples per variant after which the run stops."""
+    reuse_prefixes: StrictBool = True
+    """Prefill a document once for all examples that share it."""
+    in_turns: Annotated[StrictBool, Flag(off="one-by-one")] = False
+    """Let all variants answer a document before the next one, with all models in memory at once:
+    measured times compare better. Default: one variant after the other."""
+    report: StrictBool = True
+    """Write <output>/report.html at the end."""
 
     @field_validator("ahn", mode="before")
     @classmethod
@@ -232,10 +202,6 @@ def _named(item: str) -> tuple[str, str]:
     """NAME=PATH taken apart; a path that holds '=' further on has no name."""
     name, equals, path = item.partition("=")
     return (name, path) if equals and _NAME.fullmatch(name) else ("", item)
-
-
-OWN_PRESET = ("pocket",)
-"""Commands whose defaults are the preset of their name."""
 
 
 def preset_names() -> list[str]:

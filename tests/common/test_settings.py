@@ -37,20 +37,30 @@ class Example(Settings):
 
     groups: ClassVar[Mapping[str, str]] = {"name": "Names", "length": "Numbers"}
 
-    name: str | None = Field(None, description="A name.")
-    kind: Literal["plain", "fancy"] = Field("plain", description="How it looks.")
-    files: Annotated[list[str], Flag(("--file",), metavar="FILE", own_form=True)] = Field(
-        [], description="Files."
-    )
-    several: str | list[str] = Field("none", description="One, or several.")
-    length: Tokens = Field(512, ge=1, description="A length.")
-    layers: list[Whole] = Field([], description="Layers.")
-    rate: Number = Field(0.5, gt=0, le=1, description="A rate.")
-    seed: Seed = Field(0, description="A seed.")
-    quick: bool = Field(False, description="Be quick.")
-    tidy: Annotated[bool, Flag(off="as-it-is")] = Field(True, description="Tidy up.")
-    inner: Inner | None = Field(None, description="What is within.")
-    extra: dict[str, Any] = Field({}, description="Anything else.")
+    name: str | None = None
+    """A name."""
+    kind: Literal["plain", "fancy"] = "plain"
+    """How it looks."""
+    files: Annotated[list[str], Flag(("--file",), metavar="FILE", own_form=True)] = []
+    """Files."""
+    several: str | list[str] = "none"
+    """One, or several."""
+    length: Tokens = Field(512, ge=1)
+    """A length."""
+    layers: list[Whole] = []
+    """Layers."""
+    rate: Number = Field(0.5, gt=0, le=1)
+    """A rate."""
+    seed: Seed = 0
+    """A seed."""
+    quick: bool = False
+    """Be quick."""
+    tidy: Annotated[bool, Flag(off="as-it-is")] = True
+    """Tidy up."""
+    inner: Inner | None = None
+    """What is within."""
+    extra: dict[str, Any] = {}
+    """Anything else."""
 
 
 app = Program("example", "An example.", lambda: "1.2.3", examples=("example show --quick",))

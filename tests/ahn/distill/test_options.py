@@ -253,7 +253,8 @@ def test_help_lists_every_option_with_its_meaning() -> None:
     assert "kl, ce, distill, joined with +" in text and "[default: 24576]" in text
     assert "--ahn-position prefix|random" in text and "GatedDeltaNet, DeltaNet, Mamba2" in text
     headings = [line for line in text.splitlines() if line.endswith(":") and line[0] != " "]
-    assert headings[:5] == [f"{heading}:" for heading in Recipe.groups.values()]
+    ours = [f"{heading}:" for heading in Recipe.groups.values()]
+    assert [heading for heading in headings if heading in ours] == ours
 
 
 def test_the_trainers_own_options_pass_through(tmp_path: Path) -> None:
