@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 from common.errors import InputError
+from common.suggestions import did_you_mean
 
 Cell = Literal["GatedDeltaNet", "DeltaNet", "Mamba2"]
 CELLS: tuple[str, ...] = get_args(Cell)
@@ -93,7 +94,8 @@ class AHNConfig:
         """Everything that is wrong with these values, a line each; None is not looked at."""
         found = []
         if variant not in VARIANTS:
-            found.append(f"variant {variant!r} is unknown; one of {', '.join(VARIANTS)}")
+            hint = did_you_mean(variant, VARIANTS, most=1) if isinstance(variant, str) else ""
+            found.append(f"variant {variant!r} is unknown; one of {', '.join(VARIANTS)}{hint}")
         if cell is not None and cell not in CELLS:
             found.append(f"cell {cell!r} is unknown; one of {', '.join(CELLS)}")
         for name, value, least in (("window", window, 1), ("sinks", sinks, 0)):

@@ -27,7 +27,7 @@ from ahn.checkpoints.keys import (
 from ahn.checkpoints.locate import CheckpointFiles
 from ahn.checkpoints.names import ahn_path
 from ahn.checkpoints.placement import resolve_device_map, resolve_dtype
-from ahn.checkpoints.rope import with_rope
+from ahn.checkpoints.rope import context_length, with_rope
 from ahn.checkpoints.safetensors_files import StoredTensor
 from ahn.config import BACKENDS, AHNConfig, LayerLayout
 from ahn.cost.shapes import CELL_SIZES, ModelShape
@@ -79,6 +79,11 @@ class ResolvedCheckpoint:
         if isinstance(self.device_map, str) or set(self.device_map) != {""}:
             return None
         return self.device_map[""]
+
+    @property
+    def context(self) -> int | None:
+        """Positions the model was made for, stretched by YaRN where set; None: not said."""
+        return context_length(self.config)
 
     @property
     def two_folders(self) -> bool:

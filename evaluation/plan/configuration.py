@@ -23,12 +23,14 @@ from pydantic import (
     StrictFloat,
     StrictInt,
     ValidationError,
+    ValidationInfo,
     field_validator,
 )
 
 from common import yaml
 from common.errors import InputError, shown
 from common.files import kind_of
+from evaluation.backends.requests import join_options
 from tasks.sources import MOST_ROWS
 
 Benchmark = Literal["longbench", "lveval", "infinitebench", "pocket"]
@@ -181,7 +183,7 @@ class RunConfiguration(BaseModel):
 
     @field_validator("variants", "tasks", "lengths", mode="before")
     @classmethod
-    def _split_commas(cls, value: object) -> object:
+    def _split_commas(cls, value: object, info: ValidationInfo) -> object:
         """Accept one name, names joined by commas, or a list of either; order kept, no doubles.
 
         Where something was said but no name (``--tasks ,``) one empty name stays, so that the
@@ -192,6 +194,8 @@ class RunConfiguration(BaseModel):
         if len(items) < len(given):
             return given
         names = [name.strip() for item in items for name in item.split(",")]
+        if info.field_name == "variants":
+            names = join_options(names)
         return list(dict.fromkeys(name for name in names if name)) or ([""] if names else [])
 
 

@@ -6,10 +6,12 @@ import difflib
 import os
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
+from common.errors import Problems
 from evaluation.plan.configuration import RunConfiguration
-from evaluation.problems import collect
 from tasks import pocket
 from tasks.infinitebench.synthetic import parse_length
 from tasks.registry import (
@@ -24,12 +26,65 @@ from tasks.schema import Task
 from tasks.sources import RowSource, load_examples
 
 
+@dataclass(frozen=True)
+class AskedTasks:
+    """The tasks that a configuration asks for, as far as its names could be resolved."""
+
+    tasks: list[Task]
+    """Each once; none where the protocol is unknown."""
+    protocol: str
+    """The protocol's own name."""
+    problems: tuple[str, ...]
+    """What is wrong; empty: nothing."""
+
+
+@dataclass(frozen=True)
+class LoadedRows:
+    """The rows of tasks, as far as they could be had."""
+
+    sources: dict[str, RowSource]
+    """By task; one whose rows are missing or wrong is not there."""
+    problems: tuple[str, ...]
+    """What is wrong; empty: nothing."""
+
+
+def collect(problems: list[str], step: Callable[[], Any]) -> Any:
+    """The result of `step`; None, and its messages in `problems`, if the input was bad."""
+    found = Problems(problems)
+    result = None
+    with found.collecting():
+        result = step()
+    problems[:] = found
+    return result
+
+
+def resolve_tasks(configuration: RunConfiguration) -> AskedTasks:
+    """The tasks, lengths and protocol that `configuration` names, and all that is wrong."""
+    problems: list[str] = []
+    tasks, protocol = _resolve_tasks(configuration, problems)
+    return AskedTasks(tasks, protocol, tuple(problems))
+
+
+def load_rows(
+    tasks: Sequence[Task],
+    configuration: RunConfiguration,
+    seed: int,
+    watch: Watch | None = None,
+    files_only: bool = False,
+) -> LoadedRows:
+    """The rows of each task, and all that is wrong with them; see `_load_rows`."""
+    problems: list[str] = [""] if files_only else []
+    sources = _load_rows(tasks, configuration, seed, problems, watch)
+    found = {name: source for name, source in sources.items() if source is not None}
+    return LoadedRows(found, tuple(problem for problem in problems if problem))
+
+
 def benchmark_of(command: str) -> str:
     """The benchmark whose tasks a command runs; the pocket suite's are found under LongBench."""
     return command if command in benchmark_names() else "longbench"
 
 
-def resolve_tasks(configuration: RunConfiguration, problems: list[str]) -> tuple[list[Task], str]:
+def _resolve_tasks(configuration: RunConfiguration, problems: list[str]) -> tuple[list[Task], str]:
     """The tasks asked for, each once, and the protocol's own name.
 
     Names are looked up one by one, to report all unknown ones. Without the protocol there are no
@@ -138,7 +193,7 @@ Watch = Callable[[int, int, str], None]
 """Is told how many are done, of how many, and what is being done."""
 
 
-def load_rows(
+def _load_rows(
     tasks: Sequence[Task],
     configuration: RunConfiguration,
     seed: int,
