@@ -113,7 +113,7 @@ class Answer:
     generated_tokens: int | None = None
     prefill_seconds: float | None = None
     decode_seconds: float | None = None
-    reused_tokens: int = 0
+    reused_tokens: int | None = None
     cache_bytes: int | None = None
     token_ids: Sequence[int] | None = None
 

@@ -255,8 +255,9 @@ class Worker:
                 "cache_bytes_analytic": cost.cache_bytes,
                 "cache_bytes_measured": answer.cache_bytes,
                 "finish_reason": answer.finish_reason,
-                "reused_prefix_tokens": answer.reused_tokens,
             }
+            if answer.reused_tokens is not None:
+                measured["reused_prefix_tokens"] = answer.reused_tokens
         return ExampleRecord(
             variant=self._backend.name,
             prediction=prediction,
