@@ -157,7 +157,7 @@ def resolve_checkpoint(
     settings, described, memory = own, base, base if own is not None else None
     if ahn is not None:
         memory = described = _files(ahn if isinstance(ahn, CheckpointFiles) else ahn_path(ahn))
-        settings = _memory_settings(memory, family, base)
+        settings = _settings_beside(base, family, memory)
         memory = base if memory.is_same(base) else memory
     if AHNConfig(variant=variant).layer(0).cell is None:
         memory = None
@@ -222,7 +222,7 @@ def _files(place: str | Path | CheckpointFiles) -> CheckpointFiles:
     return place if isinstance(place, CheckpointFiles) else CheckpointFiles(place)
 
 
-def _memory_settings(memory: CheckpointFiles, family: str, base: CheckpointFiles) -> AHNConfig:
+def _settings_beside(base: CheckpointFiles, family: str, memory: CheckpointFiles) -> AHNConfig:
     """The settings of AHN weights that are given beside a base model.
 
     Raises:
@@ -234,7 +234,16 @@ def _memory_settings(memory: CheckpointFiles, family: str, base: CheckpointFiles
             f"{memory}: trained for {config.get('model_type')}, but {base} is "
             f"{base.config.get('model_type')}"
         )
-    settings = read_ahn_config(config, memory.place)
+    return memory_settings(memory)
+
+
+def memory_settings(memory: CheckpointFiles) -> AHNConfig:
+    """What AHN weights say of themselves.
+
+    Raises:
+        InputError: they are none, or something in their configuration cannot be.
+    """
+    settings = read_ahn_config(memory.config, memory.place)
     if settings is None:
         raise InputError(
             f"{memory}: config.json names no cell (_ahn_implementation); not an AHN checkpoint"

@@ -29,7 +29,12 @@ from ahn.checkpoints.load import load_resolved
 from ahn.checkpoints.locate import CheckpointFiles
 from ahn.checkpoints.names import ahn_path
 from ahn.checkpoints.placement import DTYPE_BYTES, resolve_device
-from ahn.checkpoints.resolve import ResolvedCheckpoint, default_variant, resolve_checkpoint
+from ahn.checkpoints.resolve import (
+    ResolvedCheckpoint,
+    default_variant,
+    memory_settings,
+    resolve_checkpoint,
+)
 from ahn.checkpoints.rope import with_rope
 from ahn.config import AHNConfig
 from ahn.cost.accounting import cache_bytes, flops
@@ -116,12 +121,7 @@ class StreamingModels:
         problems, found = Problems(), {}
         for name, files in self.weights.items():
             with problems.collecting():
-                held = read_ahn_config(files.config, files.place)
-                if held is None:
-                    raise InputError(
-                        f"--ahn: {files} holds no AHN weights (config.json names no memory cell)"
-                    )
-                found[name] = held
+                found[name] = memory_settings(files)
         problems.check()
         return found
 

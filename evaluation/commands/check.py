@@ -131,69 +131,149 @@ def check_run(
 
 
 def _check(folder: Path, repair: bool, workers: int | None, watch: Watch | None) -> Checked:
-    problems: list[str] = []
-    notices: list[str] = []
+    check = _Check(folder)
     writer = None if repair else is_locked(folder)
     if writer is not None:
-        notices.append(f"{folder}: a process is writing into it{writer}; this is its state so far")
-    info = _description(folder, problems)
-    files = _read_files(folder, info, writer is not None, notices)
-    for file in files:
-        _check_lines(file, info)
-    _check_prompts(files)
-    _score_again(files, info, workers, watch, notices)
-    for file in files:
-        problems += file.problems()
-    missing = _missing(files, info, notices)
-    if missing and info is not None and info.status == "finished":
-        problems.append(f"{folder / 'run.json'}: says finished, but {missing}")
+        check.notices.append(
+            f"{folder}: a process is writing into it{writer}; this is its state so far"
+        )
+    check.read_description()
+    check.read_files(writer is not None)
+    for file in check.files:
+        _check_lines(file, check.info)
+    _check_prompts(check.files)
+    check.score_again(workers, watch)
+    check.problems += [problem for file in check.files for problem in file.problems()]
+    missing = check.missing()
+    finished = check.info is not None and check.info.status == "finished"
+    if missing and finished:
+        check.problems.append(f"{folder / 'run.json'}: says finished, but {missing}")
     elif missing:
-        notices.append(f"{folder}: {missing}")
-    checked = Checked(problems, notices, sum(len(file.good()) for file in files), len(files))
+        check.notices.append(f"{folder}: {missing}")
+    whole = sum(len(file.good()) for file in check.files)
+    checked = Checked(check.problems, check.notices, whole, len(check.files))
     if repair:
-        _repair(folder, files, checked)
-        if info is not None and info.status == "finished" and (missing or checked.moved):
+        _repair(check.files, checked)
+        if finished and (missing or checked.moved):
             _set_interrupted(folder)
     return checked
 
 
-def _description(folder: Path, problems: list[str]) -> RunInfo | None:
-    """``run.json``; None, with the reason in `problems`, where it is damaged."""
-    try:
-        info = read_run_info(folder)
-    except NewerVersion:
-        raise
-    except InputError as error:
-        problems += str(error).splitlines()
-        problems.append(
-            f"{folder}: without its description a run cannot be continued; its lines are checked "
-            "as far as they speak for themselves"
+class _Check:
+    """A folder being checked: what was read of it, and what was found so far."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.info: RunInfo | None = None
+        self.files: list[RecordFile] = []
+        self.problems: list[str] = []
+        self.notices: list[str] = []
+
+    def read_description(self) -> None:
+        """``run.json``, unless it is damaged."""
+        try:
+            self.info = read_run_info(self.folder)
+        except NewerVersion:
+            raise
+        except InputError as error:
+            self.problems += error.problems
+            self.problems.append(
+                f"{self.folder}: without its description a run cannot be continued; its lines are "
+                "checked as far as they speak for themselves"
+            )
+            return
+        if content_sha256(self.info.identity_parts) != self.info.identity:
+            self.problems.append(
+                f"{self.folder / 'run.json'}: identity is not the digest of identity_parts"
+            )
+
+    def read_files(self, being_written: bool) -> None:
+        """The record files, and why lines of them are none."""
+        for path in sorted(self.folder.glob("*/*.jsonl")):
+            why = _unknown(path, self.info)
+            if why and not holds_records(path):
+                self.notices.append(f"{path}: no file of this run; left alone")
+                continue
+            file = RecordFile(path, scan_jsonl(path))
+            if being_written:  # a last line may be half there
+                file.lines = [line for line in file.lines if not line.torn]
+            for line in file.lines:
+                file.reject(line, *([why] if why else line.problems))
+            self.files.append(file)
+            if rejected_path(path).exists():
+                count = rejected_path(path).read_bytes().count(b"\n")
+                self.notices.append(f"{rejected_path(path)}: {count} lines were moved here before")
+
+    def score_again(self, workers: int | None, watch: Watch | None) -> None:
+        """Reject records whose score is not what their prediction is worth."""
+        Key = tuple[str, str, str, str]
+        groups: dict[Key, list[tuple[RecordFile, RecordLine, ExampleRecord]]] = {}
+        for file in self.files:
+            for line, record in file.good():
+                if record.error is None:
+                    key = (record.benchmark, record.task, record.protocol, record.metric)
+                    groups.setdefault(key, []).append((file, line, record))
+        total, done = sum(map(len, groups.values())), 0
+        for (benchmark, name, protocol, metric), of_group in groups.items():
+            task = self._scorer(benchmark, name, protocol, metric)
+            if task is not None:
+                before = done
+
+                def told(count: int, _: int, before: int = before) -> None:
+                    if watch:
+                        watch(before + count, total, "scoring")
+
+                _compare(of_group, task, protocol, workers, told)
+            done += len(of_group)
+
+    def _scorer(self, benchmark: str, name: str, protocol: str, metric: str) -> Task | None:
+        """The task as the records name it; None, with a notice, where this version lacks it."""
+        task = known_task(benchmark, name)
+        lacking = (
+            f"task {benchmark}/{name}"
+            if task is None
+            else f"protocol {protocol!r} of {name}"
+            if protocol not in task.protocols
+            else f"metric {metric!r} of {name}"
+            if metric not in METRICS
+            else ""
         )
-        return None
-    if content_sha256(info.identity_parts) != info.identity:
-        problems.append(f"{folder / 'run.json'}: identity is not the digest of identity_parts")
-    return info
+        if task is None or lacking:
+            self.notices.append(f"{lacking} is not known to this version: scores are not checked")
+            return None
+        rules = task.protocols[protocol]
+        if rules.metric != metric:
+            self.notices.append(f"{name} is scored by {rules.metric} now, in this run by {metric}")
+            rules = dataclasses.replace(rules, metric=metric)
+            task = dataclasses.replace(task, protocols={**task.protocols, protocol: rules})
+        parts = {} if self.info is None else self.info.identity_parts.get("tasks", {}).get(name, {})
+        code = parts.get("metric_sha256") if isinstance(parts, dict) else None
+        if code not in (None, metric_sha256(metric)):
+            self.notices.append(f"{name}: the code of metric {metric} is another than the run's")
+        return task
 
-
-def _read_files(
-    folder: Path, info: RunInfo | None, being_written: bool, notices: list[str]
-) -> list[RecordFile]:
-    found = []
-    for path in sorted(folder.glob("*/*.jsonl")):
-        why = _unknown(path, info)
-        if why and not holds_records(path):
-            notices.append(f"{path}: no file of this run; left alone")
-            continue
-        file = RecordFile(path, scan_jsonl(path))
-        if being_written:  # a last line may be half there
-            file.lines = [line for line in file.lines if not line.torn]
-        for line in file.lines:
-            file.reject(line, *([why] if why else line.problems))
-        found.append(file)
-        if rejected_path(path).exists():
-            count = rejected_path(path).read_bytes().count(b"\n")
-            notices.append(f"{rejected_path(path)}: {count} lines were moved here before")
-    return found
+    def missing(self) -> str:
+        """How many planned examples have no record, in words; empty: none."""
+        records = [record for file in self.files for _, record in file.good()]
+        failed = sum(record.error is not None for record in records)
+        if failed:
+            self.notices.append(f"{failed} examples failed; the next start tries them again")
+        bare = sum(record.record_sha256 is None for record in records)
+        if bare:
+            self.notices.append(
+                f"{bare} records hold no digest of their own (written before schema 3): only their "
+                "form and their score were checked"
+            )
+        if self.info is None:
+            return ""
+        have = {(f.path.parent.name, f.path.stem): len(f.good()) for f in self.files}
+        planned = lacking = 0
+        for variant in self.info.models:
+            for task in self.info.tasks:
+                count = _planned(self.info, task) or 0
+                planned += count
+                lacking += max(0, count - have.get((variant, task), 0))
+        return f"{lacking} of {planned} planned examples have no whole record" if lacking else ""
 
 
 def _unknown(path: Path, info: RunInfo | None) -> str:
@@ -263,68 +343,6 @@ def _check_prompts(files: Sequence[RecordFile]) -> None:
                 file.reject(line, "answers another prompt than in other variants (prompt_sha256)")
 
 
-def _score_again(
-    files: Sequence[RecordFile],
-    info: RunInfo | None,
-    workers: int | None,
-    watch: Watch | None,
-    notices: list[str],
-) -> None:
-    """Reject records whose score is not what their prediction is worth."""
-    groups: dict[tuple[str, str, str, str], list[tuple[RecordFile, RecordLine, ExampleRecord]]] = {}
-    for file in files:
-        for line, record in file.good():
-            if record.error is None:
-                key = (record.benchmark, record.task, record.protocol, record.metric)
-                groups.setdefault(key, []).append((file, line, record))
-    total, done = sum(map(len, groups.values())), 0
-    for (benchmark, name, protocol, metric), of_group in groups.items():
-        task = _scorer(benchmark, name, protocol, metric, info, notices)
-        if task is not None:
-            before = done
-
-            def told(count: int, _: int, before: int = before) -> None:
-                if watch:
-                    watch(before + count, total, "scoring")
-
-            _compare(of_group, task, protocol, workers, told)
-        done += len(of_group)
-
-
-def _scorer(
-    benchmark: str,
-    name: str,
-    protocol: str,
-    metric: str,
-    info: RunInfo | None,
-    notices: list[str],
-) -> Task | None:
-    """The task as the records name it; None, with a notice, where this version lacks it."""
-    task = known_task(benchmark, name)
-    lacking = (
-        f"task {benchmark}/{name}"
-        if task is None
-        else f"protocol {protocol!r} of {name}"
-        if protocol not in task.protocols
-        else f"metric {metric!r} of {name}"
-        if metric not in METRICS
-        else ""
-    )
-    if task is None or lacking:
-        notices.append(f"{lacking} is not known to this version: scores are not checked")
-        return None
-    rules = task.protocols[protocol]
-    if rules.metric != metric:
-        notices.append(f"{name} is scored by {rules.metric} now, in this run by {metric}")
-        rules = dataclasses.replace(rules, metric=metric)
-        task = dataclasses.replace(task, protocols={**task.protocols, protocol: rules})
-    parts = {} if info is None else info.identity_parts.get("tasks", {}).get(name, {})
-    code = parts.get("metric_sha256") if isinstance(parts, dict) else None
-    if code not in (None, metric_sha256(metric)):
-        notices.append(f"{name}: the code of metric {metric} is another than the run's")
-    return task
-
-
 def _compare(
     group: Iterable[tuple[RecordFile, RecordLine, ExampleRecord]],
     task: Task,
@@ -352,33 +370,10 @@ def _planned(info: RunInfo | None, task: str) -> int | None:
     return count if type(count) is int else None
 
 
-def _missing(files: Sequence[RecordFile], info: RunInfo | None, notices: list[str]) -> str:
-    """How many planned examples have no record, in words; empty: none."""
-    failed = sum(record.error is not None for file in files for _, record in file.good())
-    if failed:
-        notices.append(f"{failed} examples failed; the next start tries them again")
-    bare = sum(record.record_sha256 is None for file in files for _, record in file.good())
-    if bare:
-        notices.append(
-            f"{bare} records hold no digest of their own (written before schema 3): only their "
-            "form and their score were checked"
-        )
-    if info is None:
-        return ""
-    have = {(file.path.parent.name, file.path.stem): len(file.good()) for file in files}
-    planned = lacking = 0
-    for variant in info.models:
-        for task in info.tasks:
-            count = _planned(info, task) or 0
-            planned += count
-            lacking += max(0, count - have.get((variant, task), 0))
-    return f"{lacking} of {planned} planned examples have no whole record" if lacking else ""
-
-
 # -- repair ------------------------------------------------------------------------------------
 
 
-def _repair(folder: Path, files: Sequence[RecordFile], checked: Checked) -> None:
+def _repair(files: Sequence[RecordFile], checked: Checked) -> None:
     for file in files:
         bad = [line for line in file.lines if line.number in file.bad]
         untidy = [line for line in file.lines if line.untidy and line.number not in file.bad]

@@ -136,7 +136,7 @@ class AHNLM(HFLM):
         if variant is None:
             variant = default_variant(base, ahn is not None, window is not None)
         # lm-eval says "cuda:0" where its user says nothing, also where there is none.
-        if device is None or (str(device).startswith("cuda") and not torch.cuda.is_available()):
+        if device is None or (device == "cuda:0" and not torch.cuda.is_available()):
             device = "auto"
         if dtype == "auto":
             dtype = "bfloat16" if resolve_device(device).startswith("cuda") else "float32"

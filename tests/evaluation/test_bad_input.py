@@ -195,7 +195,7 @@ def test_memory_of_another_shape_is_refused(run_eval, base, memory, tmp_path):
 def test_a_base_model_is_no_memory(run_eval, base, tiny):
     flags = ["--variant", "ahn", "--window", 64, "--sinks", 4]
     (line,) = problems(run_eval(*base, "--ahn", tiny, *flags))
-    assert f"--ahn: {tiny} holds no AHN weights" in line
+    assert f"{tiny}: config.json names no cell" in line
 
 
 def test_a_model_folder_without_weights_is_refused(run_eval, base, tiny, tmp_path):
