@@ -24,6 +24,7 @@ from ahn.checkpoints.load import (
 )
 from ahn.checkpoints.merge import merge_checkpoint, split_checkpoint
 from ahn.checkpoints.resolve import ResolvedCheckpoint, resolve_checkpoint
+from ahn.checkpoints.tokenizer import load_tokenizer
 from ahn.config import CELLS, VARIANTS, AHNConfig, LayerLayout
 from ahn.registration import register_when_needed
 from common.errors import InputError
@@ -51,6 +52,7 @@ __all__ = [
     "describe_model",
     "load_model",
     "load_resolved",
+    "load_tokenizer",
     "merge_checkpoint",
     "resolve_checkpoint",
     "split_checkpoint",
