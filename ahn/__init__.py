@@ -26,6 +26,7 @@ from ahn.checkpoints.load import (
 )
 from ahn.checkpoints.merge import merge_checkpoint, split_checkpoint
 from ahn.checkpoints.resolve import ResolvedCheckpoint, resolve_checkpoint
+from ahn.checkpoints.tokenizer import load_tokenizer
 from ahn.config import VARIANTS, AHNConfig, LayerLayout
 from ahn.families import Family, register_family
 from common.errors import InputError
@@ -63,6 +64,7 @@ __all__ = [
     "describe_model",
     "load_model",
     "load_resolved",
+    "load_tokenizer",
     "merge_checkpoint",
     "register",
     "register_cell",

@@ -18,16 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer
 
 import ahn
 
 
 def load(options: argparse.Namespace) -> tuple[Any, Any]:
     """The model and its tokenizer."""
-    memory = options.ahn
-    if memory is None and Path(options.model) == ahn.POCKET_PATH:
-        memory = ahn.POCKET_PATH / "gdn"
+    memory = "pocket" if options.ahn is None and options.model == "pocket" else options.ahn
     model = ahn.load_model(
         options.model,
         ahn=memory,
@@ -35,7 +32,7 @@ def load(options: argparse.Namespace) -> tuple[Any, Any]:
         sinks=options.sinks,
         device=options.device,
     )
-    return model, AutoTokenizer.from_pretrained(options.model)
+    return model, ahn.load_tokenizer(options.model)
 
 
 @torch.no_grad()
@@ -80,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
     asking = commands.add_parser("ask", help="ask a saved cache")
     for command in (reading, asking):
         command.add_argument("cache", type=Path)
-        command.add_argument("--model", default=str(ahn.POCKET_PATH), help="folder or hub id")
+        command.add_argument("--model", default="pocket", help="folder, hub id, or pocket")
         command.add_argument("--ahn", help="AHN weights, where they are not merged")
         command.add_argument("--window", type=int, default=128)
         command.add_argument("--sinks", type=int, default=4)

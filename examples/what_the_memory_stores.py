@@ -11,7 +11,6 @@ stream where the answer is due, beside what the stream holds there.
 from __future__ import annotations
 
 import torch
-from transformers import AutoTokenizer
 
 import ahn
 
@@ -29,8 +28,8 @@ def story(before: int = 12, after: int = 40) -> str:
 
 def main() -> None:
     """Read, look, ask."""
-    tokenizer = AutoTokenizer.from_pretrained(ahn.POCKET_PATH)
-    model = ahn.load_model(ahn.POCKET_PATH, ahn=ahn.POCKET_PATH / "gdn", window=128, sinks=4)
+    tokenizer = ahn.load_tokenizer("pocket")
+    model = ahn.load_model("pocket", ahn="pocket/gdn", window=128, sinks=4)
     print(model.layout_table())
 
     inputs = tokenizer(story(), return_tensors="pt")
@@ -69,9 +68,7 @@ def main() -> None:
 
     print("\nwhat is answered:")
     for variant in ("ahn", "window"):
-        other = ahn.load_model(
-            ahn.POCKET_PATH, variant, ahn=ahn.POCKET_PATH / "gdn", window=128, sinks=4
-        )
+        other = ahn.load_model("pocket", variant, ahn="pocket/gdn", window=128, sinks=4)
         output = other.generate(**inputs, max_new_tokens=1, do_sample=False)
         print(f"  {variant:7} {tokenizer.decode(output[0, ids.shape[1] :]).strip()}")
 

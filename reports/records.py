@@ -55,7 +55,8 @@ class ExampleRecord(BaseModel):
     """One example, answered by one variant: one line of ``<run>/<variant>/<task>.jsonl``.
 
     An example that failed is a record too: ``error`` holds the reason, ``score`` and whatever
-    was not reached are None. Without an error the score, token counts and times are present.
+    was not reached are None. Without an error the score and the prompt's tokens are present; what
+    the model's back-end cannot know of its cost is None, never a guess.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -158,7 +159,7 @@ class ExampleRecord(BaseModel):
     reused_prefix_tokens: Count = Field(
         default=0,
         description="Prompt tokens taken from the cache of an earlier example (counted); their "
-        "prefill time is not in prefill_seconds.",
+        "prefill time is not in prefill_seconds. Not there where it is not known.",
     )
     length: int | None = Field(
         default=None, description="The row's own 'length' field (words or characters), if any."
@@ -192,14 +193,7 @@ class ExampleRecord(BaseModel):
     @model_validator(mode="after")
     def _complete_unless_failed(self) -> ExampleRecord:
         if self.error is None:
-            needed = [
-                "score",
-                "prompt_tokens",
-                "generated_tokens",
-                "prefill_seconds",
-                "decode_seconds",
-            ]
-            missing = [name for name in needed if getattr(self, name) is None]
+            missing = [name for name in ("score", "prompt_tokens") if getattr(self, name) is None]
             if missing:
                 raise ValueError(f"{', '.join(missing)}: may be empty only together with an error")
         return self
@@ -215,6 +209,8 @@ class ExampleRecord(BaseModel):
         """
         optional = ("start", "label", "gold_ans")
         absent = {name for name in optional if getattr(self, name) is None}
+        if self.error is None:  # where nobody knows, its default would be a claim
+            absent |= {"reused_prefix_tokens"} - self.model_fields_set
         content = self.model_dump(exclude=absent | {"record_sha256"})
         content["record_sha256"] = content_sha256(content)
         line = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)

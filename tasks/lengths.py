@@ -10,6 +10,11 @@ from common.quantities import token_count
 MAX_PLAIN = re.compile(r"\s*[0-9]{1,12}\s*")
 
 
+MAX_LENGTH = 16 * 1024**2
+"""Tokens: beyond it a slip of the pen is likelier than a wish."""
+_PLAIN = re.compile(r"\s*[0-9]{1,12}\s*")
+
+
 def parse_length(length: str | int) -> int:
     """A length in tokens: 131072, "131072", "128k" (128 * 1024) or "1m" (1024 * 1024).
 

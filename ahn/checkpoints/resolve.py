@@ -29,7 +29,7 @@ from ahn.checkpoints.keys import (
 from ahn.checkpoints.locate import CheckpointFiles
 from ahn.checkpoints.names import ahn_path
 from ahn.checkpoints.placement import resolve_device_map, resolve_dtype
-from ahn.checkpoints.rope import with_rope
+from ahn.checkpoints.rope import context_length, with_rope
 from ahn.checkpoints.safetensors_files import StoredTensor
 from ahn.config import BACKENDS, AHNConfig, LayerLayout
 from ahn.cost.shapes import ModelShape
@@ -82,6 +82,11 @@ class ResolvedCheckpoint:
         if isinstance(self.device_map, str) or set(self.device_map) != {""}:
             return None
         return self.device_map[""]
+
+    @property
+    def context(self) -> int | None:
+        """Positions the model was made for, stretched by YaRN where set; None: not said."""
+        return context_length(self.config)
 
     @property
     def two_folders(self) -> bool:
@@ -155,7 +160,7 @@ def resolve_checkpoint(
     settings, described, memory = own, base, base if own is not None else None
     if ahn is not None:
         memory = described = _files(ahn if isinstance(ahn, CheckpointFiles) else ahn_path(ahn))
-        settings = _memory_settings(memory, family, base)
+        settings = _settings_beside(base, family, memory)
         memory = base if memory.is_same(base) else memory
     if AHNConfig(variant=variant).layer(0).cell is None:
         memory = None
@@ -228,7 +233,7 @@ def _files(place: str | Path | CheckpointFiles) -> CheckpointFiles:
     return place if isinstance(place, CheckpointFiles) else CheckpointFiles(place)
 
 
-def _memory_settings(memory: CheckpointFiles, family: Family, base: CheckpointFiles) -> AHNConfig:
+def _settings_beside(base: CheckpointFiles, family: Family, memory: CheckpointFiles) -> AHNConfig:
     """The settings of AHN weights that are given beside a base model.
 
     Raises:
@@ -240,7 +245,16 @@ def _memory_settings(memory: CheckpointFiles, family: Family, base: CheckpointFi
             f"{memory}: trained for {config.get('model_type')}, but {base} is "
             f"{base.config.get('model_type')}"
         )
-    settings = read_ahn_config(config, memory.place)
+    return memory_settings(memory)
+
+
+def memory_settings(memory: CheckpointFiles) -> AHNConfig:
+    """What AHN weights say of themselves.
+
+    Raises:
+        InputError: they are none, or something in their configuration cannot be.
+    """
+    settings = read_ahn_config(memory.config, memory.place)
     if settings is None:
         raise InputError(
             f"{memory}: config.json names no cell (_ahn_implementation); not an AHN checkpoint"

@@ -136,3 +136,20 @@ def rope_summary(config: Mapping[str, Any]) -> str:
     text = f"{rope['rope_type']}, factor {rope.get('factor')}"
     positions = rope.get("original_max_position_embeddings", config.get("max_position_embeddings"))
     return text + (f", from {positions:,} positions" if isinstance(positions, int) else "")
+
+
+def context_length(config: Mapping[str, Any]) -> int | None:
+    """Positions that a model was made for: its maximum, stretched by YaRN where set.
+
+    Args:
+        config: a `config.json`.
+    """
+    positions = config.get("max_position_embeddings")
+    if not isinstance(positions, int):
+        return None
+    scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    kind = scaling.get("rope_type", scaling.get("type"))
+    if kind == "yarn" and "original_max_position_embeddings" in scaling:
+        stretched = scaling.get("factor", 1.0) * scaling["original_max_position_embeddings"]
+        return max(positions, int(stretched))
+    return positions

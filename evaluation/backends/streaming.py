@@ -1,4 +1,4 @@
-"""Tokens in, text out: prefill in the streaming cache, then decode, with clocks and bytes.
+"""The models of `ahn`: full attention, a window, and a window with a memory of what left it.
 
 The prompt except its last token is *prefilled* here; `generate` then reads the last token and
 decodes. So ``decode_seconds`` covers exactly one forward pass per generated token, and
@@ -11,127 +11,329 @@ just as keys and values do.
 
 from __future__ import annotations
 
-import copy
+import gc
+import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from transformers import GenerationConfig
 
-from ahn.checkpoints.locate import generation_defaults
-from ahn.families import find_family
-from common.errors import InputError
-
-# Settings of a record of a run, besides whatever else is set.
-_RECORDED = ("do_sample", "num_beams", "temperature", "top_p", "top_k", "min_p")
-_PENALTY_DEFAULTS = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "length_penalty": 1.0}
-# `generate` arguments that a protocol may set; `newline_eos` is ours, see below.
-_PROTOCOL_KEYS = {*_RECORDED, "min_new_tokens", "newline_eos"}
-# AHN samples with Qwen3 in eval/longbench/pred.py, by which InfiniteBench is run too; eval/lveval
-# and every other model decode greedily.
-_AHN_SAMPLES = frozenset({"longbench", "longbench_e", "infinitebench"})
-_AHN_QWEN3 = {"do_sample": True, "temperature": 0.7, "top_p": 0.8, "top_k": 200, "min_p": 0.0}
+from ahn.cells.base import MemoryCell
+from ahn.checkpoints.load import load_resolved
+from ahn.checkpoints.locate import CheckpointFiles
+from ahn.checkpoints.names import ahn_path
+from ahn.checkpoints.placement import DTYPE_BYTES, resolve_device
+from ahn.checkpoints.resolve import (
+    ResolvedCheckpoint,
+    default_variant,
+    memory_settings,
+    resolve_checkpoint,
+)
+from ahn.checkpoints.rope import with_rope
+from ahn.config import AHNConfig
+from ahn.cost.accounting import cache_bytes, flops
+from ahn.ops.selector import asked, pick
+from ahn.released import read_ahn_config
+from common.errors import InputError, Problems
+from evaluation.backends.base import (
+    Answer,
+    Backend,
+    Cost,
+    Document,
+    Ids,
+    Question,
+    Reader,
+    RunSettings,
+)
+from evaluation.backends.generation import stop_ids
+from evaluation.backends.requests import VariantRequest, tokens
 
 
 @dataclass(frozen=True)
-class Generation:
-    """One answer and what it cost."""
+class Kind:
+    """One way of seeing the past.
 
-    text: str
-    token_ids: list[int]
-    finish_reason: str  # "eos", "length", or "stop" where a stop text ended it
-    prefill_seconds: float
-    decode_seconds: float
-    reused_prefix_tokens: int
-    cache_bytes: int
-
-
-def load_generation_config(folder: Path, model_config: Mapping[str, Any]) -> GenerationConfig:
-    """The checkpoint's ``generation_config.json``; without one, the ids of its ``config.json``.
-
-    Raises `InputError` when the file is there but cannot be used.
+    Attributes:
+        summary: for people.
+        needs_window: it keeps sinks and a window.
+        needs_memory: it has AHN weights.
     """
-    if not (folder / "generation_config.json").exists():
-        keys = ("bos_token_id", "eos_token_id", "pad_token_id")
-        return GenerationConfig(**{key: model_config.get(key) for key in keys})
+
+    summary: str
+    needs_window: bool
+    needs_memory: bool
+
+
+KINDS: dict[str, Kind] = {
+    "full": Kind("every token sees every earlier token", False, False),
+    "window": Kind("sinks and a sliding window, nothing else", True, False),
+    "ahn": Kind("sinks, window, and a memory of what left the window", True, True),
+    "no-write": Kind("as ahn, but nothing is written into the memory", True, True),
+}
+
+
+class StreamingModels:
+    """What the variants of one run share: the files of model and memories, and what they say."""
+
+    def __init__(self, settings: RunSettings) -> None:
+        self.settings = settings
+
+    @cached_property
+    def base(self) -> CheckpointFiles:
+        """The base model.
+
+        Raises:
+            InputError: none was given, or no such embedded one.
+        """
+        if not self.settings.model:
+            raise InputError("--model: none given")
+        return CheckpointFiles(self.settings.model)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The base model's `config.json`, with its positions stretched where that is asked."""
+        config, factor = self.base.config, self.settings.yarn_factor
+        return dict(config) if factor is None else with_rope(config, None, factor)
+
+    @cached_property
+    def weights(self) -> dict[str, CheckpointFiles]:
+        """The AHN weights that were given, by name."""
+        problems, found = Problems(), {}
+        for name, place in self.settings.ahn.items():
+            with problems.collecting():
+                found[name] = CheckpointFiles(ahn_path(place))
+        problems.check()
+        return found
+
+    @cached_property
+    def memories(self) -> dict[str, AHNConfig]:
+        """Settings of the AHN weights by name: those given, or (named '') those in the model."""
+        if not self.settings.ahn:
+            merged = read_ahn_config(self.base.config, self.base.place)
+            return {} if merged is None else {"": merged}
+        problems, found = Problems(), {}
+        for name, files in self.weights.items():
+            with problems.collecting():
+                found[name] = memory_settings(files)
+        problems.check()
+        return found
+
+    def of_all(self, setting: str, remedy: str) -> Any:
+        """What all AHN weights have as `setting`; None without any.
+
+        Raises:
+            InputError: they differ.
+        """
+        values = {name: getattr(memory, setting) for name, memory in self.memories.items()}
+        if len(set(values.values())) > 1:
+            listed = ", ".join(f"{name} {value}" for name, value in values.items())
+            raise InputError(f"--ahn: the weights differ in their {setting} ({listed}): {remedy}")
+        return next(iter(values.values()), None)
+
+    def default_kinds(self) -> list[str]:
+        """What is compared when no variant is named."""
+        settings = self.settings
+        last = default_variant(self.base, bool(settings.ahn), settings.window is not None)
+        return list(KINDS)[: list(KINDS).index(last) + 1]
+
+    @cached_property
+    def device_and_dtype(self) -> tuple[str, str]:
+        """What `auto` stands for here: a GPU where there is one, and bfloat16 on it."""
+        device, dtype = resolve_device(self.settings.device), self.settings.dtype
+        if dtype == "auto":
+            dtype = "bfloat16" if device.startswith("cuda") else "float32"
+        return device, dtype
+
+
+def make_variant(request: VariantRequest, settings: RunSettings) -> StreamingBackend:
+    """A variant of one of `KINDS`; options `window`, `sinks` (tokens) and `weights` (a name).
+
+    Raises:
+        InputError: everything that is wrong with it; see `ahn.resolve_checkpoint`.
+    """
+    kind, models, problems = KINDS[request.kind], settings.once(StreamingModels), Problems()
+    readers: dict[str, Any] = {}
+    if kind.needs_window:
+        readers |= {"window": tokens, "sinks": tokens}
+    if kind.needs_memory:
+        readers["weights"] = str
+    own = request.take(**readers)
+    window, sinks = own.get("window", settings.window), own.get("sinks", settings.sinks)
+    problems.add(*map(_by_flag, AHNConfig.problems(request.kind, None, window, sinks)))
+    device, dtype = "cpu", "float32"
+    with problems.collecting():
+        try:
+            device, dtype = models.device_and_dtype
+        except InputError as error:
+            raise InputError(*map(_by_flag, error.problems)) from None
+    keeping_all: Any = ()
+    with problems.collecting():
+        _ = models.base.config
+        keeping_all = models.of_all("full_attention_layers", "they cannot share a run") or ()
+        shared = window
+        if kind.needs_window and window is None:
+            shared = models.of_all("window", "give --window for all")
+        if kind.needs_window and shared is None:
+            problems.add(f"--window: needed by {request.name}")
+        if kind.needs_window and sinks is None:
+            models.of_all("sinks", "give --sinks for all")
+        if kind.needs_memory and not models.memories:
+            problems.add(
+                f"--ahn: needed by {request.name} (AHN weights, or a model with AHN weights "
+                "merged into it)"
+            )
+    problems.check()
+    name = None
+    if kind.needs_memory or (kind.needs_window and (keeping_all or None in (window, sinks))):
+        # a window alone has that of the weights, and keeps full attention in the same layers
+        name = own.get("weights", next(iter(settings.ahn), None))
+    if name is not None and name not in models.weights:
+        raise InputError(
+            f"--variant {request}: there are no AHN weights {name!r} "
+            f"(--ahn gives {', '.join(filter(None, models.weights)) or 'one without a name'})"
+        )
     try:
-        generation_defaults(folder)  # in strict JSON
-        return GenerationConfig.from_pretrained(folder)
-    except InputError:
-        raise
-    except (OSError, ValueError, TypeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{folder / 'generation_config.json'}: {reason}") from error
+        checkpoint = resolve_checkpoint(
+            models.base,
+            request.kind,
+            None if name is None else models.weights[name],
+            window,
+            sinks,
+            dtype,
+            device,
+            yarn_factor=settings.yarn_factor,
+        )
+    except InputError as error:
+        raise InputError(*map(_by_flag, error.problems)) from None
+    if checkpoint.context is None:
+        raise InputError(f"--model: {models.base}: config.json has no max_position_embeddings")
+    seen, notices = checkpoint.settings, list(checkpoint.notices)
+    if kind.needs_window and sinks is None and seen.window < seen.sinks:
+        notices.append(
+            f"--window: {seen.window} tokens are fewer than the {seen.sinks} sinks (the default; "
+            "see --sinks)"
+        )
+    used = name is not None and (kind.needs_memory or keeping_all)
+    return StreamingBackend(
+        request.name,
+        request.kind,
+        checkpoint,
+        str(models.weights[name]) if name is not None and used else None,
+        settings.yarn_factor,
+        tuple(notices),
+    )
 
 
-def generation_settings(
-    checkpoint: GenerationConfig,
-    protocol_name: str,
-    protocol_settings: Mapping[str, Any],
-    max_new_tokens: int,
-    tokenizer: Any,
-    model_type: str | None,
-    benchmark: str = "longbench",
-) -> GenerationConfig:
-    """The checkpoint's settings with the protocol's on top: what `generate` really uses.
+def _by_flag(problem: str) -> str:
+    """A problem of an argument, named by the flag that gives it."""
+    word, _, rest = problem.partition(" ")
+    return f"--{word}: {rest}" if word in ("window", "sinks", "device", "dtype") else problem
 
-    What the protocol does not name stays as the checkpoint has it: stop ids and
-    ``repetition_penalty`` above all, which greedy decoding applies too. ``newline_eos`` (samsum,
-    official) replaces the stop ids by the tokenizer's end token and the last id of a newline.
+
+class StreamingBackend(Backend):
+    """A variant of a model of `ahn`.
+
+    Args:
+        name: in records.
+        kind: one of `KINDS`.
+        checkpoint: what is loaded.
+        ahn: place of the AHN weights, as given.
+        yarn_factor: as given.
+        notices: what people must be told.
     """
-    unknown = sorted(set(protocol_settings) - _PROTOCOL_KEYS)
-    if unknown:
-        raise InputError(f"unknown generation settings of a task: {', '.join(unknown)}")
-    settings = copy.deepcopy(checkpoint)
-    chosen: dict[str, Any] = {"do_sample": False, "num_beams": 1, **protocol_settings}
-    family = find_family(model_type)
-    qwen3 = family is not None and family.model_type == "qwen3"
-    if protocol_name == "ahn" and qwen3 and benchmark in _AHN_SAMPLES:
-        chosen |= _AHN_QWEN3
-    newline_eos = chosen.pop("newline_eos", False)
-    if not chosen["do_sample"]:
-        # Greedy decoding ignores these; unset, so that the record does not suggest otherwise.
-        chosen |= {"temperature": None, "top_p": None, "top_k": None, "min_p": None}
-    for key, value in chosen.items():
-        setattr(settings, key, value)
-    settings.max_new_tokens = max_new_tokens
-    settings.max_length = None
-    if settings.eos_token_id is None:
-        settings.eos_token_id = tokenizer.eos_token_id
-    if newline_eos:
-        newline = tokenizer.encode("\n", add_special_tokens=False)
-        if not newline:
-            raise InputError("the tokenizer gives no token for a newline, which ends samsum")
-        settings.eos_token_id = [tokenizer.eos_token_id, newline[-1]]
-    if settings.pad_token_id is None:
-        ids = stop_ids(settings)
-        settings.pad_token_id = ids[0] if ids else 0
-    return settings
+
+    def __init__(
+        self,
+        name: str,
+        kind: str,
+        checkpoint: ResolvedCheckpoint,
+        ahn: str | None = None,
+        yarn_factor: float | None = None,
+        notices: Sequence[str] = (),
+    ) -> None:
+        self.name = name
+        self.kind = kind
+        self.checkpoint = checkpoint
+        self.notices = notices
+        self.device = checkpoint.device
+        self.context = checkpoint.context
+        self.parameters = checkpoint.shape.parameters
+        self._ahn = ahn
+        self._yarn_factor = yarn_factor
+
+    @property
+    def _seen(self) -> dict[str, Any]:
+        """Window, sinks, cell and layers with full attention, as far as this kind has them."""
+        settings, kind = self.checkpoint.settings, KINDS[self.kind]
+        return {
+            "window": settings.window if kind.needs_window else None,
+            "sinks": settings.sinks if kind.needs_window else None,
+            "cell": settings.cell if kind.needs_memory else None,
+            "full_attention_layers": settings.full_attention_layers if kind.needs_window else (),
+        }
+
+    def identity(self) -> Mapping[str, Any]:
+        """See `Backend`."""
+        stretched = {} if self._yarn_factor is None else {"yarn_factor": self._yarn_factor}
+        return stretched | {
+            **self._seen,
+            "full_attention_layers": list(self._seen["full_attention_layers"]),
+            "dtype": self.checkpoint.dtype,
+            "device": (self.device or "").split(":")[0],
+        }
+
+    def weight_files(self) -> Sequence[Path]:
+        """See `Backend`."""
+        return self.checkpoint.weight_files
+
+    def describe(self) -> Mapping[str, Any]:
+        """See `Backend`."""
+        return {
+            "name": self.name,
+            "variant": self.kind,
+            "path": self.checkpoint.path,
+            "ahn": self._ahn,
+            **self._seen,
+            "dtype": self.checkpoint.dtype,
+            "device": self.device,
+            "yarn_factor": self._yarn_factor,
+        }
+
+    def cost(self, prompt_tokens: int, generated_tokens: int) -> Cost:
+        """See `Backend`: "exact" accounting; the last generated token is never read."""
+        seen = {**self._seen, "sinks": self._seen["sinks"] or 0}
+        shape = self.checkpoint.shape
+        counted = flops(
+            shape, self.kind, prompt_tokens, generated_tokens, accounting="exact", **seen
+        )
+        held = cache_bytes(
+            shape,
+            self.kind,
+            prompt_tokens + max(generated_tokens - 1, 0),
+            dtype_bytes=DTYPE_BYTES[self.checkpoint.dtype],
+            **seen,
+        )
+        return Cost(int(counted.total), int(held.total))
+
+    def open(self, tokenizer: Any, seed: int) -> Reader:
+        """See `Backend`."""
+        seed_everything(seed)
+        return StreamingReader(load_resolved(self.checkpoint), tokenizer)
 
 
-def stop_ids(settings: GenerationConfig) -> list[int]:
-    """Ids that end an answer."""
-    ids = settings.eos_token_id
-    if ids is None:
-        return []
-    return [ids] if isinstance(ids, int) else list(ids)
-
-
-def settings_as_dict(settings: GenerationConfig) -> dict[str, Any]:
-    """Everything that decides what is generated, for the record and the run's identity."""
-    stated = {key: value for key, value in settings.to_dict().items() if value is not None}
-    # True of the file that they were read from, not of what is generated.
-    for key in ("_from_model_config", "transformers_version"):
-        stated.pop(key, None)
-    result: dict[str, Any] = {key: getattr(settings, key, None) for key in _RECORDED}
-    result |= _PENALTY_DEFAULTS | stated
-    result["eos_token_id"] = stop_ids(settings)
-    return result
+def seed_everything(seed: int) -> None:
+    """Seed all generators and ask for repeatable kernels, as the authors' scripts do."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
 
 
 def before_stop(text: str, stop: Sequence[str]) -> str:
@@ -145,99 +347,164 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError)
 
 
-class Generator:
-    """Answers prompts with one model, reusing the cache of a shared beginning."""
+class StreamingReader(Reader):
+    """A loaded model.
+
+    Args:
+        model: of `ahn.load_model`.
+        tokenizer: its tokenizer.
+    """
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         # `generate` fills what a call leaves open from here; each call comes with all settings.
         model.generation_config = GenerationConfig()
-        self._model = model
-        self._tokenizer = tokenizer
-        self._device = next(model.parameters()).device
-        self._shared_ids: npt.NDArray[np.int32] | None = None
-        self._shared_cache: Any = None
+        self.model = model
+        self.tokenizer = tokenizer
+        self.device = next(model.parameters()).device
 
-    def forget(self) -> None:
-        """Drop the cache that is kept for the next example."""
-        self._shared_ids, self._shared_cache = None, None
+    def describe(self) -> Mapping[str, Any]:
+        """See `Reader`."""
+        layers = self.model.layout
+        cells = [layer.cell for layer in layers if layer.cell is not None]
+        return {
+            "cell": cells[0] if cells else None,
+            "parameters": self.model.num_parameters(),
+            "layout": [
+                {"window": layer.window, "sinks": layer.sinks, "cell": layer.cell}
+                for layer in layers
+            ],
+        }
 
-    @torch.inference_mode()
-    def answer(
-        self,
-        prompt: npt.NDArray[np.int32],
-        settings: GenerationConfig,
-        *,
-        shared_tokens: int = 0,
-        keep_shared: bool = False,
-        seed: int | None = None,
-        stop: Sequence[str] = (),
-    ) -> Generation:
-        """Answer `prompt` (ids ``[T]``).
+    def forms(self) -> Mapping[str, str]:
+        """See `Reader`: the form of the memory's recurrence; nothing without a memory.
 
-        The first `shared_tokens` ids (fewer than ``T``) are taken from the cache that an earlier
-        call kept, if they are the same ones; with `keep_shared` they are kept for the next call.
-        `seed` sets the generators first, so that a sampled answer does not depend on the
-        examples before it. The answer ends before the first of the texts `stop`.
+        `AHN_BACKEND`, the weights' configuration and the packages that are installed choose it.
         """
-        if not 0 <= shared_tokens < len(prompt):
-            raise ValueError(f"shared_tokens {shared_tokens} of a prompt of {len(prompt)} tokens")
-        if seed is not None:
-            torch.manual_seed(seed)
-        started = self._now()
-        cache, reused = self._start_cache(prompt[:shared_tokens], keep_shared)
-        self._prefill(prompt[shared_tokens:-1], cache)
-        prefilled = self._now()
-        ids = self._as_batch(prompt)
-        output = self._model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            past_key_values=cache,
-            generation_config=settings,
-            **({"stop_strings": list(stop), "tokenizer": self._tokenizer} if stop else {}),
-        )
-        new_ids: list[int] = output[0, len(prompt) :].tolist()
-        finished = self._now()
-        ended = bool(new_ids) and new_ids[-1] in stop_ids(settings)
-        whole = self._tokenizer.decode(new_ids, skip_special_tokens=True)
-        text = before_stop(whole, stop)
-        return Generation(
-            text=text,
-            token_ids=new_ids,
-            finish_reason="stop" if text != whole else "eos" if ended else "length",
-            prefill_seconds=prefilled - started,
-            decode_seconds=finished - prefilled,
-            reused_prefix_tokens=reused,
-            cache_bytes=int(cache.nbytes),
-        )
+        cells = (module for module in self.model.modules() if isinstance(module, MemoryCell))
+        cell = next((cell for cell in cells if cell.declaration.recurrence is not None), None)
+        if cell is None:
+            return {}
+        return {
+            phase: pick(
+                asked(cell.backend),
+                self.device.type,
+                self.model.dtype,
+                cell.head_dim,
+                one_token,
+                cell.declaration.recurrence == "delta_rule",
+                False,
+            )
+            for phase, one_token in (("prefill", False), ("decode", True))
+        }
 
-    def _start_cache(self, shared: npt.NDArray[np.int32], keep: bool) -> tuple[Any, int]:
-        """A cache that holds `shared`, and how many of its tokens were there already."""
-        kept_ids, kept = self._shared_ids, self._shared_cache
-        if len(shared) and kept_ids is not None and np.array_equal(kept_ids, shared):
-            if keep:
-                return kept.copy(), len(shared)
-            self.forget()
-            return kept, len(shared)
-        self.forget()
-        cache = self._model.new_cache()
-        self._prefill(shared, cache)
-        if keep and len(shared):
-            self._shared_ids, self._shared_cache = shared.copy(), cache.copy()
-        return cache, 0
+    def read(self, ids: Ids) -> StreamingDocument:
+        """See `Reader`. It is read with its first question, whose time it is part of."""
+        return StreamingDocument(self, ids)
 
-    def _prefill(self, ids: npt.NDArray[np.int32], cache: Any) -> None:
+    def close(self) -> None:
+        """See `Reader`."""
+        self.model = None
+        free_memory()
+
+    def prefill(self, ids: Ids, cache: Any) -> None:
+        """Read `ids` into `cache`."""
         if len(ids):
-            self._model(
-                input_ids=self._as_batch(ids),
+            self.model(
+                input_ids=self.as_batch(ids),
                 past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=1,
             )
 
-    def _as_batch(self, ids: npt.NDArray[np.int32]) -> torch.Tensor:
-        return torch.from_numpy(ids.astype(np.int64))[None].to(self._device)  # [1, T]
+    def as_batch(self, ids: Ids) -> torch.Tensor:
+        """Token ids `[T]` as a tensor `[1, T]` on the model's device."""
+        return torch.from_numpy(ids.astype(np.int64))[None].to(self.device)
 
-    def _now(self) -> float:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+    def now(self) -> float:
+        """Seconds of a clock, when the device has done all its work."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
         return time.perf_counter()
+
+
+def free_memory() -> None:
+    """Give unused memory back to the device."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+class StreamingDocument(Document):
+    """The beginning of some prompts, and its cache once it was read."""
+
+    def __init__(self, reader: StreamingReader, ids: Ids) -> None:
+        self._reader = reader
+        self._ids = ids
+        self._cache: Any = None
+
+    def ask(self, question: Question, last: bool = True) -> Answer:
+        """See `Document`.
+
+        Where memory runs out, the copy of the cache that is kept for the next question may be what
+        did not fit: the question is asked once more without it.
+        """
+        if not len(question.ids):
+            raise ValueError("a question has at least one token")
+        try:
+            return self._answer(question, keep=not last)
+        except Exception as error:
+            self._forget()
+            if last or not is_out_of_memory(error):
+                raise
+        return self._answer(question, keep=False)
+
+    def _forget(self) -> None:
+        self._cache = None
+        free_memory()
+
+    @torch.inference_mode()
+    def _answer(self, question: Question, keep: bool) -> Answer:
+        reader, settings = self._reader, question.settings
+        if question.seed is not None:
+            torch.manual_seed(question.seed)
+        started = reader.now()
+        cache, reused = self._take_cache(keep)
+        reader.prefill(question.ids[:-1], cache)
+        prefilled = reader.now()
+        prompt = reader.as_batch(np.concatenate([self._ids, question.ids]))
+        stop = list(question.stop)
+        output = reader.model.generate(
+            input_ids=prompt,
+            attention_mask=torch.ones_like(prompt),
+            past_key_values=cache,
+            generation_config=settings,
+            **({"stop_strings": stop, "tokenizer": reader.tokenizer} if stop else {}),
+        )
+        new_ids: list[int] = output[0, prompt.shape[1] :].tolist()
+        finished = reader.now()
+        ended = bool(new_ids) and new_ids[-1] in stop_ids(settings)
+        whole = reader.tokenizer.decode(new_ids, skip_special_tokens=True)
+        text = before_stop(whole, stop)
+        return Answer(
+            text=text,
+            finish_reason="stop" if text != whole else "eos" if ended else "length",
+            generated_tokens=len(new_ids),
+            prefill_seconds=prefilled - started,
+            decode_seconds=finished - prefilled,
+            reused_tokens=reused,
+            cache_bytes=int(cache.nbytes),
+            token_ids=new_ids,
+        )
+
+    def _take_cache(self, keep: bool) -> tuple[Any, int]:
+        """A cache that holds the document, and how many of its tokens were there already."""
+        cache, self._cache = self._cache, None
+        reused = 0 if cache is None else len(self._ids)
+        if cache is None:
+            cache = self._reader.model.new_cache()
+            self._reader.prefill(self._ids, cache)
+        if keep and len(self._ids):
+            self._cache = cache.copy()
+        return cache, reused

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from common.errors import InputError, Problems
+from common.errors import InputError
 from common.writing import write_whole
 from evaluation.commands.data_folders import register_benchmark_of
 from evaluation.plan.environment import now
@@ -131,67 +131,150 @@ def check_run(
 
 
 def _check(folder: Path, repair: bool, workers: int | None, watch: Watch | None) -> Checked:
-    problems = Problems()
-    notices: list[str] = []
+    check = _Check(folder)
     writer = None if repair else is_locked(folder)
     if writer is not None:
-        notices.append(f"{folder}: a process is writing into it{writer}; this is its state so far")
-    info: RunInfo | None = None
-    try:
-        info = read_run_info(folder)
-    except NewerVersion:
-        raise
-    except InputError as error:
-        problems.add(
-            *error.problems,
-            f"{folder}: without its description a run cannot be continued; its lines are checked "
-            "as far as they speak for themselves",
+        check.notices.append(
+            f"{folder}: a process is writing into it{writer}; this is its state so far"
         )
-    if info is not None:
-        register_benchmark_of(info)
-    if info is not None and content_sha256(info.identity_parts) != info.identity:
-        problems.add(f"{folder / 'run.json'}: identity is not the digest of identity_parts")
-    files, left_alone = _read_files(folder, info, writer is not None)
-    for file in files:
-        _check_lines(file, info)
-    _check_prompts(files)
-    not_scored = _score_again(files, info, workers, watch)
-    found = [*problems, *(problem for file in files for problem in file.problems())]
-    missing = _missing(files, info)
-    notices += [*left_alone, *not_scored, *_of_records(files)]
-    finished = info is not None and info.status == "finished"
+    check.read_description()
+    check.read_files(writer is not None)
+    for file in check.files:
+        _check_lines(file, check.info)
+    _check_prompts(check.files)
+    check.score_again(workers, watch)
+    check.problems += [problem for file in check.files for problem in file.problems()]
+    missing = check.missing()
+    finished = check.info is not None and check.info.status == "finished"
     if missing and finished:
-        found.append(f"{folder / 'run.json'}: says finished, but {missing}")
+        check.problems.append(f"{folder / 'run.json'}: says finished, but {missing}")
     elif missing:
-        notices.append(f"{folder}: {missing}")
-    checked = Checked(found, notices, sum(len(file.good()) for file in files), len(files))
+        check.notices.append(f"{folder}: {missing}")
+    whole = sum(len(file.good()) for file in check.files)
+    checked = Checked(check.problems, check.notices, whole, len(check.files))
     if repair:
-        _repair(folder, files, checked)
+        _repair(check.files, checked)
         if finished and (missing or checked.moved):
             _set_interrupted(folder)
     return checked
 
 
-def _read_files(
-    folder: Path, info: RunInfo | None, being_written: bool
-) -> tuple[list[RecordFile], list[str]]:
-    """The record files of a run, and notices of other files that lie there."""
-    found, notices = [], []
-    for path in sorted(folder.glob("*/*.jsonl")):
-        why = _unknown(path, info)
-        if why and not holds_records(path):
-            notices.append(f"{path}: no file of this run; left alone")
-            continue
-        file = RecordFile(path, scan_jsonl(path))
-        if being_written:  # a last line may be half there
-            file.lines = [line for line in file.lines if not line.torn]
-        for line in file.lines:
-            file.reject(line, *([why] if why else line.problems))
-        found.append(file)
-        if rejected_path(path).exists():
-            count = rejected_path(path).read_bytes().count(b"\n")
-            notices.append(f"{rejected_path(path)}: {count} lines were moved here before")
-    return found, notices
+class _Check:
+    """A folder being checked: what was read of it, and what was found so far."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.info: RunInfo | None = None
+        self.files: list[RecordFile] = []
+        self.problems: list[str] = []
+        self.notices: list[str] = []
+
+    def read_description(self) -> None:
+        """``run.json``, unless it is damaged."""
+        try:
+            self.info = read_run_info(self.folder)
+        except NewerVersion:
+            raise
+        except InputError as error:
+            self.problems += error.problems
+            self.problems.append(
+                f"{self.folder}: without its description a run cannot be continued; its lines are "
+                "checked as far as they speak for themselves"
+            )
+            return
+        register_benchmark_of(self.info)
+        if content_sha256(self.info.identity_parts) != self.info.identity:
+            self.problems.append(
+                f"{self.folder / 'run.json'}: identity is not the digest of identity_parts"
+            )
+
+    def read_files(self, being_written: bool) -> None:
+        """The record files, and why lines of them are none."""
+        for path in sorted(self.folder.glob("*/*.jsonl")):
+            why = _unknown(path, self.info)
+            if why and not holds_records(path):
+                self.notices.append(f"{path}: no file of this run; left alone")
+                continue
+            file = RecordFile(path, scan_jsonl(path))
+            if being_written:  # a last line may be half there
+                file.lines = [line for line in file.lines if not line.torn]
+            for line in file.lines:
+                file.reject(line, *([why] if why else line.problems))
+            self.files.append(file)
+            if rejected_path(path).exists():
+                count = rejected_path(path).read_bytes().count(b"\n")
+                self.notices.append(f"{rejected_path(path)}: {count} lines were moved here before")
+
+    def score_again(self, workers: int | None, watch: Watch | None) -> None:
+        """Reject records whose score is not what their prediction is worth."""
+        Key = tuple[str, str, str, str]
+        groups: dict[Key, list[tuple[RecordFile, RecordLine, ExampleRecord]]] = {}
+        for file in self.files:
+            for line, record in file.good():
+                if record.error is None:
+                    key = (record.benchmark, record.task, record.protocol, record.metric)
+                    groups.setdefault(key, []).append((file, line, record))
+        total, done = sum(map(len, groups.values())), 0
+        for (benchmark, name, protocol, metric), of_group in groups.items():
+            task = self._scorer(benchmark, name, protocol, metric)
+            if task is not None:
+                before = done
+
+                def told(count: int, _: int, before: int = before) -> None:
+                    if watch:
+                        watch(before + count, total, "scoring")
+
+                _compare(of_group, task, protocol, workers, told)
+            done += len(of_group)
+
+    def _scorer(self, benchmark: str, name: str, protocol: str, metric: str) -> Task | None:
+        """The task as the records name it; None, with a notice, where this version lacks it."""
+        task = known_task(benchmark, name)
+        lacking = (
+            f"task {benchmark}/{name}"
+            if task is None
+            else f"protocol {protocol!r} of {name}"
+            if protocol not in task.protocols
+            else f"metric {metric!r} of {name}"
+            if metric not in METRICS
+            else ""
+        )
+        if task is None or lacking:
+            self.notices.append(f"{lacking} is not known to this version: scores are not checked")
+            return None
+        rules = task.protocols[protocol]
+        if rules.metric != metric:
+            self.notices.append(f"{name} is scored by {rules.metric} now, in this run by {metric}")
+            rules = dataclasses.replace(rules, metric=metric)
+            task = dataclasses.replace(task, protocols={**task.protocols, protocol: rules})
+        parts = {} if self.info is None else self.info.identity_parts.get("tasks", {}).get(name, {})
+        code = parts.get("metric_sha256") if isinstance(parts, dict) else None
+        if code not in (None, metric_sha256(metric)):
+            self.notices.append(f"{name}: the code of metric {metric} is another than the run's")
+        return task
+
+    def missing(self) -> str:
+        """How many planned examples have no record, in words; empty: none."""
+        records = [record for file in self.files for _, record in file.good()]
+        failed = sum(record.error is not None for record in records)
+        if failed:
+            self.notices.append(f"{failed} examples failed; the next start tries them again")
+        bare = sum(record.record_sha256 is None for record in records)
+        if bare:
+            self.notices.append(
+                f"{bare} records hold no digest of their own (written before schema 3): only their "
+                "form and their score were checked"
+            )
+        if self.info is None:
+            return ""
+        have = {(f.path.parent.name, f.path.stem): len(f.good()) for f in self.files}
+        planned = lacking = 0
+        for variant in self.info.models:
+            for task in self.info.tasks:
+                count = _planned(self.info, task) or 0
+                planned += count
+                lacking += max(0, count - have.get((variant, task), 0))
+        return f"{lacking} of {planned} planned examples have no whole record" if lacking else ""
 
 
 def _unknown(path: Path, info: RunInfo | None) -> str:
@@ -261,69 +344,6 @@ def _check_prompts(files: Sequence[RecordFile]) -> None:
                 file.reject(line, "answers another prompt than in other variants (prompt_sha256)")
 
 
-def _score_again(
-    files: Sequence[RecordFile],
-    info: RunInfo | None,
-    workers: int | None,
-    watch: Watch | None,
-) -> list[str]:
-    """Reject records whose score is not what their prediction is worth.
-
-    Returns:
-        Notices: what was not checked, and why.
-    """
-    notices = []
-    groups: dict[tuple[str, str, str, str], list[tuple[RecordFile, RecordLine, ExampleRecord]]] = {}
-    for file in files:
-        for line, record in file.good():
-            if record.error is None:
-                key = (record.benchmark, record.task, record.protocol, record.metric)
-                groups.setdefault(key, []).append((file, line, record))
-    total, done = sum(map(len, groups.values())), 0
-    for (benchmark, name, protocol, metric), of_group in groups.items():
-        task, told_of = _scorer(benchmark, name, protocol, metric, info)
-        notices += told_of
-        if task is not None:
-            before = done
-
-            def told(count: int, _: int, before: int = before) -> None:
-                if watch:
-                    watch(before + count, total, "scoring")
-
-            _compare(of_group, task, protocol, workers, told)
-        done += len(of_group)
-    return notices
-
-
-def _scorer(
-    benchmark: str, name: str, protocol: str, metric: str, info: RunInfo | None
-) -> tuple[Task | None, list[str]]:
-    """The task as the records name it, None where this version lacks it; and notices."""
-    task = known_task(benchmark, name)
-    lacking = (
-        f"task {benchmark}/{name}"
-        if task is None
-        else f"protocol {protocol!r} of {name}"
-        if protocol not in task.protocols
-        else f"metric {metric!r} of {name}"
-        if metric not in METRICS
-        else ""
-    )
-    if task is None or lacking:
-        return None, [f"{lacking} is not known to this version: scores are not checked"]
-    notices = []
-    rules = task.protocols[protocol]
-    if rules.metric != metric:
-        notices.append(f"{name} is scored by {rules.metric} now, in this run by {metric}")
-        rules = dataclasses.replace(rules, metric=metric)
-        task = dataclasses.replace(task, protocols={**task.protocols, protocol: rules})
-    parts = {} if info is None else info.identity_parts.get("tasks", {}).get(name, {})
-    code = parts.get("metric_sha256") if isinstance(parts, dict) else None
-    if code not in (None, metric_sha256(metric)):
-        notices.append(f"{name}: the code of metric {metric} is another than the run's")
-    return task, notices
-
-
 def _compare(
     group: Iterable[tuple[RecordFile, RecordLine, ExampleRecord]],
     task: Task,
@@ -351,39 +371,10 @@ def _planned(info: RunInfo | None, task: str) -> int | None:
     return count if type(count) is int else None
 
 
-def _of_records(files: Sequence[RecordFile]) -> list[str]:
-    """Notices of records that are whole and yet not all that they could be."""
-    notices = []
-    failed = sum(record.error is not None for file in files for _, record in file.good())
-    if failed:
-        notices.append(f"{failed} examples failed; the next start tries them again")
-    bare = sum(record.record_sha256 is None for file in files for _, record in file.good())
-    if bare:
-        notices.append(
-            f"{bare} records hold no digest of their own (written before schema 3): only their "
-            "form and their score were checked"
-        )
-    return notices
-
-
-def _missing(files: Sequence[RecordFile], info: RunInfo | None) -> str:
-    """How many planned examples have no record, in words; empty: none."""
-    if info is None:
-        return ""
-    have = {(file.path.parent.name, file.path.stem): len(file.good()) for file in files}
-    planned = lacking = 0
-    for variant in info.models:
-        for task in info.tasks:
-            count = _planned(info, task) or 0
-            planned += count
-            lacking += max(0, count - have.get((variant, task), 0))
-    return f"{lacking} of {planned} planned examples have no whole record" if lacking else ""
-
-
 # -- repair ------------------------------------------------------------------------------------
 
 
-def _repair(folder: Path, files: Sequence[RecordFile], checked: Checked) -> None:
+def _repair(files: Sequence[RecordFile], checked: Checked) -> None:
     for file in files:
         bad = [line for line in file.lines if line.number in file.bad]
         untidy = [line for line in file.lines if line.untidy and line.number not in file.bad]

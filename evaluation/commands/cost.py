@@ -8,12 +8,12 @@ from typing import Any
 
 from rich.table import Table
 
+from ahn.checkpoints.placement import DTYPE_BYTES
 from ahn.cost import zoo
 from ahn.cost.accounting import ACCOUNTINGS, added_parameters, cache_bytes, flops
 from ahn.cost.shapes import ModelShape
 from common.errors import InputError
 from evaluation.commands.options import Cost
-from evaluation.plan.costs import DTYPE_BYTES
 
 VARIANTS = ("full", "window", "ahn")
 FLOP_ACCOUNTINGS = {
@@ -41,9 +41,8 @@ def find_shape(model: str) -> ModelShape:
 
 def _described_shape(model: str) -> ModelShape:
     import ahn
-    from evaluation.plan.variants import model_path
 
-    return ModelShape.from_config(ahn.describe_model(model_path(model) or model))
+    return ModelShape.from_config(ahn.describe_model(model))
 
 
 def cost_table(asked: Cost) -> dict[str, Any]:

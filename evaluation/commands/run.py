@@ -82,7 +82,8 @@ def _set_threads(plan: Plan) -> None:
     import torch
 
     threads = plan.configuration.threads
-    if threads is None and plan.shape.parameters < TINY_PARAMETERS:
+    largest = max(model.parameters or 0 for model in plan.models.values())
+    if threads is None and largest < TINY_PARAMETERS:
         threads = 1
     if threads is not None:
         torch.set_num_threads(threads)

@@ -8,7 +8,6 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from evaluation.plan.costs import example_cache_bytes, example_flops
 from evaluation.plan.planned import Plan
 from reports import formats
 from reports.compare import answer, standings
@@ -75,23 +74,25 @@ def _variant_table(plan: Plan) -> Table:
         table.add_column(name, overflow="fold")
     table.add_column("FLOPs, whole run", justify="right", overflow="fold")
     table.add_column("cache at the longest example", justify="right", overflow="fold")
-    for name, spec in plan.models.items():
-        operations = held = 0
-        for planned in plan.tasks:
-            new = planned.rules.max_new_tokens
-            for prompt in planned.prompts:
-                operations += example_flops(plan.shape, spec, prompt.tokens, new)
-            longest = max((prompt.tokens for prompt in planned.prompts), default=0) + new - 1
-            held = max(held, example_cache_bytes(plan.shape, spec, longest))
+    for name, model in plan.models.items():
+        said = model.describe()
+        costs = [
+            model.cost(prompt.tokens, planned.rules.max_new_tokens)
+            for planned in plan.tasks
+            for prompt in planned.prompts
+        ]
+        flops = [cost.flops for cost in costs if cost.flops is not None]
+        held = [cost.cache_bytes for cost in costs if cost.cache_bytes is not None]
+        window, sinks = said.get("window"), said.get("sinks")
         table.add_row(
             name,
-            f"{spec.window:,}" if spec.window is not None else "all",
-            str(spec.sinks) if spec.sinks is not None else "",
-            spec.cell or "",
-            spec.dtype,
-            spec.device,
-            formats.operations(operations),
-            formats.size(held),
+            f"{window:,}" if window is not None else "all" if "window" in said else "",
+            "" if sinks is None else str(sinks),
+            str(said.get("cell") or ""),
+            str(said.get("dtype") or ""),
+            model.device or "",
+            formats.operations(sum(flops)) if len(flops) == len(costs) else "unknown",
+            formats.size(max(held, default=0)) if len(held) == len(costs) else "unknown",
         )
     return table
 

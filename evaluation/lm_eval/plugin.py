@@ -24,11 +24,11 @@ lm-eval's own command looks for models inside its package only; it learns of thi
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,21 +37,21 @@ from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
 from tqdm import tqdm
 
-import ahn as library
-from ahn.checkpoints.load import local_folder, read_ahn_config
-from ahn.checkpoints.tokenizer_options import tokenizer_options
-from common.errors import InputError
+from ahn.checkpoints.load import load_resolved
+from ahn.checkpoints.locate import CheckpointFiles
+from ahn.checkpoints.names import ahn_path
+from ahn.checkpoints.placement import resolve_device
+from ahn.checkpoints.resolve import default_variant, resolve_checkpoint
+from ahn.checkpoints.tokenizer import load_tokenizer
+from common.errors import InputError, Problems
+from common.notices import tell_once
 from common.quantities import token_count
-from evaluation.backends.streaming import (
-    Generator,
-    generation_settings,
-    is_out_of_memory,
-    load_generation_config,
-)
+from evaluation.backends.base import Question
+from evaluation.backends.generation import generation_settings, load_generation_config
+from evaluation.backends.streaming import StreamingReader, is_out_of_memory
 from evaluation.lm_eval.scoring import LikelihoodScorer, Scored, cut_left, with_smaller_batches
-from evaluation.plan.plan import CONTEXT_SLACK, context_length, sampling_seed
+from evaluation.plan.plan import CONTEXT_SLACK, sampling_seed
 from evaluation.plan.prompts import PreparedPrompt, prepare, shared_tokens, smallest_max_length
-from evaluation.plan.variants import ahn_path, choose_variants, model_path
 from tasks.lm_eval import PROTOCOL_MODELS, TaskDocument, document_of
 from tasks.lm_eval_task import BY_PROTOCOL
 from tasks.schema import TaskProtocol
@@ -132,40 +132,33 @@ class AHNLM(HFLM):
         chat_template_args: dict[str, Any] | None = None,
         **unknown: Any,
     ) -> None:
-        from transformers import AutoTokenizer
-
         window, sinks, max_length = map(token_count, (window, sinks, max_length))  # as 32k
         _check_options(unknown, window, sinks, max_length)
-        path = model_path(str(pretrained)) or ""
-        weights = None if ahn is None else ahn_path(str(ahn))
-        config = library.describe_model(path)
-        merged = read_ahn_config(config, path) is not None
+        base = CheckpointFiles(str(pretrained))
         if variant is None:
-            with_window = "window" if window is not None else "full"
-            variant = "ahn" if weights is not None or merged else with_window
-        problems: list[str] = []
-        choose_variants([variant], [], problems)
-        if problems:
-            raise InputError(*(f"--model_args {text.removeprefix('--')}" for text in problems))
+            variant = default_variant(base, ahn is not None, window is not None)
         # lm-eval says "cuda:0" where its user says nothing, also where there is none.
-        if device in (None, "auto") or not torch.cuda.is_available():
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device is None or (device == "cuda:0" and not torch.cuda.is_available()):
+            device = "auto"
         if dtype == "auto":
-            dtype = "bfloat16" if torch.device(device).type == "cuda" else "float32"
-        model = library.load_model(
-            path,
-            variant=variant,
-            ahn=weights,
-            window=window,
-            sinks=sinks,
+            dtype = "bfloat16" if resolve_device(device).startswith("cuda") else "float32"
+        checkpoint = resolve_checkpoint(
+            base,
+            variant,
+            None if ahn is None else str(ahn),
+            window,
+            sinks,
+            dtype,
+            device,
             yarn_factor=yarn_factor,
-            dtype=dtype,
-            device=device,
         )
-        folder = local_folder(path, weights=False)
-        named = model_path(tokenizer) or folder
-        own = AutoTokenizer.from_pretrained(named, **tokenizer_options(named))
-        self._context = context_length(model.config.to_dict()) or 2048
+        for notice in checkpoint.notices:
+            tell_once(notice)
+        own = load_tokenizer(base if tokenizer is None else tokenizer)
+        folder = base.folder(weights=False)
+        generation = load_generation_config(folder, base.config)
+        model = load_resolved(checkpoint)
+        self._context = checkpoint.context or 2048
         super().__init__(
             pretrained=model,
             backend="causal",
@@ -180,12 +173,12 @@ class AHNLM(HFLM):
             chat_template_args=chat_template_args,
         )
         self.variant = variant
-        self._path = path
-        self._ahn_path = weights
-        self._model_type = config.get("model_type")
+        self._path = checkpoint.path
+        self._ahn_path = None if ahn is None else str(ahn_path(str(ahn)))
+        self._model_type = base.config.get("model_type")
         self._seed = seed
-        self._checkpoint_generation = load_generation_config(Path(folder), config)
-        model.generation_config = load_generation_config(Path(folder), config)
+        self._checkpoint_generation = generation
+        model.generation_config = copy.deepcopy(generation)
         PROTOCOL_MODELS.add(self)
 
     def set_cache_hook(self, cache_hook: Any) -> None:
@@ -262,13 +255,13 @@ class AHNLM(HFLM):
             self._tell_of_changed_prompts(requests, documents)
             # Its calls come with all settings: the model's own are kept for tasks of others.
             kept = self.model.generation_config
-            generator = Generator(self.model, self.tokenizer)
+            reader = StreamingReader(self.model, self.tokenizer)
             try:
                 with tqdm(
                     total=len(ours), disable=disable_tqdm, desc="Running benchmark prompts"
                 ) as bar:
                     for group in _by_document(ours):
-                        self._answer(group, generator, answers, bar)
+                        self._answer(group, reader, answers, bar)
             finally:
                 self.model.generation_config = kept
             for asked in ours:
@@ -341,20 +334,15 @@ class AHNLM(HFLM):
         return int(length)
 
     def _answer(
-        self, group: list[_Asked], generator: Generator, answers: dict[int, str], bar: Any
+        self, group: list[_Asked], reader: StreamingReader, answers: dict[int, str], bar: Any
     ) -> None:
         """Answer examples about one document; its beginning is read once."""
         shared = shared_tokens([asked.prompt for asked in group])
-        for number, asked in enumerate(group):
-            sampled = asked.settings.do_sample
-            answers[asked.index] = generator.answer(
-                asked.prompt.ids,
-                asked.settings,
-                shared_tokens=shared,
-                keep_shared=number < len(group) - 1,
-                seed=asked.seed if sampled else None,
-                stop=asked.stop,
-            ).text
+        document = reader.read(group[0].prompt.ids[:shared])
+        for asked in group:
+            seed = asked.seed if asked.settings.do_sample else None
+            question = Question(asked.prompt.ids[shared:], asked.settings, asked.stop, seed)
+            answers[asked.index] = document.ask(question, last=asked is group[-1]).text
             bar.update(1)
 
     # -- what it is -------------------------------------------------------------------------
@@ -382,18 +370,17 @@ class AHNLM(HFLM):
 def _check_options(
     unknown: dict[str, Any], window: object, sinks: object, max_length: object
 ) -> None:
-    problems = []
+    problems = Problems()
     for name, value in unknown.items():
         if name in _REFUSED and value:
-            problems.append(f"--model_args {name}: {_REFUSED[name]}")
+            problems.add(f"--model_args {name}: {_REFUSED[name]}")
         elif name not in _REFUSED:
-            problems.append(f"--model_args {name}: unknown option of the model 'ahn'")
+            problems.add(f"--model_args {name}: unknown option of the model 'ahn'")
     for name, number in (("window", window), ("sinks", sinks), ("max_length", max_length)):
         fits = isinstance(number, int) and not isinstance(number, bool) and number <= 10**9
         if number is not None and not fits:
-            problems.append(f"--model_args {name}: {number!r} is not a number of tokens")
-    if problems:
-        raise InputError(*problems)
+            problems.add(f"--model_args {name}: {number!r} is not a number of tokens")
+    problems.check()
 
 
 def _new_tokens(value: Any) -> int:

@@ -14,7 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, StrictBool, field_validator
+from pydantic import AfterValidator, Field, StrictBool, ValidationInfo, field_validator
 
 from common.errors import InputError, Problems, shown
 from common.files import kind_of
@@ -33,6 +33,7 @@ from common.settings import (
     settings,
 )
 from common.suggestions import did_you_mean
+from evaluation.backends.requests import join_options
 from tasks.registry import benchmark_names
 from tasks.sources import MOST_ROWS
 
@@ -181,7 +182,7 @@ class RunConfiguration(Settings):
 
     @field_validator("variants", "tasks", "lengths", mode="before")
     @classmethod
-    def _split_commas(cls, value: object) -> object:
+    def _split_commas(cls, value: object, info: ValidationInfo) -> object:
         """Accept one name, names joined by commas, or a list of either; order kept, no doubles.
 
         Where something was said but no name (``--tasks ,``) one empty name stays, so that the
@@ -192,6 +193,8 @@ class RunConfiguration(Settings):
         if len(items) < len(given):
             return given
         names = [name.strip() for item in items for name in item.split(",")]
+        if info.field_name == "variants":
+            names = join_options(names)
         return list(dict.fromkeys(name for name in names if name)) or ([""] if names else [])
 
 

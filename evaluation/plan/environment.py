@@ -122,8 +122,8 @@ def _memory_bytes() -> int | None:
         return None
 
 
-def hardware(device: str) -> dict[str, Any]:
-    """The machine, and the accelerator if `device` is one."""
+def hardware(device: str | None) -> dict[str, Any]:
+    """The machine, and the accelerator if `device` is one; None: no variant computes on it."""
     import torch
 
     found: dict[str, Any] = {
@@ -135,7 +135,7 @@ def hardware(device: str) -> dict[str, Any]:
         "system": platform.platform(),
         "device": device,
     }
-    if device.startswith("cuda"):
+    if device is not None and device.startswith("cuda"):
         properties = torch.cuda.get_device_properties(torch.device(device))
         found["accelerator"] = properties.name
         found["accelerator_memory_bytes"] = properties.total_memory

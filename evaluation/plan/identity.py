@@ -20,7 +20,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from evaluation.backends.streaming import settings_as_dict
+from evaluation.backends.base import Backend
+from evaluation.backends.generation import settings_as_dict
 from evaluation.plan.environment import (
     environment_variables,
     git_state,
@@ -29,7 +30,6 @@ from evaluation.plan.environment import (
     package_versions,
 )
 from evaluation.plan.planned import Plan, PlannedTask
-from evaluation.plan.variants import ModelSpec
 from reports.records import RunInfo, Start, content_sha256
 from tasks.metric_code import metric_sha256
 
@@ -92,33 +92,22 @@ def _task_parts(planned: PlannedTask) -> dict[str, Any]:
     }
 
 
-def _weights_sha256(spec: ModelSpec, hashes: dict[Path, str]) -> list[str]:
-    """Weights by content."""
-    for path in spec.weight_files():
+def _weights_sha256(model: Backend, hashes: dict[Path, str]) -> list[str]:
+    """Weights by content; files that several variants share are read once."""
+    files = model.weight_files()
+    for path in files:
         if path not in hashes:
             hashes[path] = file_sha256(path)
-    return sorted({hashes[path] for path in spec.weight_files()})
-
-
-def _model_parts(spec: ModelSpec) -> dict[str, Any]:
-    """The settings that weights are used with."""
-    stretched = {} if spec.yarn_factor is None else {"yarn_factor": spec.yarn_factor}
-    return stretched | {
-        "window": spec.window,
-        "sinks": spec.sinks,
-        "cell": spec.cell,
-        "full_attention_layers": list(spec.full_attention_layers),
-        "dtype": spec.dtype,
-        "device": spec.device.split(":")[0],
-    }
+    return sorted({hashes[path] for path in files})
 
 
 def identity_parts(plan: Plan) -> dict[str, Any]:
     """What the identity of `plan` is made of. Reads all weight files once."""
     hashes: dict[Path, str] = {}
     parts = parts_without_weights(plan)
-    for name, spec in plan.models.items():
-        parts["variants"][name]["weights_sha256"] = _weights_sha256(spec, hashes)
+    for name, model in plan.models.items():
+        if weights := _weights_sha256(model, hashes):
+            parts["variants"][name]["weights_sha256"] = weights
     return parts
 
 
@@ -130,7 +119,7 @@ def parts_without_weights(plan: Plan) -> dict[str, Any]:
         "protocol": plan.configuration.protocol,
         "seed": plan.seed,
         "model_config_sha256": digest_of(config),
-        "variants": {name: _model_parts(spec) for name, spec in plan.models.items()},
+        "variants": {name: dict(model.identity()) for name, model in plan.models.items()},
         "tasks": {planned.task.name: _task_parts(planned) for planned in plan.tasks},
     }
 
@@ -161,7 +150,7 @@ def differences(mine: Mapping[str, Any], theirs: Mapping[str, Any], most: int = 
 def run_info(plan: Plan) -> RunInfo:
     """``run.json`` of a run that starts now. Reads all weight files once, for the identity."""
     parts = identity_parts(plan)
-    device = next(iter(plan.models.values())).device
+    devices = [model.device for model in plan.models.values() if model.device is not None]
     per_task = {planned.task.name: settings_as_dict(planned.settings) for planned in plan.tasks}
     common = {
         key: value
@@ -179,7 +168,7 @@ def run_info(plan: Plan) -> RunInfo:
         configuration=plan.configuration.model_dump(mode="json"),
         git=git_state(),
         packages=package_versions(),
-        hardware=hardware(device),
+        hardware=hardware(devices[0] if devices else None),
         environment=environment_variables(),
     )
     return RunInfo(
@@ -194,7 +183,7 @@ def run_info(plan: Plan) -> RunInfo:
         git=start.git,
         packages=start.packages,
         hardware=start.hardware,
-        models={name: spec.as_dict() for name, spec in plan.models.items()},
+        models={name: dict(model.describe()) for name, model in plan.models.items()},
         tasks={planned.task.name: _task_description(planned) for planned in plan.tasks},
         data_files=[dict(entry) for i, entry in enumerate(files) if entry not in files[:i]],
         status="running",

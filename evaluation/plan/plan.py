@@ -8,132 +8,29 @@ loaded, because only it can say how long the prompts are.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ahn.checkpoints.load import local_folder
-from ahn.checkpoints.tokenizer_options import tokenizer_options
-from ahn.cost.accounting import ModelShape
-from common.errors import InputError
+from transformers import GenerationConfig
+
+from ahn.checkpoints.rope import context_length
+from ahn.checkpoints.tokenizer import load_tokenizer
+from common.errors import InputError, Problems
 from common.writing import check_folder_writable
-from evaluation.backends.streaming import generation_settings, load_generation_config
+from evaluation.backends.base import Backend, RunSettings
+from evaluation.backends.generation import generation_settings, load_generation_config
+from evaluation.backends.registry import find_backend
+from evaluation.backends.streaming import KINDS, StreamingModels
 from evaluation.plan.configuration import RunConfiguration
-from evaluation.plan.models import (
-    check_backend,
-    check_models,
-    described_model,
-    resolve_models,
-)
 from evaluation.plan.planned import Plan, PlannedTask
 from evaluation.plan.prompts import prepare, smallest_max_length
 from evaluation.plan.recording import unwritable
-from evaluation.plan.tasks import AskedTasks, Watch, load_rows, resolve_tasks
-from evaluation.plan.variants import model_path
-from evaluation.problems import collect
+from evaluation.plan.tasks import AskedTasks, LoadedRows, Watch, load_rows, resolve_tasks
+from evaluation.plan.variants import variant_requests
 from tasks.schema import TaskProtocol
 
 CONTEXT_SLACK = 500  # the authors' max_length is the model's context less this
-
-
-def context_length(config: Mapping[str, Any]) -> int | None:
-    """Positions that the model was made for: its maximum, stretched by YaRN where set."""
-    positions = config.get("max_position_embeddings")
-    if not isinstance(positions, int):
-        return None
-    scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
-    kind = scaling.get("rope_type", scaling.get("type"))
-    if kind == "yarn" and "original_max_position_embeddings" in scaling:
-        stretched = scaling.get("factor", 1.0) * scaling["original_max_position_embeddings"]
-        return max(positions, int(stretched))
-    return positions
-
-
-def _load_tokenizer(path: str, problems: list[str]) -> Any:
-    from transformers import AutoTokenizer
-
-    if not Path(path).is_dir() and (path.count("/") != 1 or path.startswith((".", "/"))):
-        problems.append(f"--tokenizer: no such folder: {path} (and it is not a hub id)")
-        return None
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, **tokenizer_options(path))
-    # Whatever is wrong with the files (absent, not JSON, of an unknown class): an input problem.
-    except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        problems.append(f"--tokenizer: none can be loaded from {path} ({reason})")
-        return None
-    if len(tokenizer) <= len(tokenizer.all_special_tokens):
-        # transformers makes up an empty one for a folder that has none
-        problems.append(f"--tokenizer: there is none in {path}; name one that belongs to the model")
-        return None
-    return tokenizer
-
-
-def _max_length(
-    task: str,
-    rules: TaskProtocol,
-    configuration: RunConfiguration,
-    context: int,
-    problems: list[str],
-) -> int | None:
-    """Longest prompt of `task`; None, with the reason in `problems`, if none is possible."""
-    given = configuration.max_length
-    if given is not None:
-        length = given
-    elif rules.default_max_length is not None:
-        length = rules.default_max_length
-    else:
-        length = context - CONTEXT_SLACK
-    smallest = smallest_max_length(rules)
-    if length >= smallest:
-        return length
-    reason = "" if given is not None else f"; by default the model's {context} - {CONTEXT_SLACK}"
-    problem = f"--max-length: {length} is too small for {task} (at least {smallest}{reason})"
-    if problem not in problems:
-        problems.append(problem)
-    return None
-
-
-def _check_prompts(
-    task: PlannedTask,
-    context: int,
-    vocabulary: int,
-    allow_overlong: bool,
-    problems: list[str],
-    warnings: list[str],
-) -> None:
-    """Prompts fit the model: its positions and its vocabulary."""
-    name = task.task.name
-    empty = [e.where for e, p in zip(task.examples, task.prompts, strict=True) if not p.tokens]
-    problems += [f"{where}: the prompt of {name} has no tokens" for where in empty]
-    highest = max((int(p.ids.max()) for p in task.prompts if p.tokens), default=0)
-    if highest >= vocabulary:
-        problems.append(
-            f"--tokenizer: gives token id {highest} in {name}, but the model's vocabulary "
-            f"ends at {vocabulary - 1}"
-        )
-    longest = max((p.tokens for p in task.prompts), default=0)
-    overlong = sum(p.tokens > context for p in task.prompts)
-    if overlong and not allow_overlong:
-        problems.append(
-            f"{name}: {overlong} of {len(task.prompts)} prompts are longer than the model's "
-            f"max_position_embeddings {context} (longest: {longest} tokens); lower --max-length, "
-            "stretch them with --yarn-factor, or give --allow-overlong"
-        )
-    elif longest + task.rules.max_new_tokens > context:
-        warnings.append(
-            f"{name}: the longest prompt ({longest} tokens) and its answer (up to "
-            f"{task.rules.max_new_tokens}) together pass the model's {context} positions"
-        )
-
-
-def _check_output(output: Path) -> None:
-    """The run folder can be made and written to."""
-    try:
-        check_folder_writable(output)
-    except InputError as error:
-        raise error.prefixed("--output: ") from None
 
 
 def make_plan(
@@ -141,114 +38,264 @@ def make_plan(
     earlier_problems: Sequence[str] = (),
     watch: Watch | None = None,
 ) -> Plan:
-    """Resolve and check `configuration`; `earlier_problems` are listed with what is found here.
-    `watch` is told of rows and prompts that are made. Raises `InputError` with all problems.
+    """Resolve and check `configuration`.
+
+    Args:
+        configuration: what is asked for.
+        earlier_problems: are listed with what is found here.
+        watch: is told of rows and prompts that are made.
+
+    Raises:
+        InputError: everything that is wrong.
     """
-    problems, warnings = list(earlier_problems), list[str]()
-    path = model_path(configuration.model)
-    config: Mapping[str, Any] | None = None
-    if path is None:
-        problems.append("--model: none given")
-    else:
-        config = collect(problems, partial(described_model, path, configuration.yarn_factor))
-    models = resolve_models(configuration, config, problems, warnings)
-    if config is not None:
-        check_models(models, problems)
-    shape = None if config is None else collect(problems, partial(_shape, config))
-    context = context_length(config) if config else None
-    if config is not None and context is None:
-        problems.append(f"--model: {path}: config.json has no max_position_embeddings")
-    longest = configuration.max_length
-    if longest is not None and context and longest > context and not configuration.allow_overlong:
-        problems.append(
-            f"--max-length: {longest} is more than the model's max_position_embeddings "
-            f"{context} (give --allow-overlong if that is meant)"
+    draft = _Draft(configuration, earlier_problems, watch)
+    draft.choose_variants()
+    draft.find_context()
+    draft.choose_tasks()
+    draft.check_output()
+    draft.load_rows()
+    draft.load_tokenizer()
+    draft.prepare_prompts()
+    return draft.finished()
+
+
+class _Draft:
+    """A plan in the making: what is known of it so far, and what is wrong with it.
+
+    Each step collects its problems; later steps do what earlier ones still allow, so that all
+    problems are found at once.
+    """
+
+    def __init__(
+        self, configuration: RunConfiguration, earlier: Sequence[str], watch: Watch | None
+    ) -> None:
+        self.configuration = configuration
+        self.problems = Problems(earlier)
+        self.warnings: list[str] = []
+        self._watch = watch
+        self._settings = RunSettings(
+            model=configuration.model,
+            ahn=configuration.ahn,
+            window=configuration.window,
+            sinks=configuration.sinks,
+            dtype=configuration.dtype,
+            device=configuration.device,
+            yarn_factor=configuration.yarn_factor,
         )
+        self._base = self._settings.once(StreamingModels)
+        self._model_config: dict[str, Any] = {}
+        self._models: dict[str, Backend] = {}
+        self._context: int | None = None
+        self._asked = AskedTasks([], "", ())
+        self._rows = LoadedRows({}, ())
+        self._tokenizer: Any = None
+        self._planned: list[PlannedTask] = []
 
-    asked = collect(problems, partial(resolve_tasks, configuration)) or AskedTasks([], "", ())
-    problems += [message for message in asked.problems if message not in problems]
-    tasks, protocol = asked.tasks, asked.protocol
-    seed = configuration.seed
-    if seed is None:
-        seed = tasks[0].protocols[protocol].seed if tasks else 0
-    if configuration.output is not None:
-        collect(problems, partial(_check_output, Path(configuration.output)))
-    rows = load_rows(tasks, configuration, seed, watch, files_only=bool(problems))
-    problems += [message for message in rows.problems if message not in problems]
-    sources = rows.sources
+    @property
+    def _seed(self) -> int:
+        if self.configuration.seed is not None:
+            return self.configuration.seed
+        tasks = self._asked.tasks
+        return tasks[0].protocols[self._asked.protocol].seed if tasks else 0
 
-    folder = None  # a plan needs configuration and tokenizer, no weights
-    if path is not None and config is not None:
-        folder = local_folder(path, weights=False)
-    tokenizer_path = model_path(configuration.tokenizer) or (folder and str(folder))
-    tokenizer = _load_tokenizer(tokenizer_path, problems) if tokenizer_path else None
-    checkpoint = (
-        None
-        if folder is None or config is None
-        else collect(problems, partial(load_generation_config, folder, config))
-    )
+    def choose_variants(self) -> None:
+        """Make every variant that is asked for; each refuses what is wrong with it."""
+        configuration = self.configuration
+        texts, read = list(configuration.variants), set[str]()
+        if not texts:
+            with self.problems.collecting():
+                texts = self._base.default_kinds()
+        for text in texts:
+            with self.problems.collecting():
+                for request in variant_requests(text, list(configuration.ahn)):
+                    if request.kind in KINDS and KINDS[request.kind].needs_memory:
+                        read.add(request.options.get("weights", ""))
+                    with self.problems.collecting():
+                        self._add(find_backend(request.kind)(request, self._settings))
+        unread = [name for name in configuration.ahn if name not in read]
+        if unread:
+            which = f" {', '.join(unread)}" if any(unread) else ""
+            self.warnings.append(f"--ahn: none of the variants reads these weights{which}")
+        for model in self._models.values():
+            self.warnings += [notice for notice in model.notices if notice not in self.warnings]
 
-    planned: list[PlannedTask] = []
-    if config and context and shape and tokenizer and checkpoint:
-        model_type = config.get("model_type")
-        total = sum(len(source.examples) for source in sources.values())
+    def _add(self, model: Backend) -> None:
+        same = self._models.setdefault(model.name, model)
+        if same is not model and same.describe() != model.describe():
+            raise InputError(
+                f"--variant: two variants are called {model.name}; give one of them a name of its "
+                "own (KIND:name=...)"
+            )
+
+    def find_context(self) -> None:
+        """Positions that base model and variants were made for; `--max-length` stays within."""
+        configuration = self.configuration
+        contexts = [model.context for model in self._models.values()]
+        if configuration.model is not None:
+            with self.problems.collecting():
+                self._model_config = self._base.config
+                contexts.append(context_length(self._model_config))
+        self._context = min((c for c in contexts if c is not None), default=None)
+        longest = configuration.max_length
+        if longest is None or self._context is None or configuration.allow_overlong:
+            return
+        if longest > self._context:
+            self.problems.add(
+                f"--max-length: {longest} is more than the model's max_position_embeddings "
+                f"{self._context} (give --allow-overlong if that is meant)"
+            )
+
+    def choose_tasks(self) -> None:
+        """The tasks under the protocol."""
+        with self.problems.collecting():
+            self._asked = resolve_tasks(self.configuration)
+        self.problems.add(*self._asked.problems)
+
+    def check_output(self) -> None:
+        """The run folder can be made and written to."""
+        if self.configuration.output is not None:
+            with self.problems.collecting("--output: "):
+                check_folder_writable(Path(self.configuration.output))
+
+    def load_rows(self) -> None:
+        """The rows of every task."""
+        with self.problems.collecting():
+            self._rows = load_rows(
+                self._asked.tasks,
+                self.configuration,
+                self._seed,
+                self._watch,
+                files_only=bool(self.problems),
+            )
+        self.problems.add(*self._rows.problems)
+
+    def load_tokenizer(self) -> None:
+        """The tokenizer that is named, else the model's."""
+        given = self.configuration.tokenizer
+        with self.problems.collecting("--tokenizer: "):
+            if given is not None:
+                self._tokenizer = load_tokenizer(given)
+            elif self._model_config:
+                self._tokenizer = load_tokenizer(self._base.base)
+            elif self.configuration.model is None and self._models:
+                raise InputError("none given, and no --model whose tokenizer could be used")
+
+    def prepare_prompts(self) -> None:
+        """The prompts of every task that has rows, and the settings that answer them."""
+        if self._tokenizer is None or (self.configuration.model and not self._model_config):
+            return
+        config, protocol, model_type = (
+            self._model_config,
+            self._asked.protocol,
+            self._model_config.get("model_type"),
+        )
+        checkpoint = GenerationConfig()
+        if config:
+            with self.problems.collecting():
+                folder = self._base.base.folder(weights=False)
+                checkpoint = load_generation_config(folder, config)
+        total = sum(len(source.examples) for source in self._rows.sources.values())
         done = 0
-        for task in tasks:
-            source = sources.get(task.name)
-            rules = task.protocols[protocol]
-            length = _max_length(task.name, rules, configuration, context, problems)
-            if source is None or length is None:
+        for task in self._asked.tasks:
+            rules, source = task.protocols[protocol], self._rows.sources.get(task.name)
+            length = 0
+            with self.problems.collecting():
+                length = self._max_length(task.name, rules)
+            if source is None or not length:
                 continue
             prompts = []
             for example in source.examples:
-                prompts.append(prepare(task, example, protocol, tokenizer, length, model_type))
+                prompts.append(
+                    prepare(task, example, protocol, self._tokenizer, length, model_type)
+                )
                 done += 1
-                if watch:
-                    watch(done, total, "preparing prompts")
-            settings = generation_settings(
-                checkpoint,
-                protocol,
-                rules.generation,
-                rules.max_new_tokens,
-                tokenizer,
-                model_type,
-                task.benchmark,
-            )
-            entry = PlannedTask(
-                task, protocol, length, source.examples, prompts, source.files,
-                settings,
-            )  # fmt: skip
-            _check_prompts(
-                entry, context, shape.vocab_size, configuration.allow_overlong, problems, warnings
-            )
-            problems += unwritable(entry)
-            planned.append(entry)
-    if shape is not None:
-        check_backend(models, shape, problems)
-    if problems:
-        raise InputError(*problems)
-    assert shape is not None and config is not None and context is not None
-    return Plan(
-        configuration=configuration,
-        models=models,
-        shape=shape,
-        model_config=config,
-        context=context,
-        tokenizer=tokenizer,
-        tasks=planned,
-        seed=seed,
-        warnings=warnings,
-    )
+                if self._watch:
+                    self._watch(done, total, "preparing prompts")
+            with self.problems.collecting():
+                settings = generation_settings(
+                    checkpoint,
+                    protocol,
+                    rules.generation,
+                    rules.max_new_tokens,
+                    self._tokenizer,
+                    model_type,
+                    task.benchmark,
+                )
+                planned = PlannedTask(
+                    task, protocol, length, source.examples, prompts, source.files, settings
+                )
+                self.problems.add(*self._wrong_with(planned), *unwritable(planned))
+                self._planned.append(planned)
 
+    def _max_length(self, task: str, rules: TaskProtocol) -> int:
+        """Longest prompt of `task`, in tokens.
 
-def _shape(config: Mapping[str, Any]) -> ModelShape:
-    """The model's shape; `InputError` where its configuration lacks what that takes."""
-    try:
-        return ModelShape.from_config(config)
-    except InputError:
-        raise
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"--model: config.json does not describe a model ({error})") from error
+        Raises:
+            InputError: it leaves no room for a prompt, or nothing says how long one may be.
+        """
+        reason = ""
+        if self.configuration.max_length is not None:
+            length = self.configuration.max_length
+        elif rules.default_max_length is not None:
+            length = rules.default_max_length
+        elif self._context is None:
+            raise InputError("--max-length: needed, since no variant says how much it can read")
+        else:
+            length = self._context - CONTEXT_SLACK
+            reason = f"; by default the model's {self._context} - {CONTEXT_SLACK}"
+        smallest = smallest_max_length(rules)
+        if length < smallest:
+            raise InputError(
+                f"--max-length: {length} is too small for {task} (at least {smallest}{reason})"
+            )
+        return length
+
+    def _wrong_with(self, planned: PlannedTask) -> Iterator[str]:
+        """Prompts that do not fit the model, its positions and its vocabulary; warns of others."""
+        name, context = planned.task.name, self._context
+        for example, prompt in zip(planned.examples, planned.prompts, strict=True):
+            if not prompt.tokens:
+                yield f"{example.where}: the prompt of {name} has no tokens"
+        highest = max((int(p.ids.max()) for p in planned.prompts if p.tokens), default=0)
+        vocabulary = self._model_config.get("vocab_size")
+        if vocabulary is not None and highest >= vocabulary:
+            yield (
+                f"--tokenizer: gives token id {highest} in {name}, but the model's vocabulary "
+                f"ends at {vocabulary - 1}"
+            )
+        if context is None:
+            return
+        longest = max((prompt.tokens for prompt in planned.prompts), default=0)
+        overlong = sum(prompt.tokens > context for prompt in planned.prompts)
+        if overlong and not self.configuration.allow_overlong:
+            yield (
+                f"{name}: {overlong} of {len(planned.prompts)} prompts are longer than the "
+                f"model's max_position_embeddings {context} (longest: {longest} tokens); lower "
+                "--max-length, stretch them with --yarn-factor, or give --allow-overlong"
+            )
+        elif longest + planned.rules.max_new_tokens > context:
+            self.warnings.append(
+                f"{name}: the longest prompt ({longest} tokens) and its answer (up to "
+                f"{planned.rules.max_new_tokens}) together pass the model's {context} positions"
+            )
+
+    def finished(self) -> Plan:
+        """The plan.
+
+        Raises:
+            InputError: everything that was found to be wrong.
+        """
+        self.problems.check()
+        return Plan(
+            configuration=self.configuration,
+            models=self._models,
+            model_config=self._model_config,
+            context=self._context,
+            tokenizer=self._tokenizer,
+            tasks=self._planned,
+            seed=self._seed,
+            warnings=self.warnings,
+        )
 
 
 def sampling_seed(seed: int, task: str, example_id: str) -> int:

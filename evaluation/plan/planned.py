@@ -1,4 +1,4 @@
-"""What a run will do: its tasks with their prompts, its models, and the settings of both."""
+"""What a run will do: its tasks with their prompts, its variants, and the settings of both."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ahn.cost.accounting import ModelShape
+from evaluation.backends.base import Backend
 from evaluation.plan.configuration import RunConfiguration
 from evaluation.plan.prompts import PreparedPrompt
-from evaluation.plan.variants import ModelSpec
 from tasks.schema import Example, Task, TaskProtocol
 
 
@@ -23,7 +22,7 @@ class PlannedTask:
     examples: list[Example]
     prompts: list[PreparedPrompt]
     files: list[dict[str, Any]]
-    settings: Any  # transformers.GenerationConfig: what `generate` is called with
+    settings: Any  # transformers.GenerationConfig: how answers are generated
 
     @property
     def rules(self) -> TaskProtocol:
@@ -33,13 +32,24 @@ class PlannedTask:
 
 @dataclass(frozen=True)
 class Plan:
-    """A run that can be started."""
+    """A run that can be started.
+
+    Attributes:
+        configuration: what was asked for.
+        models: the variants that answer, by name, in the order asked for.
+        model_config: the base model's `config.json`, positions stretched where that is asked;
+            empty without a base model.
+        context: positions that all variants were made for; None: none of them says.
+        tokenizer: of the prompts.
+        tasks: what is asked.
+        seed: of sampling and of generated rows.
+        warnings: what people must be told before it starts.
+    """
 
     configuration: RunConfiguration
-    models: dict[str, ModelSpec]  # by variant, in the order asked for
-    shape: ModelShape
+    models: dict[str, Backend]
     model_config: Mapping[str, Any]
-    context: int  # tokens the model was made for
+    context: int | None
     tokenizer: Any
     tasks: list[PlannedTask]
     seed: int

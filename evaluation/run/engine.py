@@ -1,16 +1,13 @@
 """Where the work of a plan is done. An engine runs variants and appends records to one store.
 
-`LocalEngine` does it in this process, one variant after the other. The unit that another engine
-would hand out is a variant (a loaded model); whoever answers it, records reach the folder
-through one `RunStore`, whose lock allows one writer.
+`LocalEngine` does it in this process, one variant after the other. `runner.Worker` answers examples
+and knows no store, so that it can be elsewhere; the process that runs the engine is the only one
+that writes records, through one `RunStore`.
 """
 
 from __future__ import annotations
 
-import gc
 from typing import Protocol
-
-import torch
 
 from evaluation.plan.planned import Plan
 from evaluation.run.runner import Listener, run_in_turns, run_variant
@@ -36,9 +33,6 @@ class LocalEngine:
             else:
                 for variant in plan.models:
                     errors += run_variant(plan, variant, store, listener)
-                    gc.collect()  # the model before the next one is loaded
-                    if torch.cuda.is_available():
-                        torch.cuda.empty_cache()
         except BaseException:
             store.set_status("interrupted")
             raise

@@ -23,7 +23,7 @@ def base(tiny, data, tmp_path, monkeypatch):
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("weights were loaded")
 
-    monkeypatch.setattr("evaluation.plan.variants.ahn.load_model", refuse)
+    monkeypatch.setattr("evaluation.backends.streaming.load_resolved", refuse)
     monkeypatch.chdir(tmp_path)
     return [
         "longbench", "--model", tiny, "--data", data, "--tasks", "hotpotqa",
@@ -53,8 +53,15 @@ def problems(result, count: int = 1) -> list[str]:
         (["--variant", "window", "--window", 0], "--window: must be at least 1 token, not 0"),
         (["--window", -5], "--window: must be at least 1 token, not -5"),
         (["--variant", "window", "--window", 64, "--sinks", -1], "--sinks: must be 0 or more"),
-        (["--variant", "window", "--window", 4, "--sinks", 8], "fewer than the 8 sinks"),
-        (["--variant", "window", "--window", 64], "fewer than the 128 sinks (the default"),
+        (["--variant", "window:window=4.5"], "window: '4.5' is not a number of tokens"),
+        (["--variant", "window:windw=4"], "no option 'windw' (known: window, sinks); did you mean"),
+        (["--variant", "full:window=4"], "full has no option 'window' (known: none)"),
+        (["--variant", "window:"], "no options after the colon"),
+        (["--variant", "window:window"], "'window' is not key=value"),
+        (["--variant", "window:window=4,window=5"], "window is given twice"),
+        (["--variant", "window:window=4,name=a/b"], "name: 'a/b'"),
+        (["--ahn", "pocket/gnd"], "did you mean 'pocket/gdn'"),
+        (["--tokenizer", "pocket/gnd"], "did you mean 'pocket/gdn'"),
         (["--variant", "ahn", "--window", 64, "--sinks", 4], "--ahn: needed by ahn"),
         (["--limit", 0], "--limit"),
         (["--protocol", "mine"], "--protocol"),
@@ -63,7 +70,7 @@ def problems(result, count: int = 1) -> list[str]:
         (["--max-length", 1], "--max-length: 1 is too small"),
         (["--max-length", 4096], "max_position_embeddings 2048"),
         (["--model", "nowhere"], "nowhere"),
-        (["--tokenizer", "nowhere"], "--tokenizer: no such folder: nowhere"),
+        (["--tokenizer", "nowhere"], "--tokenizer: nowhere: no such folder"),
         (["--config", "nowhere.yaml"], "no such file: nowhere.yaml"),
         (["--seed", -1], "--seed"),
         (["--tasks", ","], "--tasks: no name is given"),
@@ -188,7 +195,7 @@ def test_memory_of_another_shape_is_refused(run_eval, base, memory, tmp_path):
 def test_a_base_model_is_no_memory(run_eval, base, tiny):
     flags = ["--variant", "ahn", "--window", 64, "--sinks", 4]
     (line,) = problems(run_eval(*base, "--ahn", tiny, *flags))
-    assert f"--ahn: {tiny} holds no AHN weights" in line
+    assert f"{tiny}: config.json names no cell" in line
 
 
 def test_a_model_folder_without_weights_is_refused(run_eval, base, tiny, tmp_path):

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from transformers import AutoConfig, AutoModelForCausalLM
-from typer.testing import CliRunner
 
 import ahn
+from ahn.checkpoints.tokenizer import load_tokenizer
 from ahn.cli import app
-from ahn.commands.prompting import load_tokenizer
 from ahn.distill.recipe import Recipe
 from ahn.distill.run import train
 from tests.ahn.distill.recipes import pocket_options, write_conversations

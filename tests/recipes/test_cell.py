@@ -62,7 +62,7 @@ def installed(
 
 def invoke(line: str) -> Any:
     """A command line of `ahn` or `run_eval`, in this process; a click `Result`."""
-    from typer.testing import CliRunner
+    from click.testing import CliRunner
 
     import ahn.cli
     import evaluation.cli

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -58,10 +59,8 @@ def test_a_tokenizer_that_is_none_is_refused(folder: Path, spoil: Any) -> None:
 
 def test_code_of_a_checkpoint_is_never_run(folder: Path) -> None:
     of_code_in_the_folder(folder)
-    try:
+    with contextlib.suppress(ahn.InputError):
         load_tokenizer(folder)
-    except ahn.InputError:
-        pass
 
 
 @pytest.mark.parametrize(

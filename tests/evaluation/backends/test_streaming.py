@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ from transformers import AutoTokenizer, GenerationConfig
 
 import ahn
 from common.errors import InputError
-from evaluation.backends.streaming import (
-    Generator,
+from evaluation.backends.base import Answer, Question
+from evaluation.backends.generation import (
     generation_settings,
     load_generation_config,
     settings_as_dict,
     stop_ids,
 )
+from evaluation.backends.streaming import StreamingReader
 from tests.evaluation.conftest import SINKS, WINDOW
 
 QWEN_INSTRUCT = {  # as Qwen2.5-Instruct ships it
@@ -133,10 +135,18 @@ def prompts() -> list[Any]:
     return [np.concatenate([document, np.asarray(end, dtype=np.int32)]) for end in ends]
 
 
+def answered(
+    model: Any, tokenizer: Any, prompt: Any, settings: Any, stop: Sequence[str] = ()
+) -> Any:
+    """The answer to a prompt that shares nothing with others."""
+    document = StreamingReader(model, tokenizer).read(prompt[:0])
+    return document.ask(Question(prompt, settings, stop))
+
+
 def test_answers_are_those_of_plain_greedy_decoding(model, tokenizer):
     """Prefill here, one token at a time there: the same tokens."""
     prompt = prompts()[0]
-    answer = Generator(model, tokenizer).answer(prompt, greedy(8))
+    answer = answered(model, tokenizer, prompt, greedy(8))
     ids = torch.from_numpy(prompt.astype(np.int64))[None]
     with torch.inference_mode():
         for _ in range(8):
@@ -146,70 +156,77 @@ def test_answers_are_those_of_plain_greedy_decoding(model, tokenizer):
 
 
 def test_an_answer_ends_before_a_stop_text(model, tokenizer):
-    whole = Generator(model, tokenizer).answer(prompts()[0], greedy(12))
+    whole = answered(model, tokenizer, prompts()[0], greedy(12))
     stop = next(letter for letter in whole.text[1:-1] if "!" <= letter <= "~")
     end = whole.text.index(stop)
-    cut = Generator(model, tokenizer).answer(prompts()[0], greedy(12), stop=["never", stop])
+    cut = answered(model, tokenizer, prompts()[0], greedy(12), stop=["never", stop])
     assert (cut.text, cut.finish_reason) == (whole.text[:end], "stop")
     assert len(cut.token_ids) < len(whole.token_ids), "nothing is generated beyond it"
-    same = Generator(model, tokenizer).answer(prompts()[0], greedy(12), stop=["never"])
+    same = answered(model, tokenizer, prompts()[0], greedy(12), stop=["never"])
     assert (same.text, same.finish_reason) == (whole.text, whole.finish_reason)
 
 
 def test_a_shared_beginning_changes_nothing_but_the_work(model, tokenizer):
-    alone = [Generator(model, tokenizer).answer(p, greedy(6)) for p in prompts()]
-    generator = Generator(model, tokenizer)
+    alone = [answered(model, tokenizer, p, greedy(6)) for p in prompts()]
+    document = StreamingReader(model, tokenizer).read(prompts()[0][:200])
     together = [
-        generator.answer(p, greedy(6), shared_tokens=200, keep_shared=i < 2)
-        for i, p in enumerate(prompts())
+        document.ask(Question(p[200:], greedy(6)), last=i == 2) for i, p in enumerate(prompts())
     ]
     assert [a.token_ids for a in together] == [a.token_ids for a in alone]
     assert [a.cache_bytes for a in together] == [a.cache_bytes for a in alone]
-    assert [a.reused_prefix_tokens for a in together] == [0, 200, 200]
-    assert [a.reused_prefix_tokens for a in alone] == [0, 0, 0]
+    assert [a.reused_tokens for a in together] == [0, 200, 200]
+    assert [a.reused_tokens for a in alone] == [0, 0, 0]
 
 
-def test_a_kept_beginning_is_not_used_for_another_document(model, tokenizer):
-    generator = Generator(model, tokenizer)
-    first, other = prompts()[0], prompts()[0].copy()
-    other[17] = 99
-    generator.answer(first, greedy(4), shared_tokens=200, keep_shared=True)
-    answer = generator.answer(other, greedy(4), shared_tokens=200)
-    assert answer.reused_prefix_tokens == 0
-    assert answer.token_ids == Generator(model, tokenizer).answer(other, greedy(4)).token_ids
+def test_a_document_that_was_given_up_is_read_again(model, tokenizer, monkeypatch):
+    """After its last question, or an error, nothing of its cache is left to be used wrongly."""
+    document = StreamingReader(model, tokenizer).read(prompts()[0][:200])
+    first = document.ask(Question(prompts()[0][200:], greedy(4)), last=True)
+    again = document.ask(Question(prompts()[1][200:], greedy(4)), last=False)
+    assert (first.reused_tokens, again.reused_tokens) == (0, 0)
+    assert again.token_ids == answered(model, tokenizer, prompts()[1], greedy(4)).token_ids
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "generate", None)
+        with pytest.raises(TypeError):
+            document.ask(Question(prompts()[0][200:], greedy(4)), last=False)
+    last = document.ask(Question(prompts()[0][200:], greedy(4)), last=True)
+    assert last.reused_tokens == 0 and last.token_ids == first.token_ids
 
 
-def test_a_prompt_of_one_token_and_a_wholly_shared_one(model, tokenizer):
-    generator = Generator(model, tokenizer)
-    single = generator.answer(np.asarray([5], dtype=np.int32), greedy(2))
-    assert len(single.token_ids) == 2
-    with pytest.raises(ValueError, match="shared_tokens"):
-        generator.answer(prompts()[0], greedy(2), shared_tokens=203)
+def test_a_prompt_of_one_token_and_one_without(model, tokenizer):
+    single = answered(model, tokenizer, np.asarray([5], dtype=np.int32), greedy(2))
+    assert single.token_ids is not None and len(single.token_ids) == 2
+    with pytest.raises(ValueError, match="at least one token"):
+        answered(model, tokenizer, prompts()[0][:0], greedy(2))
 
 
 def test_an_answer_says_why_it_ended(model, tokenizer):
     prompt = prompts()[0]
-    free = Generator(model, tokenizer).answer(prompt, greedy(4))
+    free = answered(model, tokenizer, prompt, greedy(4))
     assert free.finish_reason == "length" and len(free.token_ids) == 4
     stop = greedy(4)
     stop.eos_token_id = [free.token_ids[0]]
-    stopped = Generator(model, tokenizer).answer(prompt, stop)
+    stopped = answered(model, tokenizer, prompt, stop)
     assert stopped.finish_reason == "eos" and stopped.token_ids == free.token_ids[:1]
 
 
 def test_a_seeded_sample_does_not_depend_on_what_came_before(model, tokenizer):
     sampling = greedy(6)
     sampling.do_sample, sampling.temperature = True, 5.0
-    generator = Generator(model, tokenizer)
-    first = generator.answer(prompts()[0], sampling, seed=11)
-    generator.answer(prompts()[1], sampling, seed=12)
-    again = generator.answer(prompts()[0], sampling, seed=11)
+    reader = StreamingReader(model, tokenizer)
+
+    def sampled(prompt: Any, seed: int) -> Answer:
+        return reader.read(prompt[:0]).ask(Question(prompt, sampling, seed=seed))
+
+    first = sampled(prompts()[0], 11)
+    sampled(prompts()[1], 12)
+    again = sampled(prompts()[0], 11)
     assert again.token_ids == first.token_ids
-    other = generator.answer(prompts()[0], sampling, seed=13)
+    other = sampled(prompts()[0], 13)
     assert other.token_ids != first.token_ids
 
 
 def test_clocks_and_bytes_are_measured(model, tokenizer):
-    answer = Generator(model, tokenizer).answer(prompts()[0], greedy(3))
+    answer = answered(model, tokenizer, prompts()[0], greedy(3))
     assert answer.prefill_seconds > 0 and answer.decode_seconds > 0
     assert answer.cache_bytes > 0

@@ -6,15 +6,21 @@ Settings: ByteDance-Seed/AHN 3d2d174, eval/README.md.
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
+from ahn.checkpoints.keys import needed_base, needed_memory
 from ahn.checkpoints.load import released_config
+from ahn.checkpoints.locate import CheckpointFiles
+from ahn.checkpoints.safetensors_files import StoredTensor
 from ahn.config import AHNConfig
 from ahn.cost import zoo
+from evaluation.backends.base import RunSettings
+from evaluation.backends.streaming import StreamingModels, make_variant
 from evaluation.plan.configuration import preset_names, resolve_configuration
-from evaluation.plan.models import resolve_models
 from evaluation.plan.tasks import resolve_tasks
+from evaluation.plan.variants import variant_requests
 
 PAPER = {
     "longbench": (8064, 32000, {"dureader", "hotpotqa", "musique", "narrativeqa", "qmsum",
@@ -34,16 +40,26 @@ def base_config(model: zoo.ZooModel) -> dict:
 
 @pytest.fixture
 def hub(monkeypatch):
-    """`ahn.describe_model` for the hub ids of the zoo, without network; unknown ids are errors."""
-    known = {}
+    """Configurations and headers for the hub ids of the zoo, without network."""
+    known, shapes = {}, {}
     for size in SIZES:
         model = zoo.find(f"qwen2.5-{size}")
         known[model.hub_id] = base_config(model)
+        shapes[model.hub_id] = needed_base(model.shape)
         for cell, hub_id in model.released_ahn.items():
             known[hub_id] = released_config(base_config(model), AHNConfig(cell=cell))
-    monkeypatch.setattr("evaluation.plan.models.ahn.describe_model", lambda path: known[str(path)])
+            shapes[hub_id] = needed_memory(model.shape, AHNConfig(cell=cell))
+
+    def tensors(files):
+        return {
+            key: StoredTensor(Path("model.safetensors"), "BF16", shape, 0, 0)
+            for key, shape in shapes[str(files)].items()
+        }
+
+    monkeypatch.setattr(CheckpointFiles, "config", property(lambda files: known[str(files)]))
+    monkeypatch.setattr(CheckpointFiles, "generation_config", None)
+    monkeypatch.setattr(CheckpointFiles, "tensors", property(tensors))
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    return known
 
 
 def test_every_paper_preset_is_there():
@@ -60,22 +76,32 @@ def test_a_paper_preset_has_the_papers_settings(hub, benchmark, size):
     configuration, problems = resolve_configuration(
         {"benchmark": benchmark}, f"paper-{benchmark}-qwen2.5-{size}"
     )
-    warnings: list[str] = []
-    specs = resolve_models(configuration, hub[model.hub_id], problems, warnings)
     asked = resolve_tasks(configuration)
-    found, protocol, problems = asked.tasks, asked.protocol, [*problems, *asked.problems]
-    assert (problems, warnings, protocol) == ([], [], "ahn")
+    assert (problems, asked.problems, asked.protocol) == ([], (), "ahn")
     assert configuration.max_length == max_length
     assert configuration.allow_overlong is (max_length > model.max_position_embeddings)
+    settings = RunSettings(
+        **{
+            name: getattr(configuration, name)
+            for name in ("model", "ahn", "window", "sinks", "dtype", "device", "yarn_factor")
+        }
+    )
+    texts = configuration.variants or settings.once(StreamingModels).default_kinds()
+    requests = [r for text in texts for r in variant_requests(text, list(configuration.ahn))]
+    made = [make_variant(request, settings) for request in requests]
+    assert not any(backend.notices for backend in made)
+    specs = {backend.name: backend.describe() for backend in made}
     assert list(specs) == ["full", "window", "ahn-gdn", "ahn-dn", "ahn-mamba2"]
     for name, cell in CELLS.items():
         spec = specs[f"ahn-{name}"]
-        assert (spec.variant, spec.cell, spec.ahn) == ("ahn", cell, model.released_ahn[cell])
-    assert {(s.path, s.dtype, s.device) for s in specs.values()} == {
+        assert (spec["variant"], spec["cell"]) == ("ahn", cell)
+        assert spec["ahn"] == model.released_ahn[cell]
+    assert {(s["path"], s["dtype"], s["device"]) for s in specs.values()} == {
         (model.hub_id, "bfloat16", "cuda")
     }
-    assert {(s.window, s.sinks) for n, s in specs.items() if n != "full"} == {(window, 128)}
-    assert specs["full"].window is None
+    assert {(s["window"], s["sinks"]) for n, s in specs.items() if n != "full"} == {(window, 128)}
+    assert specs["full"]["window"] is None
+    found = asked.tasks
     if tasks is not None:
         assert {task.name for task in found} == tasks
     else:

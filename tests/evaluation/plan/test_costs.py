@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from ahn.checkpoints.placement import DTYPE_BYTES
+from ahn.checkpoints.resolve import ResolvedCheckpoint
+from ahn.config import AHNConfig
 from ahn.cost.shapes import ModelShape
-from evaluation.plan.costs import DTYPE_BYTES, example_cache_bytes, example_flops
-from evaluation.plan.variants import ModelSpec
+from evaluation.backends.streaming import StreamingBackend
 from tests.evaluation.conftest import SINKS, WINDOW, records_of
 
 LAYERS, D, H, H_KV, WIDTH, MLP, VOCABULARY = 2, 32, 4, 2, 8, 64, 259
@@ -38,12 +40,14 @@ def counted(variant: str, prompt: int, generated: int, keeping_all: Sequence[int
     return total
 
 
-def spec(variant: str, **changes: Any) -> ModelSpec:
-    seen = {"window": WINDOW, "sinks": SINKS, "cell": "GatedDeltaNet"}
-    if variant == "full":
-        seen = dict.fromkeys(seen)
-    given: dict[str, Any] = {"path": "m", "ahn": None, "dtype": "float32", "device": "cpu"}
-    return ModelSpec(name="x", variant=variant, **{**given, **seen, **changes})
+def backend(variant: str, dtype: str = "float32", **changes: Any) -> StreamingBackend:
+    files: Any = None  # costs follow from the sizes alone
+    settings = AHNConfig("GatedDeltaNet", WINDOW, SINKS, variant=variant, **changes)
+    return StreamingBackend(
+        "x",
+        variant,
+        ResolvedCheckpoint(files, files, {}, "qwen2", SHAPE, settings, {}, (), dtype, {"": "cpu"}),
+    )
 
 
 @pytest.mark.parametrize("variant", ["full", "window", "ahn", "no-write"])
@@ -51,24 +55,24 @@ def spec(variant: str, **changes: Any) -> ModelSpec:
 def test_an_examples_flops_are_those_of_its_tokens(
     variant: str, prompt: int, generated: int
 ) -> None:
-    found = example_flops(SHAPE, spec(variant), prompt, generated)
+    found = backend(variant).cost(prompt, generated).flops
     assert found == counted(variant, prompt, generated)
 
 
 def test_layers_that_keep_full_attention_are_counted_as_such() -> None:
-    kept = spec("ahn", full_attention_layers=(1,))
-    assert example_flops(SHAPE, kept, 300, 40) == counted("ahn", 300, 40, keeping_all=(1,))
+    kept = backend("ahn", full_attention_layers=(1,))
+    assert kept.cost(300, 40).flops == counted("ahn", 300, 40, keeping_all=(1,))
     # 300 tokens take two blocks of 256 positions, the bounded layer as many as it may see
     positions = 512 + SINKS + WINDOW
     keys_values = positions * 2 * H_KV * WIDTH * 4
     gates, state = (SINKS + WINDOW) * H * (4 + 4), H * WIDTH * WIDTH * 4
-    assert example_cache_bytes(SHAPE, kept, 300) == keys_values + gates + state
+    assert kept.cost(300, 1).cache_bytes == keys_values + gates + state
 
 
 @pytest.mark.parametrize("dtype", DTYPE_BYTES)
 def test_the_cache_is_as_wide_as_the_models_type(dtype: str) -> None:
-    element = 4 if dtype == "float32" else 2
-    found = example_cache_bytes(SHAPE, spec("full", dtype=dtype), 300)
+    element = {"float64": 8, "float32": 4}.get(dtype, 2)
+    found = backend("full", dtype).cost(300, 0).cache_bytes
     assert found == LAYERS * 512 * 2 * H_KV * WIDTH * element
 
 

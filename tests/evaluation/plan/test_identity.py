@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ahn.checkpoints.locate import CheckpointFiles
+from ahn.config import AHNConfig
+from evaluation.backends.streaming import StreamingBackend
 from evaluation.plan import identity
 from evaluation.plan.configuration import RunConfiguration
 from evaluation.plan.identity import digest_of, identity_parts, parts_as_of, parts_without_weights
@@ -52,12 +55,22 @@ def of_rules(**changes: Any) -> Callable[[Plan], Plan]:
     return change
 
 
-def of_model(**changes: Any) -> Callable[[Plan], Plan]:
-    """A plan whose only variant differs."""
+def of_model(kind: str = "window", yarn_factor: float | None = None, **changes: Any) -> Any:
+    """A plan whose only variant differs: in its kind, its settings, or what is loaded."""
 
     def change(plan: Plan) -> Plan:
-        ((name, spec),) = plan.models.items()
-        return dataclasses.replace(plan, models={name: dataclasses.replace(spec, **changes)})
+        ((name, model),) = plan.models.items()
+        assert isinstance(model, StreamingBackend)
+        own = {
+            key: value
+            for key, value in changes.items()
+            if hasattr(AHNConfig, key) or key == "full_attention_layers"
+        }
+        settings = dataclasses.replace(model.checkpoint.settings, **own)
+        rest = {key: value for key, value in changes.items() if key not in own}
+        checkpoint = dataclasses.replace(model.checkpoint, settings=settings, **rest)
+        changed = StreamingBackend(name, kind, checkpoint, yarn_factor=yarn_factor)
+        return dataclasses.replace(plan, models={name: changed})
 
     return change
 
@@ -91,10 +104,10 @@ CHANGES: dict[str, Callable[[Plan], Plan]] = {
     ),
     f"{MODEL}.window": of_model(window=WINDOW + 1),
     f"{MODEL}.sinks": of_model(sinks=SINKS + 1),
-    f"{MODEL}.cell": of_model(cell="Mamba2"),
+    f"{MODEL}.cell": of_model("ahn", cell="Mamba2"),
     f"{MODEL}.full_attention_layers": of_model(full_attention_layers=(1,)),
     f"{MODEL}.dtype": of_model(dtype="bfloat16"),
-    f"{MODEL}.device": of_model(device="cuda:1"),
+    f"{MODEL}.device": of_model(device_map={"": "cuda:1"}),
     f"{MODEL}.yarn_factor": of_model(yarn_factor=2.0),
     f"{TASK}.template_sha256": of_rules(template="{context} {input}"),
     f"{TASK}.first_prompt_sha256": another_first_prompt,
@@ -148,7 +161,7 @@ def test_a_change_of_any_part_is_another_run(plan, part):
     "change",
     [
         of_configuration(limit=7, output="elsewhere", threads=3, report=False),
-        of_model(path="a copy", device="cpu:0"),
+        of_model(base=CheckpointFiles("a copy"), device_map={"": "cpu:0"}),
         lambda plan: of_task(
             examples=plan.tasks[0].examples[:1], prompts=plan.tasks[0].prompts[:1]
         )(plan),

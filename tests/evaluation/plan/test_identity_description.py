@@ -100,7 +100,7 @@ def test_generation_settings_are_given_once_where_all_tasks_share_them(
 
 
 def test_models_are_described_by_variant(plan: Plan, info: RunInfo) -> None:
-    assert info.models == {name: spec.as_dict() for name, spec in plan.models.items()}
+    assert info.models == {name: spec.describe() for name, spec in plan.models.items()}
     assert info.models["window"]["window"] == WINDOW and info.models["full"]["window"] is None
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from evaluation.backends.streaming import Generator
+from evaluation.backends.streaming import StreamingDocument
 from evaluation.plan.prompts import shared_tokens
 from evaluation.run.store import RunStore
 from tests.evaluation.conftest import (
@@ -165,7 +165,7 @@ def test_the_same_command_again_does_nothing_again(run_eval, again, tmp_path, mo
     def refuse(*_: object) -> None:
         raise AssertionError("a model was loaded, though nothing is left to do")
 
-    monkeypatch.setattr("evaluation.plan.variants.ahn.load_model", refuse)
+    monkeypatch.setattr("evaluation.backends.streaming.load_resolved", refuse)
     (tmp_path / "run" / "report.html").unlink()
     result = run_eval(*again, "--no-report")
     assert result.exit_code == 0 and "mean of tasks" in result.stdout
@@ -305,19 +305,19 @@ def test_variants_in_turns_give_the_same_records(run_eval, arguments, finished, 
 def test_failures_in_turns_are_counted_once_and_tried_by_the_next_start(
     run_eval, arguments, finished, tmp_path, monkeypatch
 ):
-    answer = Generator.answer
+    answer = StreamingDocument.ask
 
-    def fail_sometimes(self, prompt, *args, **kwargs):
-        if len(prompt) % 2:
+    def fail_sometimes(self, question, last):
+        if (len(self._ids) + len(question.ids)) % 2:
             raise RuntimeError("no luck")
-        return answer(self, prompt, *args, **kwargs)
+        return answer(self, question, last)
 
-    monkeypatch.setattr(Generator, "answer", fail_sometimes)
+    monkeypatch.setattr(StreamingDocument, "ask", fail_sometimes)
     result = run_eval(*arguments, "--in-turns")
     failed = [r for r in records_of(tmp_path / "run") if r["error"]]
     assert result.exit_code == 1 and f"{len(failed)} examples failed" in result.stderr
     assert 0 < len(failed) < 10 and len(records_of(tmp_path / "run")) == 10
-    monkeypatch.setattr(Generator, "answer", answer)
+    monkeypatch.setattr(StreamingDocument, "ask", answer)
     assert run_eval(*arguments, "--in-turns").exit_code == 0
     assert records_of(tmp_path / "run") == records_of(finished[1])
 
@@ -345,14 +345,14 @@ def test_other_weights_or_other_rows_are_another_run(run_eval, again, tmp_path, 
 def test_an_example_that_fails_is_recorded_and_tried_again(
     run_eval, arguments, finished, tmp_path, monkeypatch
 ):
-    answer = Generator.answer
+    answer = StreamingDocument.ask
 
-    def fail_sometimes(self, prompt, *args, **kwargs):
-        if len(prompt) % 2:
+    def fail_sometimes(self, question, last):
+        if (len(self._ids) + len(question.ids)) % 2:
             raise RuntimeError("no luck\nwith this one")
-        return answer(self, prompt, *args, **kwargs)
+        return answer(self, question, last)
 
-    monkeypatch.setattr(Generator, "answer", fail_sometimes)
+    monkeypatch.setattr(StreamingDocument, "ask", fail_sometimes)
     result = run_eval(*arguments)
     run = tmp_path / "run"
     failed = [r for r in records_of(run) if r["error"]]
@@ -363,7 +363,7 @@ def test_an_example_that_fails_is_recorded_and_tried_again(
     assert {r["score"] for r in failed} == {None}
     assert json.loads((run / "run.json").read_text())["status"] == "finished"
 
-    monkeypatch.setattr(Generator, "answer", answer)
+    monkeypatch.setattr(StreamingDocument, "ask", answer)
     result = run_eval(*arguments)
     assert result.exit_code == 0
     assert records_of(run) == records_of(finished[1])
@@ -373,7 +373,7 @@ def test_a_run_in_which_everything_fails_stops_early(run_eval, arguments, tmp_pa
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("broken")
 
-    monkeypatch.setattr(Generator, "answer", fail)
+    monkeypatch.setattr(StreamingDocument, "ask", fail)
     result = run_eval(*arguments, "--max-errors", 3)
     assert result.exit_code == 1
     assert "stopped: full: 4 examples failed" in result.stderr and "broken" in result.stderr
@@ -385,14 +385,14 @@ def test_a_run_in_which_everything_fails_stops_early(run_eval, arguments, tmp_pa
 def test_out_of_memory_drops_the_kept_document_first(
     run_eval, arguments, finished, tmp_path, monkeypatch
 ):
-    answer = Generator.answer
+    answer = StreamingDocument._answer
 
-    def crowded(self, prompt, *args, keep_shared=False, **kwargs):
-        if keep_shared:
+    def crowded(self, question, keep):
+        if keep:
             raise MemoryError("no room for two caches")
-        return answer(self, prompt, *args, keep_shared=keep_shared, **kwargs)
+        return answer(self, question, keep)
 
-    monkeypatch.setattr(Generator, "answer", crowded)
+    monkeypatch.setattr(StreamingDocument, "_answer", crowded)
     result = run_eval(*arguments)
     assert result.exit_code == 0, result.stderr
     assert records_of(tmp_path / "run") == records_of(finished[1])
@@ -437,8 +437,8 @@ def test_the_plan_is_printed_without_loading_weights(run_eval, arguments, tmp_pa
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("weights were read")
 
-    monkeypatch.setattr("evaluation.plan.variants.ahn.load_model", refuse)
-    monkeypatch.setattr("evaluation.plan.variants.ahn.weight_files", refuse)
+    monkeypatch.setattr("evaluation.backends.streaming.load_resolved", refuse)
+    monkeypatch.setattr("evaluation.backends.streaming.StreamingBackend.weight_files", refuse)
     result = run_eval(*arguments, "--dry-run")
     assert result.exit_code == 0
     for expected in ("hotpotqa", "samsum", "5 examples per variant", "FLOP", "KiB", "window"):

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from evaluation.backends.streaming import Generator
+from evaluation.backends.streaming import StreamingDocument
 from evaluation.cli import _tidy_interrupts, main
 from tests.evaluation.conftest import ROOT, question, records_of, write_rows
 from tests.processes import start_fork
@@ -48,17 +48,17 @@ HELD_AFTER = 5
 
 def run_and_wait(arguments: list[str], waiting: Path) -> None:
     """`run_eval ARGUMENTS`, which makes the file `waiting` and stops in its sixth example."""
-    answer = Generator.answer
+    answer = StreamingDocument.ask
     answered: list[Any] = []
 
-    def held(self: Generator, *args: Any, **kwargs: Any) -> Any:
+    def held(self: StreamingDocument, *args: Any, **kwargs: Any) -> Any:
         if len(answered) == HELD_AFTER:
             waiting.touch()
             time.sleep(600)
         answered.append(answer(self, *args, **kwargs))
         return answered[-1]
 
-    Generator.answer = held  # type: ignore[method-assign]
+    StreamingDocument.ask = held  # type: ignore[method-assign]
     sys.argv = ["run_eval", *arguments]
     main()
 
@@ -112,7 +112,7 @@ def test_a_signal_while_the_model_loads_leaves_a_run_to_continue(
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.getsignal(each) for each in signals]
     with monkeypatch.context() as patch:
-        patch.setattr("evaluation.plan.variants.ahn.load_model", interrupted)
+        patch.setattr("evaluation.backends.streaming.load_resolved", interrupted)
         result = run_eval(*command, "--output", tmp_path / "run")
     assert result.exit_code == code
     assert [signal.getsignal(each) for each in signals] == before

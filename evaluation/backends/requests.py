@@ -1,0 +1,108 @@
+"""What `--variant KIND[:key=value,...]` asks for, taken apart. Imports nothing that takes long."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from common.errors import Problems
+from common.suggestions import did_you_mean
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+
+
+@dataclass(frozen=True)
+class VariantRequest:
+    """One variant, as it was asked for.
+
+    Attributes:
+        kind: the kind of back-end, `window`.
+        options: its own settings, by key, as text.
+        name: in records, and of its folder.
+    """
+
+    kind: str
+    options: Mapping[str, str] = field(default_factory=dict)
+    name: str = ""
+
+    def __str__(self) -> str:
+        options = ",".join(f"{key}={value}" for key, value in self.options.items())
+        return f"{self.kind}:{options}" if options else self.kind
+
+    def take(self, **readers: Callable[[str], Any]) -> dict[str, Any]:
+        """The options that were given, as values.
+
+        Args:
+            **readers: by key, what makes a value of its text; it raises ValueError where it cannot.
+
+        Raises:
+            InputError: all options that are unknown or cannot be read.
+        """
+        values, problems = {}, Problems()
+        known = ", ".join(readers) or "none"
+        for key, text in self.options.items():
+            if key not in readers:
+                hint = did_you_mean(key, readers)
+                problems.add(
+                    f"--variant {self}: {self.kind} has no option {key!r} (known: {known}){hint}"
+                )
+                continue
+            try:
+                values[key] = readers[key](text)
+            except ValueError as error:
+                problems.add(f"--variant {self}: {key}: {error}")
+        problems.check()
+        return values
+
+
+def tokens(text: str) -> int:
+    """A number of tokens, also `64k` (x 1,024), for `VariantRequest.take`."""
+    match = re.fullmatch(r"(-?[0-9]{1,12})(k|m|)", text.lower())
+    if match is None:
+        raise ValueError(f"{text!r} is not a number of tokens")
+    return int(match[1]) * {"": 1, "k": 1024, "m": 1024**2}[match[2]]
+
+
+def join_options(items: Iterable[str]) -> list[str]:
+    """Items that were cut at every comma, with each variant's options put together again.
+
+    `window:window=64`, `sinks=4`, `full` are `window:window=64,sinks=4` and `full`.
+    """
+    found: list[str] = []
+    for item in items:
+        is_option = "=" in item.partition(":")[0]
+        if is_option and found and ":" in found[-1]:
+            found[-1] += f",{item}"
+        else:
+            found.append(item)
+    return found
+
+
+def parse_request(text: str) -> VariantRequest:
+    """`KIND[:key=value,...]`, where the key `name` chooses the name in records.
+
+    Without one the name is the text with `-` for `:` and `,`: `window-window64-sinks4`.
+
+    Raises:
+        InputError: it is no such text, or the name cannot be that of a folder.
+    """
+    kind, _, rest = text.partition(":")
+    problems = Problems()
+    options: dict[str, str] = {}
+    for part in rest.split(",") if rest else []:
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if not (key and equals and value):
+            problems.add(f"--variant {text}: {part!r} is not key=value")
+        elif key in options:
+            problems.add(f"--variant {text}: {key} is given twice")
+        options[key] = value
+    if text.endswith(":"):
+        problems.add(f"--variant {text}: no options after the colon")
+    plain = "-".join([kind, *(f"{key}{value}" for key, value in options.items())])
+    name = options.pop("name", re.sub(r"[^A-Za-z0-9._+-]", "_", plain))
+    if not problems and not _NAME.fullmatch(name) and (options or ":" in text):
+        problems.add(f"--variant {text}: name: {name!r} (letters, digits, '.', '_', '+', '-')")
+    problems.check()
+    return VariantRequest(kind, options, name)
