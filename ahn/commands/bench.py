@@ -21,8 +21,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-import ahn
+from ahn.checkpoints.load import load_resolved
 from ahn.checkpoints.locate import CheckpointFiles
+from ahn.checkpoints.resolve import resolve_checkpoint
 from ahn.commands.options import Bench
 from ahn.config import VARIANTS
 from ahn.cost.accounting import ModelShape, cache_bytes, flops
@@ -197,7 +198,7 @@ def bench(asked: Bench) -> None:
     window, sinks = asked.window, asked.sinks
     base = CheckpointFiles(asked.model)
     resolved = {
-        variant: ahn.resolve_checkpoint(
+        variant: resolve_checkpoint(
             base, variant, asked.ahn, window, sinks, asked.dtype, asked.device
         )
         for variant in VARIANTS
@@ -205,7 +206,7 @@ def bench(asked: Bench) -> None:
     shape = resolved["full"].shape
     models: dict[str, Any] = {}
     for variant, checkpoint in resolved.items():
-        models[variant] = ahn.load_resolved(checkpoint)
+        models[variant] = load_resolved(checkpoint)
         share_base(models)
     measurements: list[Measurement] = []
     for tokens in asked.lengths:

@@ -16,18 +16,14 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ahn.config import LayerLayout
-from ahn.models.plan import Leaving, Plan
+from ahn.models.plan import Buffers, Leaving, Plan
 from ahn.models.window_attention import mask_free, split_attention, takes_flash
-
-if TYPE_CHECKING:
-    from ahn.models.cache import LayerCache
 
 #: At most so many query-key pairs are masked at a time; longer chunks go in query blocks.
 _PAIRS = 1 << 23
@@ -250,7 +246,7 @@ class LayerPlan(Plan):
         return (seen | (query < 0))[:, None]
 
     def look(
-        self, past: LayerCache, new: Mapping[str, Tensor], evicts: bool
+        self, past: Buffers, new: Mapping[str, Tensor], evicts: bool
     ) -> tuple[Tensor, Tensor, Leaving | None]:
         """All columns; what leaves the window is picked from them."""
         joined = {name: past.joined(name, tensor, self) for name, tensor in new.items()}
@@ -261,7 +257,7 @@ class LayerPlan(Plan):
             leaving = Leaving(step.first_query, columns, step.writes)
         return joined["keys"], joined["values"], leaving
 
-    def keep(self, past: LayerCache, new: Mapping[str, Tensor]) -> None:
+    def keep(self, past: Buffers, new: Mapping[str, Tensor]) -> None:
         """Store those tokens of the chunk that stay in the window."""
         past.store(new, self)
 

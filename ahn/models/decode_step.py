@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,10 +17,7 @@ from torch.nn import functional as F
 
 from ahn.config import LayerLayout
 from ahn.models.attention import Chunk, ring_slots
-from ahn.models.plan import Leaving, Plan
-
-if TYPE_CHECKING:
-    from ahn.models.cache import LayerCache
+from ahn.models.plan import Buffers, Leaving, Plan
 
 
 class TokenStep(Plan):
@@ -81,7 +77,7 @@ class TokenStep(Plan):
         return self._elsewhere[str(target)]
 
     def look(
-        self, past: LayerCache, new: Mapping[str, Tensor], evicts: bool
+        self, past: Buffers, new: Mapping[str, Tensor], evicts: bool
     ) -> tuple[Tensor, Tensor, Leaving | None]:
         """Stores the token in its slot; what was there leaves the window."""
         leaving = None
@@ -92,7 +88,7 @@ class TokenStep(Plan):
             self.put(past.slots[name], tensor)
         return past.slots["keys"], past.slots["values"], leaving
 
-    def keep(self, past: LayerCache, new: Mapping[str, Tensor]) -> None:
+    def keep(self, past: Buffers, new: Mapping[str, Tensor]) -> None:
         """Nothing: `look` has stored the token."""
 
     def at(self, buffer: Tensor) -> Tensor:

@@ -13,17 +13,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ahn.config import LayerLayout
 from ahn.models.attention import Chunk, LayerPlan
-from ahn.models.plan import Leaving, Plan, Tokens
+from ahn.models.plan import Buffers, Leaving, Past, Plan, Tokens
 
 if TYPE_CHECKING:
-    from ahn.models.cache import LayerCache
+    pass
 
 Span = tuple[int, int]
 
@@ -281,9 +280,9 @@ class PackedPlan(Plan):
 
     def over(
         self,
-        past: LayerCache,
+        past: Past,
         tokens: Tokens,
-        work: Callable[[Plan, LayerCache, Tokens], Tensor],
+        work: Callable[[Plan, Past, Tokens], Tensor],
     ) -> Tensor:
         """`work` on the documents of each length, none of which has a past."""
         new = {name: self.apart(x.transpose(1, 2)) for name, x in tokens.new.items()}
@@ -303,7 +302,7 @@ class PackedPlan(Plan):
         return self.together(outputs, tokens.q.transpose(1, 2))
 
     def look(
-        self, past: LayerCache, new: Mapping[str, Tensor], evicts: bool
+        self, past: Buffers, new: Mapping[str, Tensor], evicts: bool
     ) -> tuple[Tensor, Tensor, Leaving | None]:
         """Never asked: `over` asks the plan of each document."""
         raise NotImplementedError("a packed batch is looked at document by document")
@@ -312,7 +311,7 @@ class PackedPlan(Plan):
         """Never asked, as `look`."""
         raise NotImplementedError("a packed batch is attended to document by document")
 
-    def keep(self, past: LayerCache, new: Mapping[str, Tensor]) -> None:
+    def keep(self, past: Buffers, new: Mapping[str, Tensor]) -> None:
         """Never asked: a packed batch has no cache."""
         raise NotImplementedError("a packed batch has no cache")
 

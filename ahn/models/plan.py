@@ -13,13 +13,30 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from ahn.models.cache import LayerCache
+
+class Buffers(Protocol):
+    """What a layer keeps of the past, as far as plans use it: `ahn.models.cache.LayerCache`."""
+
+    @property
+    def slots(self) -> Mapping[str, Tensor]:
+        """What is kept with each token, by name: `[B, heads, slots, ...]`."""
+
+    def empty(self) -> Self:
+        """The same with nothing in it."""
+
+    def joined(self, name: str, new: Tensor, plan: Any) -> Tensor:
+        """What buffer `name` holds, in the order of the tokens, then `new`."""
+
+    def store(self, new: Mapping[str, Tensor], plan: Any) -> None:
+        """Keep those of the new tokens that the layout keeps."""
+
+
+Past = TypeVar("Past", bound=Buffers)
 
 
 @dataclass(frozen=True)
@@ -70,9 +87,9 @@ class Plan(ABC):
 
     def over(
         self,
-        past: LayerCache,
+        past: Past,
         tokens: Tokens,
-        work: Callable[[Plan, LayerCache, Tokens], Tensor],
+        work: Callable[[Plan, Past, Tokens], Tensor],
     ) -> Tensor:
         """Do `work` on the tokens; a plan for several documents does it on each.
 
@@ -88,7 +105,7 @@ class Plan(ABC):
 
     @abstractmethod
     def look(
-        self, past: LayerCache, new: Mapping[str, Tensor], evicts: bool
+        self, past: Buffers, new: Mapping[str, Tensor], evicts: bool
     ) -> tuple[Tensor, Tensor, Leaving | None]:
         """The keys and values that queries look at, and what leaves the window.
 
@@ -116,5 +133,5 @@ class Plan(ABC):
         """
 
     @abstractmethod
-    def keep(self, past: LayerCache, new: Mapping[str, Tensor]) -> None:
+    def keep(self, past: Buffers, new: Mapping[str, Tensor]) -> None:
         """Store what the layout keeps of the tokens, where `look` has not done so."""
