@@ -7,7 +7,6 @@ import re
 from common.errors import InputError
 from common.quantities import token_count
 
-
 MAX_LENGTH = 16 * 1024**2
 """Tokens: beyond it a slip of the pen is likelier than a wish."""
 _PLAIN = re.compile(r"\s*[0-9]{1,12}\s*")

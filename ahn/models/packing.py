@@ -21,9 +21,6 @@ from ahn.config import LayerLayout
 from ahn.models.attention import Chunk, LayerPlan
 from ahn.models.plan import Buffers, Leaving, Past, Plan, Tokens
 
-if TYPE_CHECKING:
-    pass
-
 Span = tuple[int, int]
 
 
