@@ -1,8 +1,8 @@
 """transformers' own tests of a causal language model, on ours: `make peers`.
 
-Two families, and five ways of seeing the past for each. Their inputs have 20 tokens, of which a
-window of 8 and 2 sinks keep half, and the memories are not zero. What must be refused, or has no
-meaning here, is listed in `tests/peers/expected.py` with its reason.
+Every built-in family of `ahn.families`, and five ways of seeing the past for each. Their inputs have
+20 tokens, of which a window of 8 and 2 sinks keep half, and the memories are not zero. What must be
+refused, or has no meaning here, is listed in `tests/peers/expected.py` with its reason.
 """
 
 from __future__ import annotations
@@ -22,14 +22,8 @@ from transformers.models.auto.modeling_auto import (
 
 from ahn.cells import MemoryCell
 from ahn.cells.base import HeadLinear
-from ahn.models.causal_lm import (
-    Qwen2AHNConfig,
-    Qwen2AHNForCausalLM,
-    Qwen2AHNModel,
-    Qwen3AHNConfig,
-    Qwen3AHNForCausalLM,
-    Qwen3AHNModel,
-)
+from ahn.families import families
+from ahn.models.causal_lm import family_classes
 from ahn.models.stack import InitialisesCells
 from tests.peers import conftest, source
 
@@ -38,8 +32,10 @@ ROWS, TOKENS = 2, 20
 WINDOW, SINKS = 8, 2
 
 FAMILIES: dict[str, tuple[Any, Any, Any]] = {
-    "Qwen2": (Qwen2AHNConfig, Qwen2AHNModel, Qwen2AHNForCausalLM),
-    "Qwen3": (Qwen3AHNConfig, Qwen3AHNModel, Qwen3AHNForCausalLM),
+    family.prefix: (classes.config, classes.stack, classes.causal_lm)
+    for family in families()
+    if family.built_in
+    for classes in [family_classes(family)]
 }
 SETTINGS: dict[str, dict[str, Any]] = {
     "Full": {"variant": "full"},

@@ -12,7 +12,7 @@ import pytest
 from tests.peers import source
 from tests.peers.expected import EXPECTED, KINDS, Expected, listed, verdict
 
-FAMILIES = ("Qwen2", "Qwen3")
+FAMILIES = ("Qwen2", "Qwen3", "Llama", "Mistral")
 SETTINGS = ("Full", "Window", "GatedDeltaNet", "DeltaNet", "Mamba2")
 REFUSED = Expected("test_a|test_b.*", "refused", "cannot be", "a reason", classes="TestQwen2.*")
 
