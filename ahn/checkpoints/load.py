@@ -42,20 +42,11 @@ def check_model(
     ahn: str | Path | None = None,
     window: int | None = None,
     sinks: int | None = None,
-    rope_scaling: Mapping[str, Any] | None = None,
-    yarn_factor: float | None = None,
+    **options: Any,
 ) -> list[str]:
-    """Everything that `resolve_checkpoint` finds to be wrong, a line each."""
+    """Everything that `resolve_checkpoint` finds to be wrong, a line each; takes what it takes."""
     try:
-        resolve_checkpoint(
-            path_or_id,
-            variant,
-            ahn,
-            window,
-            sinks,
-            rope_scaling=rope_scaling,
-            yarn_factor=yarn_factor,
-        )
+        resolve_checkpoint(path_or_id, variant, ahn, window, sinks, **options)
         return []
     except InputError as error:
         return str(error).splitlines()

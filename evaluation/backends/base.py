@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -53,6 +53,11 @@ class RunSettings:
     device: str = "auto"
     yarn_factor: float | None = None
     _made: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, configuration: Any) -> RunSettings:
+        """The settings of the same names of a `RunConfiguration`."""
+        return cls(**{f.name: getattr(configuration, f.name) for f in fields(cls) if f.repr})
 
     def once(self, make: Callable[[RunSettings], T]) -> T:
         """`make(self)`, called once in a run: what several variants share."""

@@ -73,15 +73,7 @@ class _Draft:
         self.problems = Problems(earlier)
         self.warnings: list[str] = []
         self._watch = watch
-        self._settings = RunSettings(
-            model=configuration.model,
-            ahn=configuration.ahn,
-            window=configuration.window,
-            sinks=configuration.sinks,
-            dtype=configuration.dtype,
-            device=configuration.device,
-            yarn_factor=configuration.yarn_factor,
-        )
+        self._settings = RunSettings.of(configuration)
         self._base = self._settings.once(StreamingModels)
         self._model_config: dict[str, Any] = {}
         self._models: dict[str, Backend] = {}

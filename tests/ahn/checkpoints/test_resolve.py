@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import pickle
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import ahn
 from ahn.checkpoints import locate
@@ -144,3 +147,57 @@ def test_layers_without_a_memory_are_said_and_not_loaded(base: Path, tmp_path: P
     (notice,) = resolved.notices
     assert "keep full attention" in notice and str(folder) in notice
     assert json.loads((folder / "config.json").read_text())["fa_layer_ids"] == "1"
+
+
+@pytest.fixture
+def hub(base: Path, memory: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A hub with `Some/base` and `Some/memory`; which files were asked of it."""
+    asked: list[str] = []
+    folders = {"Some/base": base, "Some/memory": memory}
+
+    def from_hub(place: Any, patterns: list[str]) -> Path:
+        asked.extend(patterns)
+        return folders[str(place)]
+
+    def headers(place: Any) -> Any:  # as the hub gives them: names, and bytes from 0
+        found = CheckpointFiles(folders[str(place)]).tensors
+        return {
+            key: dataclasses.replace(t, file=Path(t.file.name), start=0, end=t.nbytes)
+            for key, t in found.items()
+        }
+
+    monkeypatch.setattr(locate, "_from_hub", from_hub)
+    monkeypatch.setattr(locate, "_remote_tensors", headers)
+    return asked
+
+
+@torch.no_grad()
+def test_of_a_checkpoint_on_the_hub_only_headers_are_fetched_until_it_is_loaded(
+    base: Path, memory: Path, hub: list[str]
+) -> None:
+    resolved = ahn.resolve_checkpoint("Some/base", "ahn", "Some/memory", window=8, sinks=0)
+    assert not any("safetensors" in pattern for pattern in hub)
+    assert resolved.path == "Some/base"
+    model = ahn.load_resolved(resolved)
+    assert any("safetensors" in pattern for pattern in hub)
+    expected = ahn.load_model(base, ahn=memory, window=8, sinks=0)
+    ids = torch.arange(40)[None]
+    assert torch.equal(model(ids).logits, expected(ids).logits)
+
+
+def test_what_does_not_fit_is_refused_from_the_hubs_headers(
+    base: Path, hub: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ahn.InputError, match="Some/memory: holds AHN weights alone|no base model"):
+        ahn.resolve_checkpoint("Some/memory", "full")
+    assert not any("safetensors" in pattern for pattern in hub)
+
+
+def test_it_can_be_sent_to_another_process(base: Path, memory: Path) -> None:
+    resolved = ahn.resolve_checkpoint(base, "ahn", memory)
+    again = pickle.loads(pickle.dumps(resolved))
+    assert (again.settings, again.tensors, again.path) == (
+        resolved.settings,
+        resolved.tensors,
+        resolved.path,
+    )

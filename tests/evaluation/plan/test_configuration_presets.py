@@ -80,12 +80,7 @@ def test_a_paper_preset_has_the_papers_settings(hub, benchmark, size):
     assert (problems, asked.problems, asked.protocol) == ([], (), "ahn")
     assert configuration.max_length == max_length
     assert configuration.allow_overlong is (max_length > model.max_position_embeddings)
-    settings = RunSettings(
-        **{
-            name: getattr(configuration, name)
-            for name in ("model", "ahn", "window", "sinks", "dtype", "device", "yarn_factor")
-        }
-    )
+    settings = RunSettings.of(configuration)
     texts = configuration.variants or settings.once(StreamingModels).default_kinds()
     requests = [r for text in texts for r in variant_requests(text, list(configuration.ahn))]
     made = [make_variant(request, settings) for request in requests]
