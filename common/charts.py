@@ -31,14 +31,15 @@ text { font: 13px system-ui, sans-serif; fill: #222; }
     f".c{i} {{ stroke: #{c}; }} .mark.c{i}:not(.hollow), .bar.c{i}, .t{i} {{ fill: #{c}; }}"
     for i, c in enumerate(_PALETTE)
 )
-_CONTROL = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n\r"}
+# XML has no place for control characters: Unicode has pictures of them.
+_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n\r"}
 
 
 def chart(height: float, description: str, parts: Iterable[Markup]) -> Markup:
     """An `<svg>` element, `WIDTH` units wide, with what it shows in words for a screen reader."""
     return Markup(
         '<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>'
-    ).format(WIDTH, round(height), description, Markup("").join(parts))
+    ).format(WIDTH, round(height), description.translate(_PICTURES), Markup("").join(parts))
 
 
 def standalone(drawn: Markup) -> str:
@@ -46,13 +47,13 @@ def standalone(drawn: Markup) -> str:
     attributes = f' xmlns="http://www.w3.org/2000/svg" width="{round(1.4 * WIDTH)}"'
     style = f'<style>{_STYLE}</style><rect width="100%" height="100%" fill="#fff"/>'
     content = str(drawn).replace("<svg", f"<svg{attributes}", 1).replace(">", f">{style}", 1)
-    return f"{content}\n".translate(_CONTROL)
+    return f"{content}\n"
 
 
 def text(x: float, y: float, words: str, style: str, anchor: str) -> Markup:
     """A text; `style` are classes, `anchor` is `start`, `middle` or `end`."""
     return Markup('<text class="{}" x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>').format(
-        style, x, y, anchor, words
+        style, x, y, anchor, words.translate(_PICTURES)
     )
 
 

@@ -45,11 +45,11 @@ def _unknown_tasks(names: Sequence[str]) -> list[str]:
 
 def our_names() -> list[str]:
     """All names in lm-eval of the tasks and groups of this package."""
-    from tasks.registry import benchmark_names, find_task, group_names, task_names
+    from tasks.registry import benchmark_names, benchmark_tasks, group_names
 
     names: list[str] = []
     for benchmark in benchmark_names():
-        tasks = [find_task(benchmark, name) for name in task_names(benchmark)]
+        tasks = benchmark_tasks(benchmark)
         implied = {task.dataset for task in tasks}
         names += [task.lm_eval_name for task in tasks if task.lm_eval_name]
         names += [PREFIX + group for group in group_names(benchmark) if group not in implied]

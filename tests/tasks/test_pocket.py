@@ -35,7 +35,7 @@ from tasks.pocket.vocabulary import (
     WORDS,
 )
 from tasks.registry import benchmark_definition, expand, find_task, task_names
-from tasks.schema import Example, Task
+from tasks.schema import Example, Task, TaskProtocol, TextCut
 from tasks.sources import load_examples
 
 SINKS, WINDOW = 4, 128
@@ -401,6 +401,34 @@ def test_pocket_stands_for_the_default_tasks() -> None:
         assert [task.name for task in expand(benchmark, [], data)] == suite
     with pytest.raises(InputError, match="pocket_qa@3"):
         expand("pocket", ["pocket_qa@3"], None)
+
+
+@pytest.mark.parametrize(
+    ("name", "new_tokens", "longest"),
+    [("pocket_qa@4", 8, 2048), ("pocket_two_hop@2_1024", 10, 2048), ("pocket_qa@8_4096", 8, 4096)],
+)
+def test_a_task_is_asked_as_in_runs_from_before_the_suite_had_a_folder(
+    name: str, new_tokens: int, longest: int
+) -> None:
+    task = find_task("pocket", name)
+    assert (
+        task.protocols["official"]
+        == task.protocols["ahn"]
+        == TaskProtocol(
+            template=" {context} {input}",
+            max_new_tokens=new_tokens,
+            chat_template=False,
+            truncation="none",
+            reserve_generation=False,
+            metric="exact_match",
+            generation={"do_sample": False, "num_beams": 1},
+            seed=0,
+            default_max_length=longest,
+            postprocess=(TextCut(keep_before=" .", strip=True),),
+        )
+    )
+    (example,) = rows_of(task, 1)
+    assert example.label is None and example.example_id == f"{name}/0/0/0"
 
 
 def test_the_vocabulary_is_closed() -> None:

@@ -363,7 +363,7 @@ def test_a_checkpoint_on_a_full_disk_says_so(
         train(Recipe(**options))
     assert not (tmp_path / "out").exists()
     monkeypatch.undo()
-    monkeypatch.setattr("ahn.distill.outputs._draw", full)
+    monkeypatch.setattr("ahn.distill.outputs._loss_curve", full)
     with pytest.raises(ahn.InputError, match="weights cannot be written: the disk is full"):
         train(Recipe(**options))
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["checkpoints"]

@@ -415,9 +415,9 @@ def test_lm_evals_own_command_finds_the_model(tmp_path: Path) -> None:
 def test_all_names_follow_one_rule_and_are_lm_evals() -> None:
     manager = TaskManager(include_path=str(FOLDER), include_defaults=False)
     names = our_names()
-    assert len(names) == len(set(names)) == 46 + 55 + 21 + len(manager.all_groups) - 1
+    assert len(names) == len(set(names)) == 46 + 55 + 40 + len(manager.all_groups) - 1
     assert {*names, "ahnbench_model"} == set(manager.all_tasks)
-    benchmarks = [*benchmark_names(), "pocket"]
+    benchmarks = benchmark_names()
     for name in names:
         assert any(
             name == f"ahnbench_{benchmark}" or name.startswith(f"ahnbench_{benchmark}_")
@@ -425,7 +425,8 @@ def test_all_names_follow_one_rule_and_are_lm_evals() -> None:
         )
     for benchmark in benchmark_names():
         for task in (find_task(benchmark, name) for name in task_names(benchmark)):
-            parts = [benchmark, task.dataset, *([task.level] if task.level else [])]
+            dataset = task.dataset.removeprefix("pocket_").replace("@", "_")
+            parts = [benchmark, dataset, *([task.level] if task.level else [])]
             assert task.lm_eval_name == "ahnbench_" + "_".join(parts)
 
 
@@ -463,7 +464,7 @@ def test_tasks_that_nobody_has_are_named_with_what_may_be_meant() -> None:
     asked = ["--model", "ahn", "--model_args", "pretrained=pocket", "--tasks", ",".join(names)]
     with pytest.raises(InputError) as error:
         run_harness(asked)
-    told = error.value.problems
+    told = list(error.value.problems)
     assert told[0] == "--tasks: task not found: zzz"
     assert told[1:3] == [
         "--tasks: task not found: lveval_128k; did you mean 'ahnbench_lveval_128k'?",
