@@ -4,9 +4,10 @@
     model = ahn.load_model("Qwen/Qwen2.5-3B-Instruct", variant="ahn",
                            ahn="ByteDance-Seed/AHN-GDN-for-Qwen-2.5-Instruct-3B")
 
-Paper: arXiv 2510.07318.  transformers' auto classes and pipelines load a merged folder after
-`ahn.register()`; importing `ahn` alone changes nothing in transformers.  torch is imported on first
-use of a name that needs it, so that `ahn.cost` and checks of configurations stay light.
+Paper: arXiv 2510.07318.  Importing this makes our model types (`qwen2_ahn` ...) known to
+transformers' auto classes and pipelines, which then load a merged folder; it changes nothing for
+the base models' types.  torch is imported on first use of a name that needs it, so that `ahn.cost`
+and checks of configurations stay light.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from ahn.checkpoints.resolve import ResolvedCheckpoint, resolve_checkpoint
 from ahn.checkpoints.tokenizer import load_tokenizer
 from ahn.config import VARIANTS, AHNConfig, LayerLayout
 from ahn.families import Family, register_family
+from ahn.models.registration import register_with_transformers
 from common.errors import InputError
 
 if TYPE_CHECKING:
@@ -76,12 +78,12 @@ __all__ = [
 
 
 def register() -> None:
-    """Make our model types (`qwen2_ahn` ...) known to transformers, in this process.
+    """Make the classes of all families now, and register them with transformers.
 
-    Call it once before `AutoModelForCausalLM.from_pretrained`, `AutoModel`, `AutoConfig` or a
-    pipeline meets a folder that `ahn merge` wrote; `ahn.load_model` needs no such call. It imports
-    torch and transformers, and changes nothing for the base models' own types. Called again, it
-    adds families that were registered since.
+    `import ahn` is enough for the auto classes, which make a family's classes when they meet one of
+    its folders. This is for what looks a class up in `transformers` by its name alone, and for
+    families that were registered (`register_family`) after transformers was imported. It imports
+    torch and transformers, and changes nothing for the base models' own types.
 
     Raises:
         InputError: a family names classes that are not there.
@@ -90,6 +92,8 @@ def register() -> None:
 
     register_families()
 
+
+register_with_transformers()
 
 #: names that need torch, and the modules that have them
 _ON_FIRST_USE = {

@@ -102,8 +102,8 @@ def info(settings: given.Info) -> None:
 def merge(settings: given.Merge) -> None:
     """Put base and AHN weights into one folder; every key is accounted for, no bit is changed.
 
-    The folder loads with `ahn.load_model`; with transformers' `AutoModelForCausalLM` and pipelines
-    after `ahn.register()`; `ahn serve` serves it.
+    The folder loads with `ahn.load_model`, and with transformers' `AutoModelForCausalLM` and
+    pipelines after `import ahn`; `ahn serve` serves it.
     """
     from ahn.checkpoints.merge import merge_checkpoint
     from ahn.checkpoints.names import ahn_path, model_path

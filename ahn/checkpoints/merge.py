@@ -74,7 +74,7 @@ def merge_checkpoint(
 ) -> Written:
     """Write one folder with base and memory, of a model type of ours, such as `qwen2_ahn`.
 
-    It loads with `ahn.load_model`, and with `AutoModelForCausalLM` after `ahn.register()`.
+    It loads with `ahn.load_model`, and with `AutoModelForCausalLM` after `import ahn`.
 
     Args:
         base: folder or hub id of a base model.

@@ -1,4 +1,4 @@
-"""`ahn.register()` works in any order of imports, and stock model types stay what they are."""
+"""`import ahn` and transformers get on in any order, and stock model types stay what they are."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ IMPORTS = [
     "import ahn; import lm_eval.models.huggingface",
     "import ahn; from transformers import Qwen2ForCausalLM",
     "import ahn; from transformers import AutoModelForCausalLM, LlamaForCausalLM",
+    "import ahn; from transformers.models.auto import configuration_auto",
+    "import ahn; from transformers import AutoTokenizer, pipeline, Trainer",
+    "import ahn.models.causal_lm",
     "import ahn; ahn.register(); from transformers import AutoTokenizer, pipeline, Trainer",
     "import transformers; import ahn",
     "from transformers import AutoModelForCausalLM; import ahn",
@@ -20,8 +23,6 @@ IMPORTS = [
 ]
 
 USE = """
-ahn.register()
-ahn.register()
 from transformers import AutoConfig, AutoModelForCausalLM
 shape = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1,
              intermediate_size=16, vocab_size=16, head_dim=8,
@@ -47,10 +48,24 @@ def test_any_order_of_imports(imports: str) -> None:
     run(imports + "\n" + USE)
 
 
-def test_import_ahn_loads_neither_torch_nor_transformers_and_hooks_no_import() -> None:
+def test_import_ahn_loads_neither_torch_nor_transformers() -> None:
+    run("import ahn, sys; assert not {'torch', 'transformers'} & set(sys.modules)")
+
+
+def test_a_configuration_is_loaded_without_the_models_of_other_families() -> None:
+    """And once the class is made, the auto classes have it, and nothing watches imports."""
     run(
-        "import sys; before = list(sys.meta_path); import ahn; "
-        "assert not {'torch', 'transformers'} & set(sys.modules); assert sys.meta_path == before"
+        "import sys, ahn\n"
+        "from transformers import AutoConfig, CONFIG_MAPPING\n"
+        "assert 'ahn.models.causal_lm' not in sys.modules\n"
+        "assert not any(type(f).__module__.startswith('ahn') for f in sys.meta_path)\n"
+        "assert CONFIG_MAPPING['qwen3_ahn'].model_type == 'qwen3_ahn'\n"
+        "assert 'ahn.models.causal_lm' not in sys.modules\n"
+        "config = AutoConfig.for_model('mistral_ahn', ahn={'window': 5})\n"
+        "assert type(config).__module__ == 'ahn.models.causal_lm' and config.ahn == {'window': 5}\n"
+        "assert CONFIG_MAPPING['mistral_ahn'] is type(config)\n"
+        "assert 'transformers.models.llama.modeling_llama' in sys.modules  # RoPE is Llama's\n"
+        "assert 'transformers.models.qwen2.modeling_qwen2' not in sys.modules\n"
     )
 
 
@@ -71,5 +86,5 @@ def test_classes_are_made_when_they_are_named() -> None:
         "again = pickle.loads(pickle.dumps(config))\n"
         "assert type(again) is type(config) and again.ahn == {'window': 5}\n"
         "from transformers import CONFIG_MAPPING\n"
-        "assert 'mistral_ahn' in CONFIG_MAPPING and 'llama_ahn' not in CONFIG_MAPPING\n"
+        "assert CONFIG_MAPPING['mistral_ahn'] is type(config)\n"
     )

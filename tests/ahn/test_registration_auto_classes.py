@@ -35,11 +35,6 @@ def merged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _registered() -> None:
-    ahn.register()
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("cell", ahn.CELLS)
@@ -122,7 +117,7 @@ for module in (first, sys.modules["transformers"]):
 
 
 class TestServing:
-    """`ahn serve`, and `transformers serve` after `ahn.register()`."""
+    """`ahn serve`, and `transformers serve` after `import ahn`."""
 
     @pytest.mark.parametrize(
         ("words", "says"),
@@ -166,7 +161,7 @@ class TestServing:
         "command",
         [
             ["-m", "ahn.cli"],
-            ["-c", f"import ahn; ahn.register(); from {SERVER} import main; main()"],
+            ["-c", f"import ahn; from {SERVER} import main; main()"],
         ],
         ids=["ahn", "transformers"],
     )

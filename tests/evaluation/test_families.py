@@ -71,7 +71,7 @@ def test_a_memory_is_trained_merged_and_asked(
 def test_a_merged_folders_tokenizer_is_its_bases(
     tmp_path: Path, family: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """transformers chooses it by the model type, and knows ours only after `ahn.register()`."""
+    """transformers chooses it by the model type, and merged folders have one of ours."""
     base = base_of(tmp_path / "base", family)
     of_base = load_tokenizer(base)
     config = json.loads((base / "config.json").read_text())
