@@ -136,8 +136,11 @@ class LayerCache:
         Raises:
             ValueError: other names or shapes than those that are held.
         """
-        if {n: x.shape for n, x in states.items()} != {n: x.shape for n, x in self.states.items()}:
-            shown = [{n: list(x.shape) for n, x in s.items()} for s in (self.states, states)]
+        held = self.states
+        if states.keys() != held.keys() or any(
+            [x.shape != held[n].shape for n, x in states.items()]
+        ):
+            shown = [{n: list(x.shape) for n, x in some.items()} for some in (held, states)]
             raise ValueError(
                 f"memory cell {self.layout.cell!r} must return the states it was given, "
                 f"{shown[0]}, not {shown[1]}"

@@ -117,6 +117,8 @@ class StreamingAttention(nn.Module):
         if leaving is not None:
             first = leaving.first_query
             added = self._evict(past, leaving, tokens, eviction, memory_hook)
+            if first == 0:
+                return output + added
             return torch.cat([output[:, :first], output[:, first:] + added], 1)
         if eviction.keeps and torch.is_grad_enabled():
             return torch.cat([output, _untouched(eviction, tokens)], 1)
