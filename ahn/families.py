@@ -54,7 +54,8 @@ class Family:
         qk_norm: RMS norms on each head of q and k, before RoPE.
         defaults: values of keys that a `config.json` may leave out, as transformers' configuration
             class has them; None, or no entry: `num_key_value_heads` is `num_attention_heads`,
-            `head_dim` is `hidden_size / num_attention_heads`, and any other key is False.
+            `head_dim` is `hidden_size / num_attention_heads`, `rope_theta` is 10,000, and any
+            other key is False.
         own_window: how `config.json` gives layers a sliding window of the base model's own.
             `switch`: `use_sliding_window` does, from layer `max_window_layers` on, or
             `layer_types`; `size`: `sliding_window` does, for every layer, unless it is null;

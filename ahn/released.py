@@ -1,4 +1,7 @@
-"""`config.json` of AHN checkpoints: the released key names and ours, translated here only."""
+"""The `config.json` of AHN checkpoints.
+
+Released checkpoints and this package have different key names; they are translated here only.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from ahn.config import PAPER_SINKS, PAPER_WINDOW, AHNConfig
 from ahn.families import family_of, find_family
 from common.errors import InputError
 
-#: keys that say how the memory was trained; they change nothing at inference
+#: Keys that say how the memory was trained. They have no effect at inference.
 _TRAINING_KEYS = (
     "loss_type",
     "ahn_position",
@@ -20,8 +23,8 @@ _TRAINING_KEYS = (
     "use_layerwise_decay",
     "is_causal",
 )
-#: every key of a released configuration that a base configuration does not have, and that something
-#: reads; there are stale ones besides (`dy_num_attn_sinks`, `dy_sliding_window`, `save_ahn_only`)
+#: Keys that a released configuration has, a base model's has not, and some code reads. Released
+#: files also hold keys that nothing reads (`dy_num_attn_sinks`, `save_ahn_only` ...).
 RELEASED_KEYS = {
     "_ahn_implementation",
     "_layer_implementation",
@@ -32,26 +35,29 @@ RELEASED_KEYS = {
     *_TRAINING_KEYS,
 }
 
-#: In a merged folder's `config.json`: the AHN weights' own `config.json`, as it was found.
+#: Key of a merged folder's `config.json`: the AHN weights' own `config.json`, unchanged.
 ORIGIN_KEY = "ahn_checkpoint"
 
-#: Kinds of `sliding_window_type` that never read `sliding_window` in training: `random` draws a
-#: window for each batch, `linear` takes a share of the batch's length.
+#: Values of `sliding_window_type` for which training ignores `sliding_window`: `random` draws a
+#: window for each batch, `linear` uses a fraction of the batch's length.
 _VARYING_WINDOWS = ("random", "linear")
-#: windows of the paper's evaluations: LV-Eval and InfiniteBench, LongBench
+#: Windows of the paper's evaluations, in tokens: LV-Eval and InfiniteBench, LongBench.
 _EVALUATED_WINDOWS = (PAPER_WINDOW, 8_064)
 
 
 def read_ahn_config(config: Mapping[str, Any], where: str | Path) -> AHNConfig | None:
-    """The AHN settings of a `config.json`, ours or a released one; None when it has none.
+    """The AHN settings of a `config.json`, of ours or of a released one.
 
-    A released `sliding_window` that is a leftover of training is not believed: the paper's window
-    and sinks stand in for it, and `window_notice` says so.
+    A released `sliding_window` that is a leftover of training is ignored: the paper's window and
+    sinks are used instead, and `window_notice` says so.
+
+    Returns:
+        The settings; None if the configuration has none.
 
     Raises:
-        InputError: an unknown cell, a value that no setting can have, or something that this
-            package does not compute (`use_q_proj`, `use_ahn_router`: the reference's own
-            inference with them is faulty, so that nothing says what is right).
+        InputError: an unknown cell, an invalid value, or an option that this package does not
+            compute (`use_q_proj`, `use_ahn_router`: inference with them is faulty in the reference
+            implementation, so there is no correct result to compare with).
     """
     if config.get("ahn"):
         try:
@@ -85,9 +91,9 @@ def read_ahn_config(config: Mapping[str, Any], where: str | Path) -> AHNConfig |
 
 
 def _window_is_a_leftover(config: Mapping[str, Any]) -> bool:
-    """Whether a released configuration's `sliding_window` says nothing about inference.
+    """Whether a released configuration's `sliding_window` does not describe inference.
 
-    Who chooses a window for inference names its sinks, too, as our trainer does.
+    A configuration with a window for inference also has `num_attn_sinks`, as our trainer's has.
     """
     varied = config.get("sliding_window_type") in _VARYING_WINDOWS
     return varied and config.get("num_attn_sinks") is None
@@ -99,13 +105,16 @@ def window_notice(
     window: int | None = None,
     sinks: int | None = None,
 ) -> str | None:
-    """What people must be told about the window that a configuration gives; None: nothing.
+    """The warning about the window that a configuration gives.
 
     Args:
         config: a `config.json` with AHN settings.
         where: its folder or hub id.
-        window: the user's, which goes before the configuration's; then there is nothing to tell.
-        sinks: the user's.
+        window: the user's window in tokens; it replaces the configuration's, without a warning.
+        sinks: the user's number of sinks.
+
+    Returns:
+        One line; None if no warning is needed.
     """
     if window is not None:
         return None
@@ -126,9 +135,9 @@ def window_notice(
 
 
 def _early_merge_notice(config: Mapping[str, Any], where: str | Path) -> str | None:
-    """A merged folder may hold such a leftover: `merge` used to write it down as the window.
+    """The warning about a folder of an early `ahn merge`, which may have stored such a leftover.
 
-    It kept how the memory was trained (`ahn_training`), but not the released `config.json`.
+    Those folders have `ahn_training`, but no copy of the released `config.json`.
     """
     settings, training = config["ahn"], config.get("ahn_training")
     if ORIGIN_KEY in config or not isinstance(training, dict) or not isinstance(settings, dict):
@@ -147,7 +156,7 @@ def _early_merge_notice(config: Mapping[str, Any], where: str | Path) -> str | N
 
 
 def _layer_ids(given: Any) -> tuple[tuple[int, ...], list[str]]:
-    """`fa_layer_ids` (`"0,35"`, or a list) as numbers, and what is wrong with it."""
+    """`fa_layer_ids` (`"0,35"`, or a list) as numbers, and one message per invalid entry."""
     parts = given if isinstance(given, (list, tuple)) else str("" if given is None else given)
     if isinstance(parts, str):
         parts = [part.strip() for part in parts.split(",") if part.strip()]
@@ -163,7 +172,7 @@ def _layer_ids(given: Any) -> tuple[tuple[int, ...], list[str]]:
 
 
 def training_keys(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a configuration says about how its memory was trained."""
+    """The keys of a configuration that say how its memory was trained."""
     kept = config.get("ahn_training")  # in folders that were merged before `ORIGIN_KEY`
     source: Mapping[str, Any] = kept if isinstance(kept, dict) else config
     return {key: source[key] for key in source if key in _TRAINING_KEYS}
@@ -172,10 +181,10 @@ def training_keys(config: Mapping[str, Any]) -> dict[str, Any]:
 def split_config(
     config: Mapping[str, Any], settings: AHNConfig, where: str | Path
 ) -> dict[str, Any]:
-    """The `config.json` for the AHN weights of a model that holds them and the base's.
+    """The `config.json` for the AHN weights that are split from a merged model.
 
-    It is the one that was found, key for key: the one that `merge` kept, or the model's own where
-    that has released names. Only settings that were changed since are written anew.
+    It is the original one, key for key: the copy that `merge` kept, or the model's own if that has
+    released names. Only settings that were changed since are replaced.
 
     Args:
         config: the model's `config.json`.
@@ -183,7 +192,7 @@ def split_config(
         where: its folder or hub id.
 
     Raises:
-        InputError: the kept configuration is none of AHN weights.
+        InputError: the copy in the configuration does not describe AHN weights.
     """
     found = config.get(ORIGIN_KEY)
     if found is None and not config.get("ahn"):
@@ -203,7 +212,7 @@ def split_config(
     if settings.cell != before.cell:
         changed["_ahn_implementation"] = settings.cell
     if (settings.window, settings.sinks) != (before.window, before.sinks):
-        # both: a window without sinks would be taken for a leftover
+        # Both keys: a window without sinks would be read as a leftover of training.
         changed |= {"sliding_window": settings.window, "num_attn_sinks": settings.sinks}
     if settings.full_attention_layers != before.full_attention_layers:
         changed["fa_layer_ids"] = ",".join(map(str, settings.full_attention_layers))
@@ -242,7 +251,7 @@ def merged_config(
         settings: the fields of `AHNConfig`.
         origin: the memory's `config.json`, kept whole so that `split` gives it back.
     """
-    # A base that names a cell was once an AHN model: what it says of that memory is void.
+    # A base whose configuration names a cell was an AHN model once; those keys no longer apply.
     void = RELEASED_KEYS if base.get("_ahn_implementation") is not None else set()
     config = {k: v for k, v in base.items() if k not in void | {"_name_or_path"}}
     family = family_of(config)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ahn.families import find_family
 from common.errors import InputError
 
 _THETA = 10_000.0
@@ -46,7 +47,10 @@ def rope_parameters(config: Mapping[str, Any]) -> dict[str, Any]:
     values = {key: value for key, value in given.items() if key != "type"}
     values["rope_type"] = given.get("rope_type", given.get("type", "default"))
     theta = config.get("rope_theta")
-    values.setdefault("rope_theta", _THETA if theta is None else theta)
+    if theta is None:
+        family = find_family(config.get("model_type"))
+        theta = _THETA if family is None else family.defaults.get("rope_theta", _THETA)
+    values.setdefault("rope_theta", theta)
     return values
 
 

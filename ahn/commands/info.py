@@ -1,4 +1,4 @@
-"""What a checkpoint, or a model known by name, is: sizes, memory, window, RoPE. No torch."""
+"""What a checkpoint or a model of the zoo contains: sizes, memory, window, RoPE. No torch."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PARTS = ("embedding", "attention", "mlp", "norms", "lm_head", "memory", "other")
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What is known without loading weights. Counts are parameters, sizes are bytes.
+    """What is known of a model without loading its weights.
 
     Attributes:
         name: path, hub id, or name in the zoo.
@@ -38,12 +38,11 @@ class ModelInfo:
         cell: memory cell; None without memory.
         window: sliding window W in tokens, sinks not included.
         sinks: attention sinks in tokens.
-        window_notice: why the window is not the one that `config.json` names, or may be a wrong
-            one; None: there is nothing to tell.
+        window_notice: warning about the window, see `ahn.released.window_notice`; None: no warning.
         full_attention_layers: layers that keep full attention and have no memory.
         num_hidden_layers: decoder layers.
         rope: RoPE parameters in transformers' form.
-        rope_scaling: the same for people.
+        rope_scaling: the same as one line of text.
         max_position_embeddings: positions of the configuration.
         parameters: parameters by part; a tied output head is counted once.
         parameters_total: their sum.
@@ -80,7 +79,7 @@ def checkpoint_info(path_or_id: str | Path) -> ModelInfo:
     """Reads `config.json` and the headers of the weights; of a hub id only these are fetched.
 
     Raises:
-        InputError: no checkpoint there, of another family, or files that cannot be read.
+        InputError: no checkpoint, a model of no known family, or files that cannot be read.
     """
     files = CheckpointFiles(path_or_id)
     path_or_id, config = files.place, files.config
@@ -136,10 +135,16 @@ def zoo_info(
     window: int | None = None,
     sinks: int | None = None,
 ) -> ModelInfo:
-    """A model of the zoo, with what a memory cell would add to it; arithmetic from its shape.
+    """A model of the zoo and what a memory cell would add to it, computed from its shape.
+
+    Args:
+        name: of the zoo, or a hub id.
+        cell: memory cell; None: the base model alone.
+        window: in tokens; default: the paper's.
+        sinks: in tokens; default: the paper's.
 
     Raises:
-        InputError: unknown model or cell, or a window or sinks that cannot be.
+        InputError: unknown model or cell, or an invalid window or number of sinks.
     """
     model = zoo.find(name)
     problems = AHNConfig.problems("ahn", cell, window, sinks)
@@ -198,7 +203,7 @@ def zoo_table() -> list[dict[str, Any]]:
 
 
 def count_parts(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
-    """Parameters by part of the model, in the order of `PARTS`; parts it has not are left out."""
+    """Parameters by part of the model, in the order of `PARTS`; absent parts are left out."""
     counts: Counter[str] = Counter()
     for key, shape in shapes.items():
         counts[_part(key)] += prod(shape)
@@ -222,7 +227,7 @@ def _part(key: str) -> str:
 
 
 def _loaded_type(tensors: Mapping[str, StoredTensor]) -> str:
-    """The type a checkpoint is loaded in: its embedding's; of AHN weights alone, the commonest."""
+    """The type a checkpoint is loaded in: that of its embedding; without one, the most frequent."""
     if (embedding := tensors.get("model.embed_tokens.weight")) is not None:
         return embedding.dtype
     return Counter(tensor.dtype for tensor in tensors.values()).most_common(1)[0][0]

@@ -1,4 +1,4 @@
-"""`ahn serve`: `transformers serve` for a merged model, in a process that knows its classes."""
+"""`ahn serve`: `transformers serve` for a merged model, with our model types registered."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from common.notices import tell_once
 
 
 def serve(model: str | Path, options: Sequence[str]) -> None:
-    """Answer requests until the process is ended; see `transformers serve --help`.
+    """Serve a model until the process is ended; see `transformers serve --help`.
 
     Args:
         model: folder or hub id of a model that `ahn merge` wrote.
         options: of `transformers serve`, as at the shell.
 
     Raises:
-        InputError: no such model, one that transformers would load without its memory, or
-            packages that the server needs.
+        InputError: no such model, one that transformers would load without its memory, or the
+            packages of the server are not installed.
     """
     check_servable(model, options)
     from transformers.utils.import_utils import is_serve_available
@@ -36,7 +36,7 @@ def serve(model: str | Path, options: Sequence[str]) -> None:
 
 
 def check_servable(model: str | Path, options: Sequence[str] = ()) -> None:
-    """Refuse what transformers would serve wrongly, or not at all; tell of a doubtful window.
+    """Refuse what transformers would serve wrongly or not at all; warn about a doubtful window.
 
     Raises:
         InputError: see `serve`.

@@ -1,4 +1,4 @@
-"""The sizes of a model, and the parameters that follow from them. Arithmetic, no torch."""
+"""The sizes of a model and its number of parameters. Arithmetic, no torch."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Models known by name: one file each in `configs/models`. Data only, no torch.
 
-A model is added by adding its file; its name is the file's. The zoo answers what a model costs
-without its weights or its `config.json` at hand.
+A new file adds a model, which is named after the file. The zoo gives the cost of a model without
+its weights and its `config.json`.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def read(file: Traversable) -> ZooModel:
     """Reads one file of the zoo.
 
     Raises:
-        InputError: an unknown, missing or unfitting entry, with the file's name.
+        InputError: unknown, missing and invalid entries, each with the file's name.
     """
     entry = yaml.parse(file.read_text("utf-8"), str(file))
     try:

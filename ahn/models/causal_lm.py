@@ -67,7 +67,7 @@ PREFILL_CHUNK_SIZE = 1024
 
 
 class StreamingCausalLM(OwnAttention, InitialisesCells):
-    """Logits for the positions that are asked for; long prompts go through in chunks."""
+    """A causal language model that reads long prompts in chunks; see `forward`."""
 
     _model: ClassVar[Callable[..., nn.Module]]
     model: Any  # of that class
@@ -86,12 +86,12 @@ class StreamingCausalLM(OwnAttention, InitialisesCells):
 
     @property
     def layout(self) -> list[LayerLayout]:
-        """What each layer sees of the past: window, sinks and cell."""
+        """What each layer sees of the past: window and sinks in tokens, and the memory cell."""
         layout: list[LayerLayout] = self.model.layout
         return layout
 
     def layout_table(self) -> str:
-        """The layout in words, a line for each run of layers that are alike."""
+        """The layout as text, one line for each run of equal layers."""
         return layout_table(self.layout)
 
     def new_cache(self) -> AHNCache:
@@ -246,7 +246,7 @@ class StreamingCausalLM(OwnAttention, InitialisesCells):
         Documents | Literal[False] | None,
         tuple[int, ...],
     ]:
-        """Hold all that was passed against each other, once for a prompt.
+        """Check all arguments against one another, once for a prompt.
 
         Returns:
             The input; what each layer sees; the mask of the input's tokens; the documents of a
@@ -289,7 +289,7 @@ class StreamingCausalLM(OwnAttention, InitialisesCells):
         documents: Documents | Literal[False] | None,
         layouts: list[LayerLayout],
     ) -> Iterator[tuple[slice, int, int, AHNCache | None, Documents | Literal[False] | None]]:
-        """What goes through the stack at a time.
+        """The pieces that go through the stack one after another.
 
         Yields:
             Rows, first column, column after the last, their past, and the documents in it.
@@ -313,7 +313,7 @@ class StreamingCausalLM(OwnAttention, InitialisesCells):
 
     @staticmethod
     def _columns(tokens: int, keep: int | Tensor) -> tuple[Sequence[int], Tensor | None]:
-        """Columns whose logits are wanted, ascending, and where each stands in what is asked."""
+        """Columns whose logits are wanted, ascending, and the position of each in the request."""
         if not isinstance(keep, Tensor):
             if keep < 0:
                 raise ValueError(f"logits_to_keep must be 0 (all) or more, not {keep}")
@@ -392,7 +392,7 @@ class StreamingCausalLM(OwnAttention, InitialisesCells):
 
 
 class _Kept:
-    """Hidden states of the wanted columns, put together from what goes through at a time.
+    """Hidden states of the wanted columns, collected from the pieces.
 
     Args:
         rows: B.

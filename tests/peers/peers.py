@@ -1,8 +1,8 @@
 """transformers' own tests of a causal language model, on ours: `make peers`.
 
-Every built-in family of `ahn.families`, and five ways of seeing the past for each. Their inputs
-have 20 tokens, of which a window of 8 and 2 sinks keep half, and the memories are not zero. What
-must be refused, or has no meaning here, is listed in `tests/peers/expected.py` with its reason.
+Every built-in family of `ahn.families`, with five ways of seeing the past. Their inputs have 20
+tokens, of which a window of 8 and 2 sinks keep half, and the memories are not zero. What must be
+refused, or has no meaning here, is listed in `tests/peers/expected.py` with its reason.
 """
 
 from __future__ import annotations

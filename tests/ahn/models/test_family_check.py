@@ -13,6 +13,8 @@ from transformers import (
     HeliumConfig,
     HeliumForCausalLM,
     LlamaForCausalLM,
+    MinistralConfig,
+    MinistralForCausalLM,
     SmolLM3Config,
     SmolLM3ForCausalLM,
 )
@@ -70,6 +72,8 @@ def test_options_that_would_be_ignored_are_refused(tmp_path: Path, options: dict
         ("Helium", HeliumConfig, HeliumForCausalLM, {"head_dim": 12}),
         # every fourth layer has no positions
         ("SmolLM3", SmolLM3Config, SmolLM3ForCausalLM, {"num_hidden_layers": 4}),
+        # sliding windows of 4096 tokens, which the row does not mention
+        ("Ministral", MinistralConfig, MinistralForCausalLM, {"head_dim": 12}),
     ],
 )
 def test_models_that_only_look_like_a_llama_are_refused(
