@@ -103,7 +103,9 @@ class _Draft:
                     if request.kind in KINDS and KINDS[request.kind].needs_memory:
                         read.add(request.options.get("weights", ""))
                     with self.problems.collecting():
-                        self._add(find_backend(request.kind)(request, self._settings))
+                        model = find_backend(request.kind)(request, self._settings)
+                        assert model.name == request.name, f"{request.kind}: it names itself"
+                        self._add(model)
         unread = [name for name in configuration.ahn if name not in read]
         if unread:
             which = f" {', '.join(unread)}" if any(unread) else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,13 @@ from typing import Any
 import pytest
 
 from evaluation.backends.streaming import StreamingDocument
+from evaluation.plan.configuration import RunConfiguration
+from evaluation.plan.plan import make_plan
 from evaluation.plan.prompts import shared_tokens
+from evaluation.run.runner import Worker, groups_in_order
 from evaluation.run.store import RunStore
 from tests.evaluation.conftest import (
+    OF_ONE_START,
     SINKS,
     WINDOW,
     records_of,
@@ -497,3 +502,27 @@ def test_the_three_real_tasks_end_to_end(run_eval, shared: Path, tmp_path, proto
         assert record["cache_bytes_measured"] == record["cache_bytes_analytic"]
     limits = {r["task"]: r["generated_tokens"] for r in found if r["finish_reason"] == "length"}
     assert limits.get("multi_news", 512) == (512 if protocol == "official" else 500)
+
+
+def test_a_worker_in_another_place_gives_the_records_of_the_run(finished, tiny, data):
+    """It takes a plan and the name of a variant, and neither store nor listener."""
+    plan = make_plan(
+        RunConfiguration(
+            model=str(tiny), data=str(data), tasks=["hotpotqa", "samsum"],
+            variants=["full", "window"], window=WINDOW, sinks=SINKS, limit=3, max_length=300,
+            dtype="float32", device="cpu",
+        )
+    )  # fmt: skip
+    found = []
+    for variant in plan.models:
+        worker = pickle.loads(pickle.dumps(Worker(plan, variant)))
+        worker.open()
+        for group in groups_in_order(plan):
+            found += [json.loads(r.to_line()) for r in worker.answer(group, group.indices)]
+        worker.close()
+    for record in found:
+        for key in OF_ONE_START:
+            record.pop(key, None)
+    assert sorted(found, key=lambda r: (r["variant"], r["task"], r["example_id"])) == records_of(
+        finished[1]
+    )
