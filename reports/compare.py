@@ -1,4 +1,4 @@
-"""Columns set against each other: averages over tasks, paired differences, cost, the answer.
+"""Comparison of columns: averages over tasks, paired differences, cost, the answer.
 
 Everything is over the examples that all columns answered (`reports.matched`), so that a
 difference is the difference of the scores beside it. Two columns are compared example by example:
@@ -38,8 +38,8 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Standing:
-    """What a column comes to over a set of tasks."""
+class SummaryRow:
+    """Average score, difference and cost of a column over a set of tasks."""
 
     column: Column
     tasks: list[TaskKey]
@@ -132,7 +132,7 @@ def average_difference(
     return average_of_tasks(samples, differences=True) if samples else None
 
 
-def standings(columns: Sequence[Column]) -> list[Standing]:
+def summary_rows(columns: Sequence[Column]) -> list[SummaryRow]:
     """Every column over the tasks all columns share; over its own where they share none."""
     tasks, shared = compared_tasks(columns), matched(columns)
     rows = [_standing(column, columns, tasks, shared) for column in columns]
@@ -146,7 +146,7 @@ def standings(columns: Sequence[Column]) -> list[Standing]:
 
 def _standing(
     column: Column, columns: Sequence[Column], compared: list[TaskKey], shared: Matched
-) -> Standing:
+) -> SummaryRow:
     tasks = compared or [task for task in column.cells if column.scored(task)]
     baseline = baseline_of(column, columns)
     reference = reference_of(column, columns)
@@ -157,7 +157,7 @@ def _standing(
         interval = average_difference(column, other, tasks, shared)
         return None if interval is None else Difference(interval, 1.0)
 
-    return Standing(
+    return SummaryRow(
         column=column,
         tasks=tasks,
         score=average_score(column, tasks, shared),
@@ -167,7 +167,7 @@ def _standing(
         loss=alone(reference),
         cost=cost_of(
             shared.pairs(column, reference, tasks),
-            clocked_alike=reference is not None and reference.run is column.run,
+            timed_in_one_run=reference is not None and reference.run is column.run,
         ),
         truncated=sum(record.truncated for record in column.records),
         answers_removed=sum(record.answer_removed for record in column.records),
@@ -175,19 +175,19 @@ def _standing(
     )
 
 
-def shares_by_length(rows: Sequence[Standing]) -> list[ByLength]:
+def shares_by_length(rows: Sequence[SummaryRow]) -> list[ByLength]:
     """The columns' shares of full attention's cache and FLOPs, by the length of the prompt."""
     shared = matched([row.column for row in rows])
     pairs = [shared.pairs(row.column, row.reference, row.tasks) for row in rows]
     return by_length(pairs, LENGTH_AMOUNTS)
 
 
-def memories(rows: Sequence[Standing]) -> list[Standing]:
+def memories(rows: Sequence[SummaryRow]) -> list[SummaryRow]:
     """The rows of columns with a memory that is written to, and a score."""
     return [row for row in rows if row.column.kind == "ahn" and row.score is not None]
 
 
-def subject_of(rows: Sequence[Standing]) -> Standing | None:
+def subject_of(rows: Sequence[SummaryRow]) -> SummaryRow | None:
     """The column the page is about: the best memory of the first model that has one.
 
     Without a memory, the first column that is neither full attention nor the window, or the
@@ -213,9 +213,9 @@ Pieces = list[tuple[str, bool]]
 """Pieces of a text, True for a figure."""
 
 
-def answer(rows: Sequence[Standing]) -> Pieces:
+def answer(rows: Sequence[SummaryRow]) -> Pieces:
     """The reader's question answered: per model, what its best memory keeps, costs and saves."""
-    by_model: dict[str, list[Standing]] = {}
+    by_model: dict[str, list[SummaryRow]] = {}
     for row in rows:
         by_model.setdefault(row.column.model, []).append(row)
     names = model_names(by_model)
@@ -234,7 +234,7 @@ def answer(rows: Sequence[Standing]) -> Pieces:
     return pieces
 
 
-def _sentence(of_model: Sequence[Standing], model: str, rows: Sequence[Standing]) -> Pieces:
+def _sentence(of_model: Sequence[SummaryRow], model: str, rows: Sequence[SummaryRow]) -> Pieces:
     """What there is to say of one model; empty when none of its columns has a score."""
     row = subject_of(of_model)
     if row is None or row.score is None:
@@ -276,7 +276,7 @@ def _named(column: Column, model: str) -> str:
     return column.label.removesuffix(f" · {model}") if model else column.label
 
 
-def _saved(row: Standing) -> Pieces:
+def _saved(row: SummaryRow) -> Pieces:
     """Cache and FLOPs, as shares of full attention's in the mean example; empty if unknown."""
     if row.loss is None:
         return []

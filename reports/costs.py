@@ -90,10 +90,13 @@ def reused_tokens(record: ExampleRecord) -> int | None:
     return record.reused_prefix_tokens
 
 
-def cost_of(pairs: Sequence[Pair], clocked_alike: bool = True) -> Cost:
+def cost_of(pairs: Sequence[Pair], timed_in_one_run: bool = True) -> Cost:
     """Costs of a column over examples that did not fail.
 
-    `clocked_alike`: whether full attention ran in the same run; times are related to it only then.
+    Args:
+        pairs: each record with full attention's of the same example, or None.
+        timed_in_one_run: whether full attention ran in the same run; times are related to it only
+            then.
     """
     amounts = {name: _amount(pairs, name) for name in AMOUNTS}
     whole = [
@@ -111,8 +114,8 @@ def cost_of(pairs: Sequence[Pair], clocked_alike: bool = True) -> Cost:
         share=reused / tokens if tokens else None,
     )
     times = {
-        "prefill_seconds": _times(whole, "prefill_seconds", clocked_alike),
-        "decode_seconds": _times(pairs, "decode_seconds", clocked_alike),
+        "prefill_seconds": _times(whole, "prefill_seconds", timed_in_one_run),
+        "decode_seconds": _times(pairs, "decode_seconds", timed_in_one_run),
     }
     return Cost(amounts, times, reuse)
 

@@ -35,7 +35,7 @@ OUTCOMES = {
 
 
 @dataclass(frozen=True)
-class Answered:
+class JoinedExample:
     """One example and what each column made of it (None: the column has no record of it)."""
 
     task: TaskKey
@@ -92,7 +92,7 @@ class Answered:
         return own + _MARKUP_BYTES_PER_RECORD * (len(self.records) + 2)
 
 
-def join(columns: Sequence[Column]) -> list[Answered]:
+def join(columns: Sequence[Column]) -> list[JoinedExample]:
     """All examples of all columns, each once, with the columns' records side by side."""
     found: dict[tuple[TaskKey, str, str], list[ExampleRecord | None]] = {}
     for index, column in enumerate(columns):
@@ -100,22 +100,25 @@ def join(columns: Sequence[Column]) -> list[Answered]:
             for record in records:
                 key = (task, record.example_id, record.document_id)
                 found.setdefault(key, [None] * len(columns))[index] = record
-    return [Answered(task, name, tuple(records)) for (task, name, _), records in found.items()]
+    return [JoinedExample(task, name, tuple(records)) for (task, name, _), records in found.items()]
 
 
 def choose(
-    examples: Sequence[Answered], subject: int, most: int = MOST_EXAMPLES, most_bytes: int = 10**6
-) -> list[Answered]:
+    examples: Sequence[JoinedExample],
+    subject: int,
+    most: int = MOST_EXAMPLES,
+    most_bytes: int = 10**6,
+) -> list[JoinedExample]:
     """At most `most` examples of at most `most_bytes` on the page; see the module's docstring.
 
     `subject` is the number of the column whose failures come first. The result is ordered by
     task, in the order the tasks came.
     """
-    by_task: dict[TaskKey, list[Answered]] = {}
+    by_task: dict[TaskKey, list[JoinedExample]] = {}
     for example in examples:
         by_task.setdefault(example.task, []).append(example)
     turns = zip_longest(*(_ranked(of_task, subject) for of_task in by_task.values()))
-    chosen: list[Answered] = []
+    chosen: list[JoinedExample] = []
     room = most_bytes
     for example in (e for turn in turns for e in turn if e is not None):
         if len(chosen) == most:
@@ -128,16 +131,16 @@ def choose(
     return sorted(chosen, key=lambda e: order[e.task])
 
 
-def _ranked(examples: Sequence[Answered], subject: int) -> Iterator[Answered]:
+def _ranked(examples: Sequence[JoinedExample], subject: int) -> Iterator[JoinedExample]:
     """One task's examples: three that went wrong, one that went well, and so on."""
 
-    def badness(example: Answered) -> tuple[bool, float, bool]:
+    def badness(example: JoinedExample) -> tuple[bool, float, bool]:
         record = example.records[subject] if subject < len(example.records) else None
         score = record.score if record is not None and record.score is not None else 0.0
         return (example.outcome != "error", score, example.outcome != "differ")
 
-    wrong: list[Answered] = []
-    well: list[Answered] = []
+    wrong: list[JoinedExample] = []
+    well: list[JoinedExample] = []
     for example in sorted(examples, key=badness):
         no_error, score, _ = badness(example)
         (well if no_error and score == 1 else wrong).append(example)

@@ -31,7 +31,7 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
-_ALIKE = 0.05  # values nearer than this count partly as one value
+_SIMILAR = 0.05  # values nearer than this count partly as one value
 _END_MASS = 0.2  # weight of the prior at an end of the scale, while all values are the same
 _END_MASS_ALWAYS = 0.02  # the same, for values that differ
 _LEAST_PRIOR = 1e-12  # keeps quotients defined where a stratum has no spread at all
@@ -76,7 +76,7 @@ class Stratum:
     leverage: float
     """Sum of squared residuals, each times a / (1 - a), for documents with the share a."""
     unlike: float
-    """Effective number of documents whose value is not the common one; see `_alike`."""
+    """Effective number of documents whose value is not the common one; see `_similarity`."""
 
     @property
     def binary(self) -> float:
@@ -154,11 +154,11 @@ def stratum_of(
         square=float(squares.sum()),
         cube=float((squares * residual).sum()),
         leverage=0.0 if one_document else float(squares @ (share / (1 - share))),
-        unlike=documents * (1 - math.sqrt(_alike(sums / sizes, share, _ALIKE / scale.span))),
+        unlike=documents * (1 - math.sqrt(_similarity(sums / sizes, share, _SIMILAR / scale.span))),
     )
 
 
-def _alike(values: Floats, share: Floats, width: float) -> float:
+def _similarity(values: Floats, share: Floats, width: float) -> float:
     """How alike two documents drawn at random are, in [0, 1].
 
     A pair counts 1 at distance 0, falling in a straight line to 0 at `width`. With k of n

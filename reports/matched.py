@@ -1,4 +1,4 @@
-"""Like compared with like: the examples that every column answered.
+"""Examples that every column answered, so that all are compared over the same ones.
 
 A mean over what one column answered cannot be set beside a mean over what another did: the
 examples on which one failed are seldom its easiest. So means, costs and curves are over the

@@ -1,4 +1,4 @@
-"""What a reader must know before believing a page: unfinished runs, errors, unlike conditions."""
+"""Warnings of a page: unfinished runs, errors, conditions that differ between runs."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ def render(
 ) -> str:
     """The page as text, with at most `most_examples` single examples."""
     columns = columns_of(runs)
-    rows = compare.standings(columns)
+    rows = compare.summary_rows(columns)
     subject = compare.subject_of(rows)
     subject_number = 0 if subject is None else columns.index(subject.column)
     joined = examples.join(columns)
@@ -267,7 +267,9 @@ def _panels(columns: Sequence[Column], curve: Curve) -> list[tuple[Panel, Markup
 
 
 def _figures(
-    columns: Sequence[Column], rows: Sequence[compare.Standing], subject: compare.Standing | None
+    columns: Sequence[Column],
+    rows: Sequence[compare.SummaryRow],
+    subject: compare.SummaryRow | None,
 ) -> dict[str, Any]:
     """The page's charts; one that has nothing to show is None."""
     points, how = [], "measured"
@@ -280,7 +282,7 @@ def _figures(
         how = name
         if points:
             break
-    charts: list[tuple[str, Callable[[compare.Standing], float | None], Write]] = [
+    charts: list[tuple[str, Callable[[compare.SummaryRow], float | None], Write]] = [
         ("FLOPs (analytic), mean", lambda row: row.cost.amounts["flops"].mean, formats.operations),
         (
             "Whole prefill (measured), median",
@@ -308,7 +310,7 @@ def _figures(
 
 
 def _differences_figure(
-    columns: Sequence[Column], subject: compare.Standing | None
+    columns: Sequence[Column], subject: compare.SummaryRow | None
 ) -> Markup | None:
     if subject is None or subject.baseline is None or subject.difference is None:
         return None

@@ -10,7 +10,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from common.errors import InputError
+from common import json as strict
+from common.errors import InputError, Problems
+from common.validation import messages
 from reports.records import SCHEMA_VERSION, ExampleRecord, RunInfo, Start
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -147,7 +149,7 @@ def read_jsonl(path: str | Path) -> tuple[list[ExampleRecord], list[str]]:
         for reason in line.problems
     ]
     if problems:
-        raise InputError(_listing(problems))
+        raise InputError(*shortened(problems))
     warnings = [
         f"{path}:{line.number}: torn last line dropped (the run was stopped there)"
         for line in lines
@@ -175,7 +177,7 @@ def read_run_info(path: str | Path) -> RunInfo:
     except NewerVersion as error:
         raise NewerVersion(f"{file}: {error}") from error
     except ValueError as error:
-        raise InputError(_listing([f"{file}: {reason}" for reason in _reasons(error)])) from error
+        raise InputError(*(f"{file}: {reason}" for reason in _reasons(error))) from error
     for task, described in info.tasks.items():
         if "benchmark" in described:
             described["benchmark"] = _benchmark_today(described["benchmark"], task)
@@ -202,7 +204,7 @@ def read_run(path: str | Path) -> Run:
     info = read_run_info(path)
     records: list[ExampleRecord] = []
     warnings: list[str] = []
-    problems: list[str] = []
+    problems = Problems()
     for folder in _in_order((f for f in path.iterdir() if f.is_dir()), info.models):
         files = list(_in_order(folder.glob("*.jsonl"), info.tasks))
         if files and info.models and folder.name not in info.models:
@@ -212,16 +214,13 @@ def read_run(path: str | Path) -> Run:
             if info.tasks and file.stem not in info.tasks and not holds_records(file):
                 warnings.append(f"{file}: left out, it holds no records")
                 continue
-            try:
+            with problems.collecting():
                 found, odd = read_jsonl(file)
-            except InputError as error:
-                problems.append(str(error))
-                continue
-            warnings += odd
-            records += found
-            problems += _misfiled(file, found)
+                warnings += odd
+                records += found
+                problems.add(*_misfiled(file, found))
     if problems:
-        raise InputError(_listing(problems))
+        raise InputError(*shortened(list(problems)))
     if not records:
         raise InputError(f"{path}: the run has no records yet")
     differences = unlike_starts(info.starts, {record.start for record in records})
@@ -303,32 +302,19 @@ def _parse_record(line: bytes) -> ExampleRecord:
     """
     if not line.strip():
         raise ValueError("empty line")
-    content = _loads(line, parse_constant=_no_constant, object_pairs_hook=_unique)
+    content = _loads(line)
     _check_version(content)
     if isinstance(content.get("task"), str):
         content["benchmark"] = _benchmark_today(content.get("benchmark"), content["task"])
     return ExampleRecord.model_validate(content, strict=True)
 
 
-def _loads(line: bytes, **options: Any) -> Any:
-    """`json.loads` of UTF-8 (it would take UTF-16, too), its failures as ValueError."""
+def _loads(line: bytes) -> Any:
+    """The JSON of a line of UTF-8, by `common.json`; ValueError where it is none."""
     try:
-        return json.loads(line.decode("utf-8"), **options)
+        return strict.loads(line.decode("utf-8"))
     except RecursionError:
         raise ValueError("not a record: nested too deeply") from None
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number of JSON")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"key {twice!r} is there twice")
-    return found
 
 
 def _check_version(content: object) -> None:
@@ -347,8 +333,10 @@ def _is_json(line: bytes) -> bool:
     """Whether a line is whole JSON, a record or not."""
     try:
         _loads(line.removeprefix(_BYTE_ORDER_MARK))
-    except ValueError:
+    except (json.JSONDecodeError, UnicodeDecodeError):
         return False
+    except ValueError:  # it is whole, and still not as the writer writes it
+        return True
     return True
 
 
@@ -356,8 +344,8 @@ def _reasons(error: ValueError) -> list[str]:
     """The error as short messages, one per problem, each naming its field."""
     if isinstance(error, ValidationError):
         return [
-            ": ".join(part for part in (".".join(map(str, item["loc"])), item["msg"]) if part)
-            for item in error.errors()
+            ": ".join(part for part in (".".join(place), text) if part)
+            for place, text in messages(error, noun="field")
         ]
     if isinstance(error, UnicodeDecodeError):
         return ["not UTF-8 text"]
@@ -370,10 +358,6 @@ def shortened(messages: list[str], most: int = 20) -> list[str]:
     """At most `most` messages, and how many more there are."""
     more = len(messages) - most
     return messages[:most] + ([f"... and {more} more"] if more > 0 else [])
-
-
-def _listing(problems: list[str]) -> str:
-    return "\n".join(shortened(problems))
 
 
 def _misfiled(file: Path, records: Iterable[ExampleRecord]) -> list[str]:

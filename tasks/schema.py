@@ -1,6 +1,6 @@
 """Task, Example, TaskProtocol: what every benchmark provides, and nothing about how it is run.
 
-A *task* is a data set with a question form (LongBench's `hotpotqa`, one level of an LV-Eval
+A *task* is a data set with a prompt (LongBench's `hotpotqa`, one level of an LV-Eval
 data set). A *protocol* is a way of asking and scoring it: the benchmark authors' own (`official`,
 and `official-<family>` where they asked in several wordings) or that of the AHN evaluation
 (`ahn`). A score means nothing without the protocol that made it, so every method here takes

@@ -1,6 +1,6 @@
 """`run_eval pocket-data`: write the pocket training data and tokenizer for `ahn train`.
 
-This stands under the roof because the trainer must not know the benchmarks: it reads files.
+It is a command of its own because the trainer does not know the benchmarks: it reads files.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The page on run folders, with what only the roof can bring: the benchmarks' own averages and
+"""The page on run folders, with what the reports cannot know: the benchmarks' own averages and
 published figures. No torch.
 """
 

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from evaluation.plan.planned import Plan
 from reports import formats
-from reports.compare import answer, standings
+from reports.compare import answer, summary_rows
 from reports.curves import Panel, curve
 from reports.leaderboard import Column, TaskKey, columns_of, tasks_of
 from reports.matched import Matched, matched
@@ -100,7 +100,7 @@ def _variant_table(plan: Plan) -> Table:
 def result_tables(run: Run) -> Group:
     """Scores (tasks x variants, 95 % intervals) and costs (one row per variant) of a run."""
     columns = columns_of([run])
-    sentence = Text("".join(piece for piece, _ in answer(standings(columns))))
+    sentence = Text("".join(piece for piece, _ in answer(summary_rows(columns))))
     return Group(*_score_tables(columns), _cost_table(columns), sentence)
 
 
@@ -139,7 +139,7 @@ def _score_tables(columns: list[Column]) -> list[Table | Text]:
     found: list[Table | Text] = [table]
     if len(tasks) > 1:
         table.add_section()
-        means = [_interval(row.score, between) for row in standings(columns)]
+        means = [_interval(row.score, between) for row in summary_rows(columns)]
         by_facts = curve(columns, "facts")
         if by_facts is not None:
             panel = by_facts.panels[0]
@@ -167,7 +167,7 @@ def _cost_table(columns: list[Column]) -> Table:
     names = ("score", "FLOPs", "of full", "cache", "of full", "prefill", "reused", "decode")
     for name in (*names, "failed"):
         table.add_column(name, justify="right", overflow="fold")
-    for row in standings(columns):
+    for row in summary_rows(columns):
         amounts, times = row.cost.amounts, row.cost.times
         table.add_row(
             row.column.label,

@@ -3,7 +3,7 @@
 Rows: xinrongzhang2022/InfiniteBench, `<task>.jsonl`. From OpenBMB/InfiniteBench 88b3daa: prompt
 fields and labels, src/eval_utils.py, `create_prompt` and `get_answer`; prediction files (`id`,
 `prediction`, `ground_truth`), src/eval_yarn_mistral.py. Those of the AHN evaluation have
-LongBench's form.
+LongBench's schema.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def _as_number(value: Any) -> Any:
 
 
 class Gold(BaseModel):
-    """What is scored against, in our records and in LongBench's form."""
+    """What is scored against, in our records and in files of LongBench's schema."""
 
     model_config = ConfigDict(extra="ignore")
 

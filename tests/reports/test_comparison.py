@@ -14,8 +14,8 @@ from reports.compare import (
     every_pair,
     marked,
     reference_of,
-    standings,
     subject_of,
+    summary_rows,
     task_difference,
 )
 from reports.curves import curve
@@ -34,7 +34,7 @@ MakeRun = Callable[..., Path]
 
 
 def sentence(runs: list[Run]) -> str:
-    return "".join(text for text, _ in answer(standings(columns_of(runs))))
+    return "".join(text for text, _ in answer(summary_rows(columns_of(runs))))
 
 
 def warned(runs: list[Run]) -> str:
@@ -60,7 +60,7 @@ def test_the_wide_table_keeps_the_order_of_tasks_and_variants(pocket_run: Path) 
 
 
 def test_standings_average_tasks_and_relate_cost_to_full_attention(pocket_run: Path) -> None:
-    rows = {row.column.variant: row for row in standings(columns_of([read_run(pocket_run)]))}
+    rows = {row.column.variant: row for row in summary_rows(columns_of([read_run(pocket_run)]))}
     ahn = rows["ahn"]
     assert ahn.score is not None
     assert ahn.difference is not None
@@ -110,7 +110,7 @@ def test_the_answer_is_about_the_best_memory_and_says_that_it_was_chosen(
     assert text.startswith("Of 3 memories of pocket, ahn-b scores best: 80.0 [")
     assert "−20.0 [" in text and "+80.0 [" in text
     assert "with 30.0 % of full attention's cache (measured) and 30.0 % of its FLOPs" in text
-    subject = subject_of(standings(columns_of([run])))
+    subject = subject_of(summary_rows(columns_of([run])))
     assert subject is not None and subject.column.variant == "ahn-b"
 
 
@@ -126,7 +126,7 @@ def test_the_answer_has_a_sentence_for_each_model(make_run: MakeRun) -> None:
     assert "Of 3 memories of Small-3B, ahn-b scores best: 80.0 [" in text
     assert " AHN on Large-7B scores 100.0 [" in text
     assert "This page has 2 models (Small-3B, Large-7B)" in warned(runs)
-    subject = subject_of(standings(columns_of(runs)))
+    subject = subject_of(summary_rows(columns_of(runs)))
     assert subject is not None and subject.column.label == "ahn-b · Small-3B", "the first model's"
     labels = [c.label for c in columns_of(runs)]
     assert labels[:2] == ["full · Small-3B", "window · Small-3B"]
@@ -229,7 +229,7 @@ def two_runs(make_run: MakeRun, **second: Any) -> list[Run]:
 
 def test_each_column_is_compared_with_the_baseline_of_its_own_run(make_run: MakeRun) -> None:
     runs = two_runs(make_run)
-    rows = {row.column.label: row for row in standings(columns_of(runs))}
+    rows = {row.column.label: row for row in summary_rows(columns_of(runs))}
     for name, gain in (("first", 1.0), ("second", 0.5)):
         row = rows[f"ahn · {name}"]
         assert row.baseline is not None and row.baseline.label == f"window · {name}"
@@ -259,7 +259,7 @@ def test_full_attention_of_the_same_model_is_found_in_another_run(
     other = make_run(
         "other", {"mamba": {"pocket_qa@1": [1.0] * 10}}, record={"cache_bytes_measured": 262_144}
     )
-    rows = standings(columns_of([read_run(pocket_run), read_run(other)]))
+    rows = summary_rows(columns_of([read_run(pocket_run), read_run(other)]))
     assert rows[-1].reference is rows[0].column
     assert rows[-1].cost.amounts["cache_bytes_measured"].of_each == pytest.approx(0.25)
     assert rows[-1].cost.times["prefill_seconds"].median is not None
@@ -298,7 +298,7 @@ def test_means_are_over_the_examples_that_every_variant_answered(make_run: MakeR
     shared = matched(columns)
     assert [len(shared.records(c, task)) for c in columns] == [4, 4, 4]
     assert shared.left_out(columns, task) == 4
-    rows = {row.column.label: row for row in standings(columns)}
+    rows = {row.column.label: row for row in summary_rows(columns)}
     ahn_row, full_row = rows["ahn"], rows["full"]
     assert ahn_row.score is not None and full_row.score is not None and ahn_row.loss is not None
     assert ahn_row.score.mean == 0.75
@@ -314,7 +314,7 @@ def test_a_variant_without_a_common_example_keeps_its_own(make_run: MakeRun) -> 
         "other", {"ahn": {"qa": [1.0, 0.0]}}, record=lambda v, t, i: {"example_id": f"else-{i}"}
     )
     runs = [read_run(one), read_run(other)]
-    means = [row.score.mean for row in standings(columns_of(runs)) if row.score is not None]
+    means = [row.score.mean for row in summary_rows(columns_of(runs)) if row.score is not None]
     assert means == [0.5, 0.5]
     assert "have none in common" in warned(runs)
 
@@ -323,7 +323,7 @@ def test_averages_cover_only_what_all_variants_answered(make_run: MakeRun) -> No
     scores = {"full": {"a": [1.0] * 4, "b": [0.0] * 4}, "ahn": {"a": [1.0] * 4}}
     run = read_run(make_run(scores=scores))
     assert [t.task for t in compared_tasks(columns_of([run]))] == ["a"]
-    means = [row.score.mean for row in standings(columns_of([run])) if row.score is not None]
+    means = [row.score.mean for row in summary_rows(columns_of([run])) if row.score is not None]
     assert means == [1.0, 1.0]
     assert "1 of 2 tasks lack a score of some variant" in warned([run])
 

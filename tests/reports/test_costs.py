@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from reports.compare import shares_by_length, standings
+from reports.compare import shares_by_length, summary_rows
 from reports.costs import by_length, cost_of, reused_tokens
 from reports.frames import leaderboard
 from reports.leaderboard import columns_of
@@ -40,7 +40,7 @@ def long_and_short(make_run: MakeRun, **changes: Any) -> Path:
 
 
 def test_shares_are_given_in_all_and_per_example(make_run: MakeRun) -> None:
-    rows = standings(columns_of([read_run(long_and_short(make_run))]))
+    rows = summary_rows(columns_of([read_run(long_and_short(make_run))]))
     cache = rows[1].cost.amounts["cache_bytes_measured"]
     assert cache.mean == 500
     assert cache.of_total == pytest.approx(500 / 10_000)
@@ -50,7 +50,7 @@ def test_shares_are_given_in_all_and_per_example(make_run: MakeRun) -> None:
 
 def test_shares_are_given_by_length(make_run: MakeRun) -> None:
     run = read_run(long_and_short(make_run))
-    found = shares_by_length(standings(columns_of([run])))
+    found = shares_by_length(summary_rows(columns_of([run])))
     assert [(row.prompts, row.examples) for row in found] == [("512–1k", 9), ("64k–128k", 1)]
     assert [row.shares[1]["cache_bytes_measured"] for row in found] == pytest.approx(
         [0.5, 500 / 91_000]
@@ -104,7 +104,7 @@ def test_times_are_related_to_whole_prefills_of_the_same_examples(
 
     pairs = [(timed(1.0, 0), timed(2.0, 0)), (timed(1.0, 0), timed(0.1, 400))]
     assert cost_of(pairs).times["prefill_seconds"].of_each == 0.5
-    assert cost_of(pairs, clocked_alike=False).times["prefill_seconds"].of_each is None
+    assert cost_of(pairs, timed_in_one_run=False).times["prefill_seconds"].of_each is None
     one = cost_of(pairs[:1]).times["prefill_seconds"]
     assert one.lower == one.median == one.upper == 1.0
 
@@ -122,7 +122,7 @@ def test_what_was_not_recorded_is_unknown_and_not_whole(make_run: MakeRun) -> No
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     run = read_run(folder)
     assert [reused_tokens(r) for r in run.records] == [None, None, 0]
-    (row,) = standings(columns_of([run]))
+    (row,) = summary_rows(columns_of([run]))
     assert (row.cost.reuse.whole, row.cost.reuse.unknown) == (1, 2)
     assert row.cost.times["prefill_seconds"].median == 3.0
     assert "1 whole<br>2 unknown" in " ".join(render([run]).split())
@@ -138,5 +138,5 @@ def test_costs_are_over_the_examples_that_every_variant_answered(make_run: MakeR
         return {"cache_bytes_measured": size, "cache_bytes_analytic": size, "flops": size}
 
     scores = {"full": {"qa": [1.0, 1.0, 1.0]}, "window": {"qa": [None, 1.0, 1.0]}}
-    rows = standings(columns_of([read_run(make_run(scores=scores, record=record))]))
+    rows = summary_rows(columns_of([read_run(make_run(scores=scores, record=record))]))
     assert [row.cost.amounts["flops"].mean for row in rows] == [10, 10]

@@ -104,7 +104,7 @@ def test_a_file_without_any_json_is_damaged_and_not_torn(tmp_path: Path) -> None
         ('"score":1.0', '"score":"1.0"', "score"),
         ('"score":1.0', '"score":true', "score"),
         ('"generated_tokens":3', '"generated_tokens":3.0', "generated_tokens"),
-        ('"task":"qa"', '"task":"qb","task":"qa"', "key 'task' is there twice"),
+        ('"task":"qa"', '"task":"qb","task":"qa"', "key 'task' is given twice"),
         ('{"schema_version"', '\ufeff{"schema_version"', "not JSON"),
     ],
 )

@@ -83,7 +83,7 @@ SECOND_LINE = {
     "not an object": (lambda line: b"[1]", "not a JSON object"),
     "not UTF-8": (replaced(b"hotpotqa", b"hotpot\xff"), "not UTF-8"),
     "NaN": (replaced(b'"score":0.0', b'"score":NaN'), "NaN is no number"),
-    "key twice": (replaced(b'"task":', b'"task":"x","task":'), "key 'task' is there twice"),
+    "key twice": (replaced(b'"task":', b'"task":"x","task":'), "key 'task' is given twice"),
     "nested": (lambda line: b"[" * 10**5, "nested too deeply"),
     "unknown field": (changed(scor=1), "scor"),
     "missing field": (replaced(b'"score":0.0,', b""), "score"),
