@@ -12,7 +12,7 @@ import pytest
 @pytest.fixture
 def run_eval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """`run_eval ARGUMENTS` in `tmp_path`, in this process; fails where it does not end with 0."""
-    from typer.testing import CliRunner
+    from click.testing import CliRunner
 
     from evaluation.cli import app
     from tasks import registry
