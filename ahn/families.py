@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from common.errors import InputError
+from common.plugins import installed, load, where
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -227,26 +228,17 @@ def register_family(family: Family) -> None:
     _FAMILIES[family.model_type] = family
 
 
-def _installed() -> dict[str, EntryPoint]:
-    """The entry points of installed packages, by the model type that each is named after."""
-    from importlib.metadata import entry_points  # milliseconds, for families from outside only
-
-    return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
-
-
 def _load(point: EntryPoint) -> Family:
     """The row that an entry point names, in the table from now on.
 
     Raises:
         InputError: it cannot be imported, or is no row of the model type that it is named after.
     """
-    where = f"family {point.name!r}: entry point {point.value} ({ENTRY_POINTS})"
-    try:
-        family = point.load()
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"{where} cannot be imported: {error}") from error
+    family = load(point, "family")
     if not isinstance(family, Family) or family.model_type != point.name:
-        raise InputError(f"{where} must be the ahn.Family of that model type, not {family!r}")
+        raise InputError(
+            f"{where(point, 'family')} must be the ahn.Family of that model type, not {family!r}"
+        )
     register_family(family)
     return family
 
@@ -258,7 +250,7 @@ def families() -> Iterator[Family]:
         InputError: the row of an installed package cannot be loaded.
     """
     yield from tuple(_FAMILIES.values())
-    for name, point in _installed().items():
+    for name, point in installed(ENTRY_POINTS).items():
         if name not in _FAMILIES:
             yield _load(point)
 
@@ -270,7 +262,7 @@ def find_family(model_type: Any) -> Family | None:
         InputError: the row of an installed package cannot be loaded.
     """
     name = str(model_type).removesuffix(_OURS)
-    if name not in _FAMILIES and (point := _installed().get(name)) is not None:
+    if name not in _FAMILIES and (point := installed(ENTRY_POINTS).get(name)) is not None:
         return _load(point)
     return _FAMILIES.get(name)
 
@@ -288,7 +280,7 @@ def family_of(config: Mapping[str, Any], where: str | Path | None = None) -> Fam
     given = config.get("model_type")
     family = find_family(given)
     if family is None:
-        *others, last = dict.fromkeys([*_FAMILIES, *_installed()])
+        *others, last = dict.fromkeys([*_FAMILIES, *installed(ENTRY_POINTS)])
         place = "" if where is None else f"{where}: config.json: "
         raise InputError(
             f"{place}model_type {given!r} is not supported; {', '.join(others)} and {last} are"

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common.errors import InputError
 
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
 
 def installed(group: str) -> dict[str, EntryPoint]:
-    """The entry points of a group, by name. Nothing is imported.
+    """The entry points of a group, by name. Nothing of the packages is imported.
+
+    They are looked for each time, since packages may be added.
 
     Raises:
         InputError: two packages use the same name for different things.
     """
+    from importlib.metadata import entry_points  # milliseconds, which `import ahn` need not spend
+
     found: dict[str, EntryPoint] = {}
     for entry in entry_points(group=group):
         other = found.setdefault(entry.name, entry)
@@ -25,8 +31,12 @@ def installed(group: str) -> dict[str, EntryPoint]:
     return found
 
 
-def load(entry: EntryPoint) -> Any:
+def load(entry: EntryPoint, what: str) -> Any:
     """The object that an entry point names.
+
+    Args:
+        entry: of `installed`.
+        what: it is, for messages: `metric`.
 
     Raises:
         InputError: it cannot be imported.
@@ -34,7 +44,9 @@ def load(entry: EntryPoint) -> Any:
     try:
         return entry.load()
     except Exception as error:  # whatever the other package's code raises
-        raise InputError(
-            f"entry point {entry.name!r} of {entry.group}: {entry.value} cannot be loaded "
-            f"({type(error).__name__}: {error})"
-        ) from error
+        raise InputError(f"{where(entry, what)} cannot be imported: {error}") from error
+
+
+def where(entry: EntryPoint, what: str) -> str:
+    """An entry point in a message: `metric 'mine': entry point pkg:mine (ahn_bench.metrics)`."""
+    return f"{what} {entry.name!r}: entry point {entry.value} ({entry.group})"

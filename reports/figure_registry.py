@@ -82,7 +82,7 @@ def figures_of(columns: Sequence[Column]) -> tuple[list[PageFigure], list[str]]:
     problems: list[str] = []
     for name in sorted({*_registered, *installed(GROUP)}):
         try:
-            make = _registered.get(name) or load(installed(GROUP)[name])
+            make = _registered.get(name) or load(installed(GROUP)[name], "figure")
             figure = make(columns)
             if figure is not None:
                 _check(figure)

@@ -40,7 +40,7 @@ class MetricTable(Mapping[str, "Metric"]):
 
     def __getitem__(self, name: str) -> Metric:
         if name not in self._functions:
-            self.add(name, load(installed(GROUP)[name]))
+            self.add(name, load(installed(GROUP)[name], "metric"))
         return self._functions[name]
 
     def __iter__(self) -> Iterator[str]:

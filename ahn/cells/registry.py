@@ -10,13 +10,13 @@ entry point of the group `ahn_bench.cells` that names its declaration:
 from __future__ import annotations
 
 import importlib
-import warnings
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ahn.cells.builtin import DELTA_NET, GATED_DELTA_NET, MAMBA2
 from ahn.cells.declaration import CellDeclaration
 from common.errors import InputError
+from common.plugins import installed, load, where
 from common.suggestions import did_you_mean
 
 if TYPE_CHECKING:
@@ -99,43 +99,26 @@ class CellRegistry(Mapping[str, CellDeclaration]):
 
     def __getitem__(self, name: str) -> CellDeclaration:
         if name not in self._known:
-            self._known[name] = _load(_installed()[name])
+            self._known[name] = _load(installed(ENTRY_POINTS)[name])
         return self._known[name]
 
     def __contains__(self, name: object) -> bool:
-        return name in self._known or name in _installed()
+        return name in self._known or name in installed(ENTRY_POINTS)
 
     def __iter__(self) -> Iterator[str]:
-        return iter({**self._known, **_installed()})
+        return iter({**self._known, **installed(ENTRY_POINTS)})
 
     def __len__(self) -> int:
-        return len({**self._known, **_installed()})
+        return len({**self._known, **installed(ENTRY_POINTS)})
 
 
-def _installed() -> dict[str, EntryPoint]:
-    """Entry points by the name of their cell; looked for each time, since packages may be added."""
-    from importlib.metadata import entry_points  # a few milliseconds, for cells from outside only
-
-    found: dict[str, EntryPoint] = {}
-    for point in entry_points(group=ENTRY_POINTS):
-        other = found.setdefault(point.name, point)
-        if other.value != point.value:
-            warnings.warn(
-                f"two packages bring a memory cell {point.name!r}: {other.value} is used, "
-                f"{point.value} is not",
-                stacklevel=4,
-            )
-    return found
-
-
-def _load(point: EntryPoint) -> CellDeclaration:
-    where = f"memory cell {point.name!r}: entry point {point.value} ({ENTRY_POINTS})"
-    try:
-        declaration = point.load()
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"{where} cannot be imported: {error}") from error
-    if not isinstance(declaration, CellDeclaration) or declaration.name != point.name:
-        raise InputError(f"{where} must be the CellDeclaration of that name, not {declaration!r}")
+def _load(entry: EntryPoint) -> CellDeclaration:
+    declaration = load(entry, "memory cell")
+    if not isinstance(declaration, CellDeclaration) or declaration.name != entry.name:
+        raise InputError(
+            f"{where(entry, 'memory cell')} must be the CellDeclaration of that name, not "
+            f"{declaration!r}"
+        )
     return declaration
 
 

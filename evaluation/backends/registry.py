@@ -7,9 +7,9 @@ From outside, a kind is an entry point of the group `ahn_bench.backends` that na
 from __future__ import annotations
 
 import re
-from importlib.metadata import EntryPoint, entry_points
 
 from common.errors import InputError
+from common.plugins import installed, load
 from common.suggestions import did_you_mean
 from evaluation.backends import streaming
 from evaluation.backends.base import Make
@@ -32,14 +32,14 @@ def register_backend(kind: str, make: Make) -> None:
     """
     if not _NAME.fullmatch(kind):
         raise ValueError(f"{kind!r} cannot be the name of a back-end")
-    if _KINDS.get(kind, make) is not make or kind in _entry_points():
+    if _KINDS.get(kind, make) is not make or kind in installed(GROUP):
         raise ValueError(f"there is a back-end {kind!r} already")
     _KINDS[kind] = make
 
 
 def backend_kinds() -> list[str]:
     """Names of all kinds, those of this package first."""
-    return list(dict.fromkeys([*_KINDS, *sorted(_entry_points())]))
+    return list(dict.fromkeys([*_KINDS, *sorted(installed(GROUP))]))
 
 
 def find_backend(kind: str, known: list[str] | None = None) -> Make:
@@ -52,7 +52,7 @@ def find_backend(kind: str, known: list[str] | None = None) -> Make:
     Raises:
         InputError: no such kind, or its package cannot be imported.
     """
-    entry = _entry_points().get(kind)
+    entry = installed(GROUP).get(kind)
     if kind in _KINDS and entry is not None:
         raise InputError(
             f"--variant {kind}: the entry point {entry.value} has the name of another back-end; "
@@ -66,17 +66,7 @@ def find_backend(kind: str, known: list[str] | None = None) -> Make:
             f"--variant: unknown variant {kind!r} (known: {', '.join(names)})"
             f"{did_you_mean(kind, names, most=1)}"
         )
-    try:
-        make: Make = entry.load()
-    except Exception as error:  # whatever a foreign package raises
-        raise InputError(
-            f"--variant {kind}: its package does not load: {entry.value} "
-            f"({type(error).__name__}: {error})"
-        ) from error
+    make: Make = load(entry, "--variant")
     if not callable(make):
         raise InputError(f"--variant {kind}: {entry.value} is not what makes a back-end")
     return make
-
-
-def _entry_points() -> dict[str, EntryPoint]:
-    return {entry.name: entry for entry in entry_points(group=GROUP)}

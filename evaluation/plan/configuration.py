@@ -32,9 +32,7 @@ from common.settings import (
     read_file,
     settings,
 )
-from common.suggestions import did_you_mean
 from evaluation.backends.requests import join_options
-from tasks.registry import benchmark_names
 from tasks.sources import MOST_ROWS
 
 DTypeName = Annotated[Literal["auto", "float32", "bfloat16", "float16"], as_dtype]
@@ -48,18 +46,13 @@ def _without_null(text: str) -> str:
     return text
 
 
-def _known_benchmark(name: str) -> str:
-    known = dict.fromkeys([*benchmark_names(), *OWN_PRESET])
-    if name not in known:
-        hint = did_you_mean(name, known)
-        raise ValueError(f"there is no benchmark {name!r} (known: {', '.join(known)}){hint}")
-    return name
-
-
 OWN_PRESET = ("pocket",)
 """Benchmarks whose defaults are the preset of their name."""
 Benchmark = Annotated[
-    str, Flag(argument=True, metavar="BENCHMARK"), AfterValidator(_known_benchmark)
+    str,
+    Flag(argument=True, metavar="BENCHMARK"),
+    Field(min_length=1),
+    AfterValidator(_without_null),
 ]
 Name = Annotated[str, Field(min_length=1), AfterValidator(_without_null)]
 """A path, hub id or other name; an empty one would mean the working directory, or a default."""
@@ -80,7 +73,7 @@ class RunConfiguration(Settings):
         "output": "Run folder",
     }
 
-    benchmark: Name = "longbench"
+    benchmark: Benchmark = "longbench"
     """Its name; run_eval tasks lists them."""
     model: Name | None = None
     """Base model: folder, hub id, or 'pocket' for the embedded one."""

@@ -121,7 +121,7 @@ def test_a_name_that_is_taken_or_no_name_is_refused(site: Path) -> None:
 def test_a_package_that_does_not_load_is_named(site: Path) -> None:
     (site / "my_metrics.py").write_text("import a_package_that_is_not_there\n")
     with pytest.raises(
-        InputError, match=r"'first_word' of ahn_bench\.metrics: my_metrics:.*not_there"
+        InputError, match=r"metric 'first_word': entry point my_metrics:.*not_there"
     ):
         find_metric("first_word")
 
