@@ -17,13 +17,14 @@ from transformers.training_args import ParallelMode
 
 from ahn.distill.files import first_line
 from ahn.distill.optim import MuonAdamW
-from ahn.distill.recipe import Recipe
+from ahn.distill.recipe import MOST_PROCESSES, Recipe
 from common.errors import InputError
 from common.suggestions import did_you_mean
 
 #: Folder of the Trainer's checkpoints, in the output folder.
 CHECKPOINTS = "checkpoints"
 
+_MOST = 10**12  # beyond it no option of transformers has a meaning
 _STEPS_TRIED = 100  # of a schedule whose length is not known yet
 _BEST = "early_stopping_patience saves the weights with the lowest evaluation loss"
 _CHECKPOINTING = "say gradient_checkpointing, an option of the recipe"
@@ -146,8 +147,8 @@ def _check_names(recipe: Recipe) -> None:
             problems.append(f"transformers has no option {name!r}{did_you_mean(name, known)}")
         elif wrong := _wrong_type(given[name], kinds[name]):
             problems.append(f"{name}: {wrong}, not {given[name]!r}")
-        elif name == "dataloader_num_workers" and given[name] < 0:
-            problems.append(f"{name}: 0 or more processes, not {given[name]}")
+        elif name == "dataloader_num_workers" and not 0 <= given[name] <= MOST_PROCESSES:
+            problems.append(f"{name}: 0 to {MOST_PROCESSES:,} processes, not {given[name]}")
         elif name in _REFUSED:
             problems.append(f"{name}: not supported: {_REFUSED[name]}")
         elif name in _OF_ORDER and (recipe.tokens_per_batch is not None or recipe.streaming):
@@ -181,7 +182,9 @@ def _wrong_type(value: Any, kind: Any) -> str | None:
         return "a number is needed"
     if float not in kinds and not isinstance(value, int):
         return "a whole number is needed"
-    return None if math.isfinite(value) else "a finite number is needed"
+    if not math.isfinite(value):
+        return "a finite number is needed"
+    return None if abs(value) <= _MOST else f"a number of at most {_MOST:,} is needed"
 
 
 _ZERO3 = (

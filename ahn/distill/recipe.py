@@ -26,7 +26,8 @@ DEFAULT_WINDOW = 32
 
 
 #: more tokens, steps or samples than any training has; and more processes than a machine runs
-_MOST, _MOST_EPOCHS, _MOST_PROCESSES = 10**9, 10**6, 1024
+_MOST, MOST_PROCESSES = 10**9, 1024
+_LEAST_EPOCHS, _MOST_EPOCHS = 1e-6, 10**6
 #: a step with a greater learning rate overflows float32
 _RATE_LIMIT = 1e36
 #: Options that say nothing about a base model
@@ -105,7 +106,7 @@ class Recipe(Settings):
     turn's source goes, its answer stays."""
     max_samples: Whole | None = Field(None, gt=0, le=_MOST)
     """Keep only the first this many samples. Default: all."""
-    preprocessing_num_workers: Whole | None = Field(None, ge=0, le=_MOST_PROCESSES)
+    preprocessing_num_workers: Whole | None = Field(None, ge=0, le=MOST_PROCESSES)
     """Processes that tokenise. Default: one per core where the data are large."""
 
     loss_type: str = "kl"
@@ -164,7 +165,7 @@ class Recipe(Settings):
     """Clip gradients to this norm; 0: do not clip."""
     max_steps: Whole = Field(-1, ge=-1, le=_MOST)
     """Optimiser steps; -1: as many as num_train_epochs makes."""
-    num_train_epochs: Number = Field(1.0, gt=0, le=_MOST_EPOCHS)
+    num_train_epochs: Number = Field(1.0, ge=_LEAST_EPOCHS, le=_MOST_EPOCHS)
     """Passes over the data."""
     per_device_train_batch_size: Whole = Field(1, gt=0, le=_MOST)
     """Samples per device and forward pass."""
@@ -198,7 +199,7 @@ class Recipe(Settings):
     training_arguments: dict[str, Any] = {}
     """Any other option of transformers.TrainingArguments (deepspeed, fsdp, fsdp_config,
     torch_compile, dataloader_num_workers ...)."""
-    threads: Whole | None = Field(None, gt=0, le=_MOST_PROCESSES)
+    threads: Whole | None = Field(None, gt=0, le=MOST_PROCESSES)
     """CPU threads. Default: torch's choice."""
 
     @field_validator("fa_layer_ids", mode="before")

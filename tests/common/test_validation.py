@@ -43,7 +43,7 @@ def test_what_is_right_comes_back() -> None:
             {"window": 4, "windw": 3},
             ["x.yaml: windw: there is no such key; did you mean 'window'?"],
         ),
-        ({"window": 0, "kind": "c"}, ["x.yaml: window: input should be greater", "not 'c'"]),
+        ({"window": 0, "kind": "c"}, ["x.yaml: window: must be at least 1, not 0", "not 'c'"]),
         ({"window": 4, "inner": {"size": "big"}}, ["x.yaml: inner.size: ", "not 'big'"]),
         ("text", ["x.yaml: input should be", "not 'text'"]),
     ],

@@ -236,6 +236,11 @@ def test_numbers_that_nobody_means_are_refused(name: str, value: str) -> None:
     assert any(line.startswith(f"--{name.replace('_', '-')}: ") for line in told), told
 
 
+def test_less_than_a_step_of_an_epoch_is_refused() -> None:
+    told = refused("--output_dir", "x", "--dataset", "x", "--num_train_epochs", "1e-9")
+    assert told == ["--num-train-epochs: must be at least 1e-06, not 1e-09"]
+
+
 @pytest.mark.parametrize("value", ["1e300", "-1", "nan", "inf", "yes", "many"])
 @pytest.mark.parametrize("name", FACTORS)
 def test_factors_that_nobody_means_are_refused(name: str, value: str) -> None:
@@ -364,7 +369,12 @@ def test_a_schedule_that_can_is_not(tmp_path: Path, kind: str, kwargs: dict[str,
         ),
         ({"training_arguments": {"adam_epsilon": float("nan")}}, "a finite number is needed"),
         ({"training_arguments": {"adam_beta1": True}}, "adam_beta1: a number is needed, not True"),
-        ({"training_arguments": {"dataloader_num_workers": -3}}, "0 or more processes, not -3"),
+        ({"training_arguments": {"dataloader_num_workers": -3}}, "0 to 1,024 processes, not -3"),
+        (
+            {"training_arguments": {"dataloader_num_workers": 999_999_999}},
+            "dataloader_num_workers: 0 to 1,024 processes, not 999999999",
+        ),
+        ({"training_arguments": {"data_seed": 10**30}}, "data_seed: a number of at most"),
         ({"training_arguments": {"activation_checkpointing": True}}, "say gradient_checkpointing"),
         ({"training_arguments": {"label_smoothing_factor": 0.1}}, "label_smoothing_factor: not"),
         ({"training_arguments": {"remove_unused_columns": True}, "seed": 1}, "windows are drawn"),
