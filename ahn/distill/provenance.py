@@ -21,6 +21,7 @@ import yaml
 from ahn.checkpoints.load import describe_model, weight_files
 from ahn.distill.conversations import Source, file_digest
 from ahn.distill.recipe import Recipe
+from common import yaml as strict_yaml
 from common.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -116,11 +117,11 @@ def read_record(folder: Path) -> RunRecord | None:
         return None
     try:
         values = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        recipe = yaml.safe_load((folder / RECIPE).read_text(encoding="utf-8"))
+        recipe = strict_yaml.read(folder / RECIPE)
         if values.pop("format") != _FORMAT or not isinstance(recipe, dict):
             raise ValueError("of another version")
         return RunRecord(recipe=_with_defaults(recipe), **values)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, InputError) as error:
         raise InputError(
             f"{folder / RECORD}: cannot be read: {error}; remove this checkpoint"
         ) from None

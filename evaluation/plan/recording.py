@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from common.validation import messages
 from evaluation.plan.identity import prompt_sha256
 from evaluation.plan.planned import PlannedTask
 from reports.records import ExampleRecord
@@ -69,8 +70,8 @@ def _why_not(fields: dict[str, Any]) -> str | None:
         content = json.loads(record.to_line())
         again = ExampleRecord.model_validate(content, strict=True)
     except ValidationError as error:
-        first = error.errors()[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        place, text = next(messages(error, noun="field"))
+        return f"{'.'.join(place)}: {text}"
     except UnicodeEncodeError as error:
         near = error.object[max(0, error.start - 20) : error.start]
         return f"half a surrogate pair after {near!r}, which UTF-8 cannot hold"
