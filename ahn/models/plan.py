@@ -12,8 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,8 +21,7 @@ if TYPE_CHECKING:
     from ahn.models.cache import LayerCache
 
 
-@dataclass(frozen=True)
-class Tokens:
+class Tokens(NamedTuple):
     """The tokens of a pass, as one layer sees them.
 
     Attributes:
@@ -38,8 +36,7 @@ class Tokens:
     hidden: Tensor
 
 
-@dataclass(frozen=True)
-class Leaving:
+class Leaving(NamedTuple):
     """What leaves the window during a pass.
 
     Attributes:
