@@ -58,7 +58,7 @@ def main() -> None:
 
     words = [tokenizer.decode(token).strip() for token in fact]
     strongest = max(readouts, key=lambda readout: float(readout.contribution.norm()))
-    strengths = strongest.write[0, of_fact].mean(-1).tolist()
+    strengths = strongest.gates["write"][0, of_fact].mean(-1).tolist()
     print(f"\nlayer {strongest.layer} says most; it writes the fact's words with strength")
     print(
         "  "
