@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -15,6 +14,8 @@ def nearest(name: str, known: Iterable[str], most: int = 3, cutoff: float = 0.6)
         most: how many are named at most.
         cutoff: least similarity, from 0 to 1 (`difflib`).
     """
+    import difflib  # here, since only an error needs it
+
     by_plain = {_plain(candidate): candidate for candidate in known}
     found = difflib.get_close_matches(_plain(name), list(by_plain), n=most, cutoff=cutoff)
     return [by_plain[plain] for plain in found]

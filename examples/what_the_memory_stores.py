@@ -46,9 +46,9 @@ def main() -> None:
         passed = model(ids, output_hidden_states=True)
     print("layer  heads' state norms        written: fact   filler   says / stream")
     for readout in readouts:
-        written = readout.write[0].mean(-1)  # [T], over heads
+        written = readout.gates["write"][0].mean(-1)  # [T], over heads
         left = written[model.layout[readout.layer].sinks : -128]
-        norms = " ".join(f"{norm:6.2f}" for norm in readout.state_norm[0].tolist())
+        norms = " ".join(f"{norm:6.2f}" for norm in readout.norms["state"][0].tolist())
         said = readout.contribution[0, 0].norm() / passed.hidden_states[readout.layer][0, -1].norm()
         print(
             f"{readout.layer:5}  {norms:<25} {written[of_fact].mean():12.3f} {left.mean():8.3f}"
@@ -57,7 +57,7 @@ def main() -> None:
 
     words = [tokenizer.decode(token).strip() for token in fact]
     strongest = max(readouts, key=lambda readout: float(readout.contribution.norm()))
-    strengths = strongest.write[0, of_fact].mean(-1).tolist()
+    strengths = strongest.gates["write"][0, of_fact].mean(-1).tolist()
     print(f"\nlayer {strongest.layer} says most; it writes the fact's words with strength")
     print(
         "  "

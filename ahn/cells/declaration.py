@@ -139,17 +139,16 @@ class CellDeclaration:
         return SizedCell(self, sizes)
 
 
-@dataclass(frozen=True)
 class SizedCell:
     """A cell's declaration for one model: numbers instead of letters.
 
-    Attributes:
+    Args:
         declaration: of the cell.
         sizes: value of each letter and name.
     """
 
-    declaration: CellDeclaration
-    sizes: Mapping[str, int]
+    def __init__(self, declaration: CellDeclaration, sizes: Mapping[str, int]) -> None:
+        self.declaration, self.sizes = declaration, sizes
 
     def shape(self, dims: Dims) -> tuple[int, ...]:
         """Numbers for letters."""

@@ -50,7 +50,7 @@ class CellRegistry(Mapping[str, CellDeclaration]):
         if self._known.setdefault(declaration.name, declaration) != declaration:
             raise InputError(
                 f"there is another memory cell {declaration.name!r} already; give this one a name "
-                "of its own"
+                f"of its own, or CELLS.unregister({declaration.name!r}) first"
             )
 
     def unregister(self, name: str) -> None:

@@ -169,7 +169,7 @@ def base_problems(
     if missing:
         problems.append(f"{path}: weights are missing: {listed(missing)}")
     if unknown := strays(tensors, wanted):
-        problems.append(f"{path}: keys that the model has not: {listed(unknown)}")
+        problems.append(f"{path}: unexpected keys: {listed(unknown)}")
     problems += [
         f"{path}: {key} has shape {list(tensors[key].shape)}, config.json says {list(size)}"
         for key, size in wanted.items()

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -39,8 +38,7 @@ class Buffers(Protocol):
 Past = TypeVar("Past", bound=Buffers)
 
 
-@dataclass(frozen=True)
-class Tokens:
+class Tokens(NamedTuple):
     """The tokens of a pass, as one layer sees them.
 
     Attributes:
@@ -55,8 +53,7 @@ class Tokens:
     hidden: Tensor
 
 
-@dataclass(frozen=True)
-class Leaving:
+class Leaving(NamedTuple):
     """What leaves the window during a pass.
 
     Attributes:

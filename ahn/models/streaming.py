@@ -89,7 +89,8 @@ class StreamingAttention(nn.Module):
         gates = eviction.gates(hidden)
         if memory_hook is not None:
             gates = memory_hook.gates(self.layer_idx, gates, hidden)
-        check_gates(eviction.declaration, gates, hidden.shape[:2])
+        if memory_hook is not None or hidden.shape[1] != 1:  # a step's are those of the prompt
+            check_gates(eviction.declaration, gates, hidden.shape[:2])
         return gates
 
     def _attend(

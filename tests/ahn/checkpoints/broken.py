@@ -254,7 +254,7 @@ CASES = [
     ),
     Case(
         "additional",
-        ("has not", "fn.more"),
+        ("unexpected memory keys", "fn.more"),
         tensors("memory", lambda t: t.update({"model.layers.0.ahn.fn.more": torch.ones(1)})),
     ),
     Case(

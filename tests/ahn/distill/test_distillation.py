@@ -268,7 +268,7 @@ def test_position_gaps_only_stretch_and_are_the_same_each_time() -> None:
 @pytest.mark.parametrize(
     "changes,message",
     [
-        ({"ahn_implementation": "LSTM"}, "unknown cell 'LSTM'"),
+        ({"ahn_implementation": "LSTM"}, "cell 'LSTM' is unknown"),
         ({"loss_type": "mse"}, "is not kl, ce and distill"),
         ({"sliding_windov": 3}, "sliding_windov"),
         ({"num_attn_sinks": 64}, "must exceed num_attn_sinks"),
