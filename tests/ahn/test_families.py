@@ -15,6 +15,7 @@ import torch
 import ahn
 from ahn import families
 from ahn.checkpoints.keys import needed_base
+from ahn.checkpoints.rope import rope_parameters, with_rope
 from ahn.commands.info import checkpoint_info
 from ahn.cost.shapes import ModelShape
 from ahn.distill.recipe import Recipe
@@ -112,6 +113,15 @@ class TestRows:
         with pytest.raises(InputError, match=f"{key} must be true or false, not {value!r}"):
             ModelShape.from_config(config_of(family) | {key: value})
 
+    def test_a_theta_that_is_left_out_is_the_familys(self, table: dict[str, Family]) -> None:
+        """What is stretched is the model's own RoPE."""
+        register_family(Family("mine", "Mine", "Mine", defaults={"rope_theta": 5e5}))
+        for family, theta in (("llama", 1e4), ("mine", 5e5), ("mine_ahn", 5e5)):
+            config = {"model_type": family, "max_position_embeddings": 100}
+            stretched = with_rope(config, None, yarn_factor=2.0)["rope_parameters"]
+            assert stretched["rope_theta"] == rope_parameters(config)["rope_theta"] == theta
+        assert rope_parameters({"rope_theta": 7.0, "model_type": "mine"})["rope_theta"] == 7.0
+
     def test_an_unknown_type_names_the_known_ones(self) -> None:
         known = "qwen2, qwen3, llama and mistral are"
         with pytest.raises(InputError, match=f"x: config.json: model_type 'gpt2' is not .*{known}"):
@@ -182,7 +192,9 @@ class TestRowsFromOutside:
         folder = tmp_path / "package-1.0.dist-info"
         folder.mkdir()
         (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: package\nVersion: 1.0\n")
-        (folder / "entry_points.txt").write_text(f"[ahn_bench.families]\nbroken = {value}\n")
+        (folder / "entry_points.txt").write_text(
+            f"[ahn_bench.families]\nbroken = {value}\nllama = {value}\n"
+        )
         monkeypatch.syspath_prepend(tmp_path)
         assert find_family("llama") is table["llama"]
         with pytest.raises(InputError, match="and broken are"):
