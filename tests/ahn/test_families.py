@@ -301,6 +301,8 @@ class TestCheckpoints:
 
         config = family_classes(family_of({"model_type": "mistral"})).config
         assert config().sliding_window is None
+        with pytest.raises(InputError, match="sliding_window: 64: the layers of this model see"):
+            config(ahn={"window": 5}, sliding_window=64)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             assert "sliding_window" not in config(ahn={"window": 5}).to_diff_dict()["ahn"]
