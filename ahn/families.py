@@ -164,7 +164,12 @@ class Family:
         return {"sliding_window": None} if self.own_window == "size" else {}
 
     def without_own_window(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """The configuration without the base's own sliding window: the layout's replaces it."""
+        """The configuration without the base's own sliding window: the layout's replaces it.
+
+        Keys that mean nothing in this family stay, as transformers keeps them.
+        """
+        if self.own_window is None:
+            return dict(config)
         kept = {key: value for key, value in config.items() if key not in _WINDOW_KEYS}
         return kept | self.window_default
 

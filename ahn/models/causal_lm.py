@@ -497,7 +497,14 @@ def family_classes(family: Family) -> FamilyClasses:
     stock_config, stock_attention, stock_layer, stock_stack, stock_causal_lm = _stock(family)
 
     def init_config(self: Any, ahn: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        super(config, self).__init__(**family.window_default | kwargs)
+        given = family.window_default | kwargs
+        if family.sliding_layers({"num_hidden_layers": 1, **given}):
+            found, _ = family.window_switch(given)
+            raise InputError(
+                f"{found}: the layers of this model see what 'ahn' says (window and sinks), and "
+                "have no window of the base model's own; leave it out"
+            )
+        super(config, self).__init__(**given)
         self.ahn = dict(ahn or {})
 
     config = _mixed(

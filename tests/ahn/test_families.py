@@ -15,6 +15,7 @@ import torch
 import ahn
 from ahn import families
 from ahn.checkpoints.keys import needed_base
+from ahn.checkpoints.rope import rope_parameters, with_rope
 from ahn.commands.info import checkpoint_info
 from ahn.cost.shapes import ModelShape
 from ahn.distill.recipe import Recipe
@@ -98,7 +99,10 @@ class TestRows:
         row = family_of({"model_type": family})
         config = {"num_hidden_layers": 3, **said}
         assert row.sliding_layers(config) == sliding
-        assert row.sliding_layers(row.without_own_window(config)) == []
+        left = row.without_own_window(config)
+        assert row.sliding_layers(left) == [] and left["num_hidden_layers"] == 3
+        if row.own_window is None:  # the check of families from outside sees what there is
+            assert left == config
 
     @pytest.mark.parametrize(
         ("family", "key", "value"),
@@ -111,6 +115,15 @@ class TestRows:
     def test_a_bias_that_is_neither_true_nor_false(self, family: str, key: str, value: Any) -> None:
         with pytest.raises(InputError, match=f"{key} must be true or false, not {value!r}"):
             ModelShape.from_config(config_of(family) | {key: value})
+
+    def test_a_theta_that_is_left_out_is_the_familys(self, table: dict[str, Family]) -> None:
+        """What is stretched is the model's own RoPE."""
+        register_family(Family("mine", "Mine", "Mine", defaults={"rope_theta": 5e5}))
+        for family, theta in (("llama", 1e4), ("mine", 5e5), ("mine_ahn", 5e5)):
+            config = {"model_type": family, "max_position_embeddings": 100}
+            stretched = with_rope(config, None, yarn_factor=2.0)["rope_parameters"]
+            assert stretched["rope_theta"] == rope_parameters(config)["rope_theta"] == theta
+        assert rope_parameters({"rope_theta": 7.0, "model_type": "mine"})["rope_theta"] == 7.0
 
     def test_an_unknown_type_names_the_known_ones(self) -> None:
         known = "qwen2, qwen3, llama and mistral are"
@@ -182,7 +195,9 @@ class TestRowsFromOutside:
         folder = tmp_path / "package-1.0.dist-info"
         folder.mkdir()
         (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: package\nVersion: 1.0\n")
-        (folder / "entry_points.txt").write_text(f"[ahn_bench.families]\nbroken = {value}\n")
+        (folder / "entry_points.txt").write_text(
+            f"[ahn_bench.families]\nbroken = {value}\nllama = {value}\n"
+        )
         monkeypatch.syspath_prepend(tmp_path)
         assert find_family("llama") is table["llama"]
         with pytest.raises(InputError, match="and broken are"):
@@ -286,6 +301,8 @@ class TestCheckpoints:
 
         config = family_classes(family_of({"model_type": "mistral"})).config
         assert config().sliding_window is None
+        with pytest.raises(InputError, match="sliding_window: 64: the layers of this model see"):
+            config(ahn={"window": 5}, sliding_window=64)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             assert "sliding_window" not in config(ahn={"window": 5}).to_diff_dict()["ahn"]

@@ -15,6 +15,8 @@ from transformers import (
     LlamaForCausalLM,
     MinistralConfig,
     MinistralForCausalLM,
+    SeedOssConfig,
+    SeedOssForCausalLM,
     SmolLM3Config,
     SmolLM3ForCausalLM,
 )
@@ -83,6 +85,17 @@ def test_models_that_only_look_like_a_llama_are_refused(
     folder = saved(tmp_path, config, model, **options)
     with pytest.raises(InputError, match="it is not of Llama's shape, or its row"):
         ahn.load_model(folder, variant="full")
+
+
+def test_training_with_dropout_between_layers_is_refused(tmp_path: Path) -> None:
+    """Attention and memory drop nothing, so no other part of the layer may."""
+    options = {"attention_dropout": 0.0, "residual_dropout": 0.1, "head_dim": 12}
+    ahn.register_family(Family("seed_oss", "Seed-OSS", "SeedOss", qkv_bias="attention_bias"))
+    folder = saved(tmp_path, SeedOssConfig, SeedOssForCausalLM, attention_bias=True, **options)
+    model = ahn.load_model(folder, variant="full")
+    model(tokens(9))
+    with pytest.raises(ValueError, match="config.residual_dropout=0.1 is refused"):
+        model.train()(tokens(9))
 
 
 def test_a_stock_model_that_cannot_be_run_is_named(
