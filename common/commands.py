@@ -151,7 +151,6 @@ class SettingsCommand(_Formatted):
                 if word.startswith("--"):
                     hint = did_you_mean(_kebab(name), flags)
                     problems.add(f"{name}: there is no such option{hint}")
-                    del words[: not equals and bool(words) and words[0][:1] != "-"]
                 continue
             switch = parameter.secondary_opts and parameter.opts[0] == _kebab(flag)
             following = value if equals else words[0] if words else None

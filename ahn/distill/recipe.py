@@ -136,7 +136,7 @@ class Recipe(Settings):
     """Numbers of sinks for ahn_position random; only S <= W_total/2 is drawn."""
     num_attn_sinks: Tokens = Field(0, ge=0, le=_MOST)
     """Number of sinks that is saved with the memory, for inference."""
-    fa_layer_ids: list[Whole] = []
+    fa_layer_ids: list[Annotated[Whole, Field(ge=0, le=_MOST)]] = []
     """Layers that keep full attention and get no memory."""
     use_normalized_l2: StrictBool = True
     """Loss distill compares attention outputs scaled to length 1."""

@@ -37,7 +37,7 @@ from tasks.sources import MOST_ROWS
 
 DTypeName = Annotated[Literal["auto", "float32", "bfloat16", "float16"], as_dtype]
 MOST_TOKENS = 10**9
-"""Tokens that a machine can hold; the plan says which numbers make sense."""
+"""Tokens that a machine can hold. The plan refuses too few: it knows what needs a window."""
 
 
 def _without_null(text: str) -> str:
@@ -131,7 +131,7 @@ class RunConfiguration(Settings):
     """Run folder; continued if it is there. Default: runs/<benchmark>-<start of identity>."""
     overwrite: StrictBool = False
     """Delete the records of an earlier run in the folder first."""
-    max_errors: Whole = Field(default=20, ge=0)
+    max_errors: Whole = Field(default=20, ge=0, le=10**9)
     """Failed examples per variant after which the run stops."""
     reuse_prefixes: StrictBool = True
     """Prefill a document once for all examples that share it."""

@@ -352,5 +352,21 @@ def test_score_gives_the_authors_scores_in_their_format(run_eval, shared, tmp_pa
     assert scores == pytest.approx(wanted, abs=1e-9)
 
 
+def test_run_takes_any_benchmark_by_its_name(run_eval):
+    flags = ["--data", "pocket", "--tasks", "pocket_qa@4", "--limit", 1, "--dry-run"]
+    flags += ["--model", "pocket"]
+    by_name = run_eval("run", "longbench", *flags)
+    assert by_name.exit_code == 0, by_name.output
+    assert by_name.stdout == run_eval("longbench", *flags).stdout
+    own = run_eval("run", "pocket", "--tasks", "pocket_qa@4", "--limit", 1, "--dry-run")
+    assert "11 variants" in own.stdout, "the preset of its name"
+    for words, told in (
+        (["run"], "error: name a benchmark: run_eval run BENCHMARK"),
+        (["run", "lngbench"], "error: BENCHMARK: there is no benchmark 'lngbench' (known: "),
+    ):
+        refused = run_eval(*words, *flags)
+        assert refused.exit_code == 2 and refused.stderr.startswith(told), refused.stderr
+
+
 def test_the_pocket_data_command_is_there(run_eval):
     assert "pocket-data" in run_eval("--help").stdout

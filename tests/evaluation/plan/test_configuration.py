@@ -21,7 +21,9 @@ from evaluation.plan.configuration import (
 
 @pytest.mark.parametrize("command", ["run", *(c.benchmark for c in COMMANDS)])
 def test_every_flag_is_a_key_and_every_key_a_flag(command):
-    parameters = app.commands[command].get_params(click.Context(app.commands[command]))
+    parameters = app.commands[command].get_params(
+        click.Context(app.commands[command], **app.commands[command].context_settings)
+    )
     flags = {str(p.name) for p in parameters} - {"config", "dry_run", "_click_default_help"}
     keys = set(RunConfiguration.model_fields) - ({"benchmark"} if command != "run" else set())
     assert flags == (keys - {"lengths"} if command == "longbench" else keys)
