@@ -55,7 +55,10 @@ def answer(
     checkpoint = resolve_checkpoint(
         base, variant, ahn, window, sinks, dtype, device, yarn_factor=yarn_factor
     )
-    words = load_tokenizer(base if tokenizer is None else tokenizer)
+    try:
+        words = load_tokenizer(base if tokenizer is None else tokenizer)
+    except InputError as error:
+        raise error.prefixed("--tokenizer: ") from None
     ids = prompt_ids(words, text, chat)
     known = checkpoint.shape.vocab_size
     if max(ids) >= known:

@@ -69,9 +69,10 @@ class RunConfiguration(BaseModel):
     )
     variants: list[str] = Field(
         default_factory=list,
-        description="full, window, ahn, no-write; of several AHN weights 'ahn' means each, "
-        "'ahn-gdn' one. Default: full; with a window also window; with AHN weights also window "
-        "and ahn.",
+        description="full, window, ahn, no-write, or a back-end's name; KIND:key=value,... has "
+        "settings of its own (window:window=64,sinks=4,name=narrow). Of several AHN weights "
+        "'ahn' means each, 'ahn-gdn' one. Default: full; with a window also window; with AHN "
+        "weights also window and ahn.",
     )
     window: Tokens | None = Field(
         default=None, description="Sliding window, in tokens. Default: that of the AHN weights."
