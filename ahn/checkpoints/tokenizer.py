@@ -25,7 +25,7 @@ def load_tokenizer(source: str | Path | CheckpointFiles) -> Any:
     files = source if isinstance(source, CheckpointFiles) else CheckpointFiles(source)
     folder = files.folder(weights=False)
     if not any(any(folder.glob(pattern)) for pattern in _VOCABULARIES):
-        raise InputError(f"{files}: no tokenizer here ({_VOCABULARIES[0]}); pass --tokenizer")
+        raise InputError(f"{files}: no tokenizer here ({_VOCABULARIES[0]}); name another place")
     from transformers import AutoTokenizer
 
     options = _options(files, folder)
@@ -33,11 +33,9 @@ def load_tokenizer(source: str | Path | CheckpointFiles) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
     except Exception as error:  # what is wrong with the files decides of which class it is
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(
-            f"{files}: no tokenizer that can be loaded ({reason}); pass --tokenizer"
-        ) from error
+        raise InputError(f"{files}: no tokenizer that can be loaded ({reason})") from error
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
-        raise InputError(f"{files}: the tokenizer here has no tokens; pass --tokenizer")
+        raise InputError(f"{files}: the tokenizer here has no tokens; name another place")
     return tokenizer
 
 

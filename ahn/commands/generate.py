@@ -47,7 +47,10 @@ def answer(asked: Generate) -> None:
         yarn_factor=asked.yarn_factor,
     )
     tokenizer_place = base if asked.tokenizer is None else asked.tokenizer
-    tokenizer = load_tokenizer(tokenizer_place)
+    try:
+        tokenizer = load_tokenizer(tokenizer_place)
+    except InputError as error:
+        raise error.prefixed("--tokenizer: ") from None
     ids = prompt_ids(tokenizer, text, asked.chat)
     vocabulary = checkpoint.shape.vocab_size
     if max(ids) >= vocabulary:

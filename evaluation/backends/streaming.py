@@ -14,7 +14,8 @@ from __future__ import annotations
 import gc
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -136,6 +137,12 @@ class StreamingModels:
             raise InputError(f"--ahn: the weights differ in their {setting} ({listed}): {remedy}")
         return next(iter(values.values()), None)
 
+    @property
+    def full_attention_layers(self) -> tuple[int, ...]:
+        """Layers that keep full attention, in every variant with a window."""
+        layers = self.of_all("full_attention_layers", "they cannot share a run")
+        return tuple(layers or ())
+
     def default_kinds(self) -> list[str]:
         """What is compared when no variant is named."""
         settings = self.settings
@@ -167,50 +174,31 @@ def make_variant(request: VariantRequest, settings: RunSettings) -> StreamingBac
     window, sinks = own.get("window", settings.window), own.get("sinks", settings.sinks)
     problems.add(*map(_by_flag, AHNConfig.problems(request.kind, None, window, sinks)))
     device, dtype = "cpu", "float32"
+    with problems.collecting(), _naming_flags():
+        device, dtype = models.device_and_dtype
     with problems.collecting():
-        try:
-            device, dtype = models.device_and_dtype
-        except InputError as error:
-            raise InputError(*map(_by_flag, error.problems)) from None
-    keeping_all: Any = ()
-    with problems.collecting():
-        _ = models.base.config
-        keeping_all = models.of_all("full_attention_layers", "they cannot share a run") or ()
-        shared = window
-        if kind.needs_window and window is None:
-            shared = models.of_all("window", "give --window for all")
-        if kind.needs_window and shared is None:
-            problems.add(f"--window: needed by {request.name}")
-        if kind.needs_window and sinks is None:
-            models.of_all("sinks", "give --sinks for all")
-        if kind.needs_memory and not models.memories:
-            problems.add(
-                f"--ahn: needed by {request.name} (AHN weights, or a model with AHN weights "
-                "merged into it)"
-            )
+        _check_agreement(request, models, window, sinks)
     problems.check()
-    name = None
+    keeping_all, name = models.full_attention_layers, None
     if kind.needs_memory or (kind.needs_window and (keeping_all or None in (window, sinks))):
-        # a window alone has that of the weights, and keeps full attention in the same layers
+        # a window alone is that of the weights, and the same layers keep full attention
         name = own.get("weights", next(iter(settings.ahn), None))
     if name is not None and name not in models.weights:
-        raise InputError(
-            f"--variant {request}: there are no AHN weights {name!r} "
-            f"(--ahn gives {', '.join(filter(None, models.weights)) or 'one without a name'})"
-        )
-    try:
+        named = ", ".join(filter(None, models.weights))
+        there = named or ("one without a name" if models.weights else "none")
+        raise InputError(f"--variant {request}: no AHN weights {name!r} (--ahn gives {there})")
+    memory = None if name is None else models.weights[name]
+    with _naming_flags():
         checkpoint = resolve_checkpoint(
             models.base,
             request.kind,
-            None if name is None else models.weights[name],
+            memory,
             window,
             sinks,
             dtype,
             device,
             yarn_factor=settings.yarn_factor,
         )
-    except InputError as error:
-        raise InputError(*map(_by_flag, error.problems)) from None
     if checkpoint.context is None:
         raise InputError(f"--model: {models.base}: config.json has no max_position_embeddings")
     seen, notices = checkpoint.settings, list(checkpoint.notices)
@@ -219,19 +207,52 @@ def make_variant(request: VariantRequest, settings: RunSettings) -> StreamingBac
             f"--window: {seen.window} tokens are fewer than the {seen.sinks} sinks (the default; "
             "see --sinks)"
         )
-    used = name is not None and (kind.needs_memory or keeping_all)
+    read = memory is not None and bool(kind.needs_memory or keeping_all)
     return StreamingBackend(
         request.name,
         request.kind,
         checkpoint,
-        str(models.weights[name]) if name is not None and used else None,
+        str(memory) if read else None,
         settings.yarn_factor,
         tuple(notices),
     )
 
 
+def _check_agreement(
+    request: VariantRequest, models: StreamingModels, window: int | None, sinks: int | None
+) -> None:
+    """Refuse what is missing, and AHN weights that differ in what all variants share.
+
+    Raises:
+        InputError: there is no model, window or memory, or the weights differ.
+    """
+    kind, problems = KINDS[request.kind], Problems()
+    _ = models.base.config, models.full_attention_layers
+    if kind.needs_window:
+        if window is None:
+            window = models.of_all("window", "give --window for all")
+        if window is None:
+            problems.add(f"--window: needed by {request.name}")
+        if sinks is None:
+            models.of_all("sinks", "give --sinks for all")
+    if kind.needs_memory and not models.memories:
+        problems.add(
+            f"--ahn: needed by {request.name} (AHN weights, or a model with AHN weights merged "
+            "into it)"
+        )
+    problems.check()
+
+
+@contextmanager
+def _naming_flags() -> Iterator[None]:
+    """Name arguments in problems by their flags: `window must` becomes `--window: must`."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(*map(_by_flag, error.problems)) from None
+
+
 def _by_flag(problem: str) -> str:
-    """A problem of an argument, named by the flag that gives it."""
     word, _, rest = problem.partition(" ")
     return f"--{word}: {rest}" if word in ("window", "sinks", "device", "dtype") else problem
 

@@ -154,7 +154,10 @@ class AHNLM(HFLM):
         )
         for notice in checkpoint.notices:
             tell_once(notice)
-        own = load_tokenizer(base if tokenizer is None else tokenizer)
+        try:
+            own = load_tokenizer(base if tokenizer is None else tokenizer)
+        except InputError as error:
+            raise error.prefixed("--model_args tokenizer: ") from None
         folder = base.folder(weights=False)
         generation = load_generation_config(folder, base.config)
         model = load_resolved(checkpoint)

@@ -54,7 +54,7 @@ def test_a_tokenizer_that_is_none_is_refused(folder: Path, spoil: Any) -> None:
     spoil(folder)
     with pytest.raises(ahn.InputError, match="token") as caught:
         load_tokenizer(folder)
-    assert str(folder) in str(caught.value) and "--tokenizer" in str(caught.value)
+    assert str(folder) in str(caught.value)
 
 
 def test_code_of_a_checkpoint_is_never_run(folder: Path) -> None:
