@@ -1,4 +1,4 @@
-# make demo | test | test-slow | test-all | peers | lint | bench | pocket | clean
+# make demo | test | test-slow | test-all | peers | lint | bench | docs | pocket | clean
 # Every target sets up .venv by itself; the first time takes a few minutes, later ones nothing.
 # Needs only make and Python 3.11 or 3.12 (another one: make PYTHON=/path/to/python3.12 demo).
 
@@ -6,7 +6,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-slow test-all peers lint bench pocket clean
+.PHONY: help install demo test test-slow test-all peers lint bench docs pocket clean
 
 # The first interpreter that starts, is 3.11 or 3.12 and can make environments (a name on the
 # path proves nothing: version managers put names there that start no interpreter).
@@ -30,6 +30,7 @@ help:
 	@echo 'make peers      the test mixins of the pinned transformers (fetched once), on our models'
 	@echo 'make lint       ruff, mypy, import-linter'
 	@echo 'make bench      speed and cache size of every variant on this machine'
+	@echo 'make docs       these pages and the API reference as a site: site/index.html'
 	@echo 'make pocket     trains the pocket model and its memories anew (two to three hours on one core)'
 	@echo 'make clean      removes .venv, caches and runs/demo'
 
@@ -85,6 +86,12 @@ bench: $(STAMP)
 	$(BIN)/python -m ahn.commands.bench
 	$(BIN)/python tests/bench/recurrence.py
 
+# A page with a warning is an error: a broken link, a name that is not there.
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: $(STAMP)
+	$(BIN)/python -m mkdocs build --quiet --strict
+	@echo 'site/index.html'
+
 # Data, base model in three phases, memories, and their place in the package; an interrupted run
 # continues where it stopped, and finished parts are not trained again.
 POCKET := ahn/assets/pocket
@@ -111,6 +118,6 @@ pocket: $(STAMP)
 	chmod 644 $(POCKET)/*.safetensors $(POCKET)/*/*.safetensors
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info runs/demo
+	rm -rf $(VENV) build dist site *.egg-info runs/demo
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

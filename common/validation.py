@@ -30,7 +30,7 @@ def messages(
         kind, message = problem["type"], str(problem["msg"])
         if kind == "extra_forbidden":
             name = place[-1] if place else ""
-            yield place, f"there is no such {noun}" + did_you_mean(name, known(place))
+            yield place, f"there is no such {noun}" + did_you_mean(name, known(place), most=1)
         elif kind == "missing":
             yield place, "is missing"
         elif kind in ("value_error", "assertion_error"):

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import gc
 import os
+import random
+import sys
 from pathlib import Path
 
 import hypothesis
 import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
 
 # Before anything imports torch: the suite runs in several processes and asks no network.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -29,6 +33,16 @@ def pytest_collection_finish() -> None:
     """Keep imported modules out of garbage collection: a full pass over them takes 0.2 s."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def _same_draws_each_time() -> None:
+    """Seed the global generators before each test, so that no result depends on the order."""
+    random.seed(0)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(0)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
 
 
 @pytest.fixture(scope="session")
