@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from reports.interval_rule import DIFFERENCES, SCORES, _alike, estimate_of, stratum_of
+from reports.interval_rule import DIFFERENCES, SCORES, _similarity, estimate_of, stratum_of
 from reports.stats import (
     Interval,
     Sample,
@@ -89,13 +89,13 @@ def test_values_are_as_alike_as_pairs_of_documents_drawn_at_random() -> None:
     import numpy as np
 
     share = np.full(4, 0.25)
-    assert _alike(np.array([0.5]), np.ones(1), 0.05) == 1.0
-    assert _alike(np.array([0.5, 0.5, 0.5, 0.5]), share, 0.05) == pytest.approx(1.0)
-    assert _alike(np.array([0.0, 0.2, 0.4, 0.6]), share, 0.05) == 0.0
+    assert _similarity(np.array([0.5]), np.ones(1), 0.05) == 1.0
+    assert _similarity(np.array([0.5, 0.5, 0.5, 0.5]), share, 0.05) == pytest.approx(1.0)
+    assert _similarity(np.array([0.0, 0.2, 0.4, 0.6]), share, 0.05) == 0.0
     # one of four apart: 3 of the 6 pairs agree
-    assert _alike(np.array([1.0, 0.5, 0.5, 0.5]), share, 0.05) == pytest.approx(0.5)
+    assert _similarity(np.array([1.0, 0.5, 0.5, 0.5]), share, 0.05) == pytest.approx(0.5)
     # a pair at half the width counts half
-    assert _alike(np.array([0.0, 0.025]), np.full(2, 0.5), 0.05) == pytest.approx(0.5)
+    assert _similarity(np.array([0.0, 0.025]), np.full(2, 0.5), 0.05) == pytest.approx(0.5)
 
 
 def test_documents_that_several_tasks_share_widen_the_average_by_their_joint_residuals() -> None:
