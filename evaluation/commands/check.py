@@ -131,12 +131,11 @@ def check_run(
 
 
 def _check(folder: Path, repair: bool, workers: int | None, watch: Watch | None) -> Checked:
-    problems: list[str] = []
     notices: list[str] = []
     writer = None if repair else is_locked(folder)
     if writer is not None:
         notices.append(f"{folder}: a process is writing into it{writer}; this is its state so far")
-    info = _description(folder, problems)
+    info, problems = _description(folder)
     files = _read_files(folder, info, writer is not None, notices)
     for file in files:
         _check_lines(file, info)
@@ -157,23 +156,22 @@ def _check(folder: Path, repair: bool, workers: int | None, watch: Watch | None)
     return checked
 
 
-def _description(folder: Path, problems: list[str]) -> RunInfo | None:
-    """``run.json``; None, with the reason in `problems`, where it is damaged."""
+def _description(folder: Path) -> tuple[RunInfo | None, list[str]]:
+    """``run.json``, and what is wrong with it; None where it is damaged."""
     try:
         info = read_run_info(folder)
     except NewerVersion:
         raise
     except InputError as error:
-        problems += str(error).splitlines()
-        problems.append(
+        return None, [
+            *error.problems,
             f"{folder}: without its description a run cannot be continued; its lines are checked "
-            "as far as they speak for themselves"
-        )
-        return None
+            "as far as they speak for themselves",
+        ]
     register_benchmark_of(info)
     if content_sha256(info.identity_parts) != info.identity:
-        problems.append(f"{folder / 'run.json'}: identity is not the digest of identity_parts")
-    return info
+        return info, [f"{folder / 'run.json'}: identity is not the digest of identity_parts"]
+    return info, []
 
 
 def _read_files(
