@@ -405,7 +405,10 @@ def read_benchmark(folder: Path, adapter: RowAdapter = _STANDARD) -> Benchmark:
     members: dict[str, tuple[str, ...]] = {}
     with problems.collecting():
         members = _resolve_groups(groups, {task.lm_eval_name or "": task.name for task in tasks})
-    names = {task.name for task in tasks}
+    names = [task.name for task in tasks]
+    for name in names:
+        if names.count(name) > 1:
+            problems.add(f"{folder}: several files are named {name}.yaml")
     for listed in definition.synthetic:
         if listed not in names:
             problems.add(f"{folder / '_benchmark.yaml'}: synthetic: there is no task {listed!r}")

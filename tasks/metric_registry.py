@@ -15,6 +15,8 @@ from common.plugins import installed, load
 from common.suggestions import did_you_mean
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
     from tasks.schema import Metric
 
 GROUP = "ahn_bench.metrics"
@@ -27,6 +29,8 @@ class MetricTable(Mapping[str, "Metric"]):
 
     def __init__(self) -> None:
         self._functions: dict[str, Metric] = {}
+        self._loaded: set[str] = set()
+        """Names of those that came from other packages."""
 
     def add(self, name: str, function: Metric) -> None:
         """Add a metric; see `register_metric`."""
@@ -40,17 +44,28 @@ class MetricTable(Mapping[str, "Metric"]):
 
     def __getitem__(self, name: str) -> Metric:
         if name not in self._functions:
-            self.add(name, load(installed(GROUP)[name], "metric"))
+            self.add(name, load(self._installed()[name], "metric"))
+            self._loaded.add(name)
         return self._functions[name]
 
+    def _installed(self) -> dict[str, EntryPoint]:
+        """The metrics of other packages; InputError where one has a name that is taken."""
+        found = installed(GROUP)
+        if taken := sorted(found.keys() & (self._functions.keys() - self._loaded)):
+            raise InputError(
+                f"entry point {taken[0]!r} of {GROUP}: {found[taken[0]].value} has the name of "
+                "another metric and is never used; rename it, or uninstall the package"
+            )
+        return found
+
     def __iter__(self) -> Iterator[str]:
-        return iter(dict.fromkeys([*self._functions, *installed(GROUP)]))
+        return iter(dict.fromkeys([*self._functions, *self._installed()]))
 
     def __len__(self) -> int:
         return len(list(iter(self)))
 
     def __contains__(self, name: object) -> bool:
-        return name in self._functions or name in installed(GROUP)
+        return name in self._functions or name in self._installed()
 
 
 TABLE = MetricTable()

@@ -59,8 +59,17 @@ def _own() -> dict[str, _Place]:
 
 
 def benchmark_names() -> tuple[str, ...]:
-    """The benchmarks that there are: of this package, of other packages, and registered ones."""
-    return tuple(sorted({*_own(), *installed(GROUP), *_registered}))
+    """The benchmarks that there are: of this package, of other packages, and registered ones.
+
+    InputError where another package names its benchmark as one of this package.
+    """
+    others = installed(GROUP)
+    if taken := sorted(_own().keys() & others.keys()):
+        raise InputError(
+            f"entry point {taken[0]!r} of {GROUP}: {others[taken[0]].value} has the name of a "
+            "benchmark of ahn-bench and is never read; rename it, or uninstall the package"
+        )
+    return tuple(sorted({*_own(), *others, *_registered}))
 
 
 def _place(benchmark: str) -> _Place:
@@ -245,8 +254,6 @@ def find_task(benchmark: str, name: str) -> Task:
 
 def known_task(benchmark: str, name: str) -> Task | None:
     """The task of this name; None where there is no such task or benchmark."""
-    if benchmark not in benchmark_names():
-        return None
     try:
         return find_task(benchmark, name)
     except InputError:

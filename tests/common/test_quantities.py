@@ -38,7 +38,7 @@ def test_short_names_of_types() -> None:
         "float16", "float16", "float32",
     ]  # fmt: skip
     assert dtype_name("int4") == "int4" and dtype_name(None) is None
-    assert str(resolve_dtype("bf16", {}, "F32")) == "torch.bfloat16"
+    assert str(resolve_dtype("bf16", {}, "F32")) == "bfloat16"
 
 
 def test_a_file_and_a_flag_take_them_alike(tmp_path: Any) -> None:

@@ -142,6 +142,32 @@ def test_an_installed_package_is_found_by_its_name_and_its_adapter_reads_the_row
         load_examples(task, None, None, 0)
 
 
+def test_an_installed_benchmark_does_not_take_the_name_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, BLOCKS["pyproject.toml"].replace("towns =", "lveval ="))
+    monkeypatch.syspath_prepend(tmp_path)
+    assert find_task("lveval", "cmrc_mixup_16k").benchmark == "lveval"
+    with pytest.raises(InputError, match="'lveval' .* has the name of a benchmark of ahn-bench"):
+        benchmark_names()
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("json", "json is no package with a _benchmark.yaml"),
+        ("a_package_that_is_not_there.towns", "not_there"),
+    ],
+)
+def test_an_entry_point_that_names_no_benchmark_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str, said: str
+) -> None:
+    install(tmp_path, BLOCKS["pyproject.toml"].replace("my_benchmarks.towns", value))
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match=f"benchmark 'towns': .*{said}"):
+        find_task("towns", "home")
+
+
 def test_its_predictions_are_scored_in_worker_processes_too(towns: Path, tmp_path: Path) -> None:
     task = find_task("towns", "home")
     file = tmp_path / "pred.jsonl"

@@ -29,6 +29,7 @@ BLOCKS = blocks("metric")
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The package of the recipe, installed."""
     monkeypatch.setattr(metric_registry.TABLE, "_functions", dict(metric_registry.TABLE._functions))
+    monkeypatch.setattr(metric_registry.TABLE, "_loaded", set())
     folder = tmp_path / "site"
     write(folder, {"my_metrics.py": BLOCKS["my_metrics.py"]})
     install(folder, BLOCKS["pyproject.toml"])
@@ -52,6 +53,7 @@ def test_it_is_known_by_name_and_its_code_is_in_the_identity(site: Path) -> None
     assert digest is not None and len(digest) == 64
     sys.modules.pop("my_metrics")
     metric_registry.TABLE._functions.pop("first_word")
+    metric_registry.TABLE._loaded.clear()
     path = site / "my_metrics.py"
     path.write_text(BLOCKS["my_metrics.py"].replace("!= []", ""))
     assert metric_sha256("first_word") != digest
@@ -124,6 +126,14 @@ def test_a_package_that_does_not_load_is_named(site: Path) -> None:
         InputError, match=r"metric 'first_word': entry point my_metrics:.*not_there"
     ):
         find_metric("first_word")
+
+
+def test_an_installed_metric_does_not_take_the_name_of_another(tmp_path, monkeypatch) -> None:
+    install(tmp_path, BLOCKS["pyproject.toml"].replace("first_word =", "qa_f1 ="))
+    monkeypatch.syspath_prepend(tmp_path)
+    assert find_metric("qa_f1").__module__ == "tasks.metrics.qa_f1"
+    with pytest.raises(InputError, match="'qa_f1' .* has the name of another metric"):
+        list(METRICS)
 
 
 def test_workers_score_tasks_of_this_package_as_before(tmp_path: Path) -> None:

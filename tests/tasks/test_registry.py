@@ -352,6 +352,33 @@ def test_a_mistake_in_a_groups_file_is_told(folder, edit, message):
     refused(folder, message)
 
 
+def test_two_files_of_one_name_are_told(folder):
+    (folder / "more").mkdir()
+    text = (folder / "trec.yaml").read_text("utf-8").replace("../_lm_eval", "../../_lm_eval")
+    (folder / "more" / "trec.yaml").write_text(text, "utf-8")
+    refused(folder, r"several files are named trec\.yaml")
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda b: b.update(synthetic=["trek"]), "synthetic: there is no task 'trek'"),
+        (lambda b: b.update(benchmark="Long Bench"), "benchmark: string should match pattern"),
+        (lambda b: b.update(protocols={}), "protocols: dictionary should have at least 1 item"),
+        (lambda b: b["protocols"].pop("official"), "must be official and any of"),
+    ],
+)
+def test_a_wrong_value_in_the_benchmarks_file_is_told(folder, edit, message):
+    change(folder / "_benchmark.yaml", edit)
+    refused(folder, message)
+
+
+def test_a_folder_without_tasks_is_told(folder):
+    (folder / "trec.yaml").unlink()
+    (folder / "groups" / "longbench_few.yaml").unlink()
+    refused(folder, "has no file of a task")
+
+
 def test_a_mistake_in_the_benchmarks_file_is_told(folder):
     change(folder / "_benchmark.yaml", lambda b: b.update(groups={}))
     refused(folder, r"_benchmark\.yaml: groups: there is no such key")
