@@ -303,6 +303,21 @@ def pocket_data(settings: given.PocketData) -> None:
         click.echo(f"{settings.output / name}: {count:,} conversations")
 
 
+@app.settings_command(
+    lambda: _options().Rows,
+    examples=(
+        "run_eval rows ruler --tasks niah_single_1,vt --length 4k --tokenizer MODEL -o rows",
+        "run_eval rows infinitebench --tasks passkey --length 128k --limit 10 -o rows",
+    ),
+)
+def rows(settings: given.Rows) -> None:
+    """Write generated rows as files, in the format of the benchmark's authors."""
+    from evaluation.commands.rows import write_rows
+
+    for path, count in write_rows(settings).items():
+        click.echo(f"{path}: {count} rows")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the `run_eval` command."""
     try:

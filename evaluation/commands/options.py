@@ -8,10 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from ahn.config import MOST_TOKENS, AHNConfig
-from common.settings import Flag, Number, Settings, Tokens, Whole, as_dtype
+from common.settings import Flag, Number, Seed, Settings, Tokens, Whole, as_dtype
 
 _Run = Annotated[Path, Flag(argument=True, metavar="RUN")]
 Workers = Annotated[Whole | None, Field(ge=1, le=1024)]
@@ -23,6 +23,14 @@ def _known_cell(name: str) -> str:
     if problems := AHNConfig.problems("ahn", name, None, None):
         raise ValueError(problems[0])
     return name
+
+
+def _names(value: object) -> object:
+    given = [value] if isinstance(value, str) else value
+    if not isinstance(given, (list, tuple)):
+        return value
+    parts = [part.strip() for item in given for part in str(item).split(",")]
+    return list(dict.fromkeys(part for part in parts if part))
 
 
 class Report(Settings):
@@ -120,3 +128,32 @@ class PocketData(Settings):
     """Folder for tokenizer and data."""
     share: Number = Field(1.0, gt=0, le=1)
     """Part of each phase's tokens."""
+
+
+class Rows(Settings):
+    """Settings of `run_eval rows`."""
+
+    benchmark: Annotated[str, Flag(argument=True, metavar="BENCHMARK")]
+    """ruler, infinitebench or pocket."""
+    tasks: Annotated[
+        list[str],
+        Flag(("--tasks", "--task"), metavar="NAMES", own_form=True),
+        BeforeValidator(_names),
+    ] = []
+    """Tasks, joined by commas or repeated. Default: all that need no further file."""
+    length: Tokens | None = Field(None, gt=0, le=MOST_TOKENS)
+    """Of a row, in tokens (also 128k); ruler: with the answer. Default: the benchmark's own."""
+    seed: Seed | None = None
+    """Seed of the random numbers. Default: ruler, 42 as its authors; else 0."""
+    limit: Whole | None = Field(None, gt=0, le=100_000)
+    """Rows per task. Default: ruler, 500 as its authors; else what the generator chooses."""
+    tokenizer: str | None = None
+    """Tokenizer that ruler's lengths are counted with: folder or hub id."""
+    essay: Path | None = None
+    """Haystack of ruler's essay tasks: the authors' PaulGrahamEssays.json, or a text file."""
+    words: Path | None = None
+    """The authors' english_words.json, for long rows of ruler's cwe."""
+    output: Annotated[Path, Flag(("--output", "-o"), metavar="DIR")]
+    """Folder for <task>.jsonl."""
+    force: bool = False
+    """Replace files that are there already."""

@@ -44,5 +44,6 @@ def test_what_cannot_be_loaded_is_told(tmp_path, monkeypatch, code, said):
     site = package(tmp_path / "site", name, f"thing = {name}:THING")
     (site / f"{name}.py").write_text(code)
     monkeypatch.syspath_prepend(site)
-    with pytest.raises(InputError, match=rf"{name}:THING .ahn_bench.tests. cannot be imported: .* .{said}"):
+    where = rf"{name}:THING .ahn_bench.tests."
+    with pytest.raises(InputError, match=rf"{where} cannot be imported: .* .{said}"):
         load(installed(GROUP)["thing"], "part")

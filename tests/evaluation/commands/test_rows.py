@@ -1,0 +1,97 @@
+"""`run_eval rows`: generated rows as files."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ahn
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+@pytest.mark.shared
+@pytest.mark.slow
+def test_rulers_files_are_the_authors_byte_for_byte(
+    shared: Path, run_eval: Any, tmp_path: Path
+) -> None:
+    names = ["niah_multikey_2", "vt", "fwe"]
+    result = run_eval(
+        "rows", "ruler", "--tasks", ",".join(names), "--length", "4k", "--limit", 4,
+        "--tokenizer", shared / "data" / "qwen2.5-tokenizer", "-o", tmp_path,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    for name in names:
+        theirs = shared / "conformance" / "ruler" / f"{name}_4096_seed42.jsonl.gz"
+        assert (tmp_path / f"{name}.jsonl").read_bytes() == gzip.decompress(theirs.read_bytes())
+
+
+def test_rulers_rows_with_the_users_own_essay_and_words(run_eval: Any, tmp_path: Path) -> None:
+    (tmp_path / "words.json").write_text(json.dumps({"a": "aa", "b": "bb"}))
+    result = run_eval(
+        "rows", "ruler", "--task", "cwe", "--length", 1500, "--limit", 2, "--seed", 3,
+        "--tokenizer", ahn.POCKET_PATH, "--words", tmp_path / "words.json", "-o", tmp_path / "out",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    rows = lines(tmp_path / "out" / "cwe.jsonl")
+    assert len(rows) == 2 and all(row["length"] <= 1500 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "task", "key"),
+    [("infinitebench", "passkey", "answer"), ("pocket", "pocket_qa@4", "answers")],
+)
+def test_other_generated_rows_are_those_of_a_run(
+    run_eval: Any, tmp_path: Path, benchmark: str, task: str, key: str
+) -> None:
+    from tasks.registry import find_task
+    from tasks.sources import load_examples
+
+    result = run_eval(
+        "rows", benchmark, "--tasks", task, "--length", "1k", "--limit", 3, "-o", tmp_path
+    )
+    assert result.exit_code == 0, result.output
+    rows = lines(tmp_path / f"{task}.jsonl")
+    examples = load_examples(find_task(benchmark, task), "synthetic", 3, 0, 1024).examples
+    assert rows == [json.loads(json.dumps(dict(example.row))) for example in examples]
+    assert all(key in row for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["ruler", "--tasks", "niah_singel_1"], "did you mean 'niah_single_1'"),
+        (["ruler", "--tasks", "niah_single_2"], "--essay: niah_single_2 needs the authors' essays"),
+        (["ruler"], "--tokenizer: needed"),
+        (["ruler", "--tokenizer", ahn.POCKET_PATH], "--length: needed"),
+        (["ruler", "--tokenizer", "/nowhere", "--length", "4k"], "--tokenizer: "),
+        (["ruler", "--tasks", "vt", "--tokenizer", ahn.POCKET_PATH, "--length", 60], "too short"),
+        (["rulr"], "unknown benchmark 'rulr'; did you mean 'ruler'?"),
+        (["longbench"], "rows of longbench are not generated"),
+        (["infinitebench", "--tasks", "longbook_qa_eng"], "cannot be generated"),
+        (["pocket", "--words", "x.json"], "--words: of ruler's rows only"),
+        (["ruler", "--length", "nan"], "--length"),
+    ],
+)
+def test_what_cannot_be_made_is_refused_and_nothing_is_written(
+    run_eval: Any, tmp_path: Path, words: list[Any], said: str
+) -> None:
+    result = run_eval("rows", *words, "-o", tmp_path / "out")
+    assert result.exit_code == 2 and said in result.stderr, result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_that_are_there_are_replaced_only_by_force(run_eval: Any, tmp_path: Path) -> None:
+    place = tmp_path / "pocket_qa@1.jsonl"
+    place.write_text("mine\n")
+    words = ["rows", "pocket", "--tasks", "pocket_qa@1", "--limit", 1, "-o", tmp_path]
+    result = run_eval(*words)
+    assert result.exit_code == 2 and "is there already (--force replaces it)" in result.stderr
+    assert place.read_text() == "mine\n"
+    assert run_eval(*words, "--force").exit_code == 0 and len(lines(place)) == 1
