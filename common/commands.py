@@ -159,14 +159,15 @@ class SettingsCommand(_Formatted):
                 yes = str(following).lower() in _YES
                 yield (parameter.opts if yes else parameter.secondary_opts)[0]
             elif parameter.is_flag or following is None:
-                yield name if inner else word
+                yield name if inner and not parameter.is_flag else word
             elif not equals and _kebab(following.partition("=")[0]) in flags:
                 problems.add(f"{flag}: its value is missing ({following} follows)")
             else:
                 del words[: not equals]
                 whole = not inner or not getattr(parameter, "of_mapping", False)
                 yield from (flag, following) if whole else (name, f"{inner}={following}")
-        problems.check()
+        if not ctx.resilient_parsing:  # a line that is being completed may be wrong
+            problems.check()
 
     def invoke(self, ctx: click.Context) -> Any:
         """Call the callback with the values of the flags that were given."""

@@ -145,6 +145,8 @@ def test_words_become_values_of_the_fields_type(words: str, expected: dict[str, 
         ("--inner.depth 0 --inner.place x", "--inner.depth: must be at least 1, not 0"),
         ("--inner.place x --inner.dept 1",
          "--inner.dept: there is no such option; did you mean 'depth'?"),
+        ("--quick.much", "No such option '--quick.much'"),
+        ("--length.much 3", "No such option '--length.much'"),
         ("--inner.depth 2", "--inner.place: is missing"),
         ("--extra 3 --extra.a 3", "--extra: given both as a whole and in parts"),
         ("--extra.a 3 --extra.a.b 3", "--extra: given both as a whole and in parts"),
@@ -250,6 +252,7 @@ def test_shells_are_told_how_to_complete(shell: str) -> None:
         ("example show --la", ["--layers"]),
         ("example show --kind f", ["fancy"]),
         ("example show --as", ["--as-it-is"]),
+        ("example show --nothing 1 --as", ["--as-it-is"]),
     ],
 )
 def test_names_flags_and_values_are_completed(words: str, expected: list[str]) -> None:
