@@ -219,3 +219,11 @@ def test_the_layout_is_made_once(models: Any, monkeypatch: pytest.MonkeyPatch) -
     with torch.no_grad():
         model.generate(tokens(5), max_new_tokens=3, pad_token_id=0)
     assert all(mine is other for mine, other in zip(model.layout, before, strict=True))
+
+
+@torch.no_grad()
+def test_what_is_never_written_stays_empty_also_without_gates(running_mean: None) -> None:
+    never, ids = variant_model("no-write", cell="RunningMean"), tokens(60)
+    expected = variant_model("window")(ids).logits
+    for sizes in ([60], [30, 1, 29]):
+        torch.testing.assert_close(in_pieces(never, ids, sizes), expected, **CLOSE)
