@@ -48,6 +48,14 @@ def test_any_order_of_imports(imports: str) -> None:
     run(imports + "\n" + USE)
 
 
+@pytest.mark.slow
+def test_lm_evals_own_model_loads_merged_folders() -> None:
+    run(
+        "import evaluation.lm_eval.plugin; from transformers import CONFIG_MAPPING; "
+        "assert {'qwen2_ahn', 'llama_ahn'} <= set(CONFIG_MAPPING)"
+    )
+
+
 def test_import_ahn_loads_neither_torch_nor_transformers() -> None:
     run("import ahn, sys; assert not {'torch', 'transformers'} & set(sys.modules)")
 
