@@ -56,8 +56,6 @@ from tasks.lm_eval import PROTOCOL_MODELS, TaskDocument, document_of
 from tasks.lm_eval_task import BY_PROTOCOL
 from tasks.schema import TaskProtocol
 
-library.register()  # so that lm-eval's own `hf` loads a merged folder, too
-
 _log = logging.getLogger(__name__)
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p")
 NO_ANSWER_CACHE = (
