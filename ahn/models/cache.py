@@ -93,7 +93,8 @@ class LayerCache:
     @property
     def recorded(self) -> bool:
         """Whether autograd follows what is held: then it must follow what overwrites it, too."""
-        return any([tensor.requires_grad for tensor in self.tensors().values()])
+        tensors = [*self.slots.values(), *self.states.values()]
+        return any([tensor.requires_grad for tensor in tensors])
 
     @property
     def nbytes(self) -> int:
@@ -122,12 +123,14 @@ class LayerCache:
 
     def follow(self, device: torch.device) -> None:
         """Be where the layer computes: a cache may have been made or read elsewhere."""
-        if self.keys is not None and self.keys.device != device:
+        keys = self.keys
+        if keys is not None and keys.device != device:
             self.to(device)
 
     def thaw(self) -> None:
         """Replace what inference mode made, which may not be written to outside of it."""
-        if any([tensor.is_inference() for tensor in self.tensors().values()]):
+        tensors = [*self.slots.values(), *self.states.values()]
+        if any([tensor.is_inference() for tensor in tensors]):
             self._map(lambda tensor: tensor.clone() if tensor.is_inference() else tensor)
 
     def update(self, states: Mapping[str, Tensor]) -> None:
@@ -145,9 +148,10 @@ class LayerCache:
                 f"memory cell {self.layout.cell!r} must return the states it was given, "
                 f"{shown[0]}, not {shown[1]}"
             )
-        for name, old in self.states.items():
-            if torch.is_grad_enabled() or old.requires_grad:
-                self.states[name] = states[name].to(old.dtype)
+        followed = torch.is_grad_enabled()
+        for name, old in held.items():
+            if followed or old.requires_grad:
+                held[name] = states[name].to(old.dtype)
             else:
                 old.copy_(states[name])
 
@@ -187,7 +191,8 @@ class LayerCache:
     def make_room(self, chunk: Chunk) -> None:
         """Allocate slots for a chunk's tokens in a cache that holds some already."""
         slots = self._slots(chunk)
-        if self.keys is not None and self.keys.shape[2] >= slots:
+        keys = self.keys
+        if keys is not None and keys.shape[2] >= slots:
             return
         for name, buffer in self.slots.items():
             self.slots[name] = self._with_room(buffer, buffer, slots)
