@@ -52,7 +52,7 @@ def kv_retrieval(prediction: str, example: Example) -> float:
 
     A label that is a list is no word and scores 0, as in the authors' code: they scored a data
     set whose labels were texts. Rows of today's, where each is a list of one text, are unwrapped
-    when they are read (`tasks/infinitebench/form.py`).
+    when they are read (`tasks/infinitebench/adapter.py`).
     """
     label = example.answers[0] if example.label is None and example.answers else example.label
     return float(label in retrieval_words(prediction))

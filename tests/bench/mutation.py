@@ -103,8 +103,7 @@ AREAS: dict[str, Area] = {
         ("tasks/metrics/*.py",),
         (
             "tests/tasks/test_stored_conformance.py",
-            "tests/tasks/test_metrics*.py",
-            "tests/tasks/test_infinitebench_metrics.py",
+            "tests/tasks/metrics/test_*.py",
         ),
     ),
     "statistics": Area(
