@@ -12,14 +12,20 @@ from ahn.cells.registry import CELLS, register_cell
 
 if TYPE_CHECKING:
     from ahn.cells.base import Evicted, Eviction, Gates, MemoryCell, States, build_cell
+    from ahn.cells.delta_net import DeltaNet
+    from ahn.cells.gated_delta_net import GatedDeltaNet
+    from ahn.cells.mamba2 import Mamba2
 
 __all__ = [
     "CELLS",
     "CellDeclaration",
+    "DeltaNet",
     "Evicted",
     "Eviction",
     "Gate",
+    "GatedDeltaNet",
     "Gates",
+    "Mamba2",
     "MemoryCell",
     "State",
     "States",
@@ -31,6 +37,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'ahn.cells' has no attribute {name!r}")
+    if name in CELLS.builtin:
+        return CELLS.implementation(name)
     from ahn.cells import base
 
     return getattr(base, name)

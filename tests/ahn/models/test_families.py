@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ahn.cells import CELL_CLASSES
+from ahn.cells.registry import CELLS
 from tests.ahn.conftest import FAMILIES, SINKS, WINDOW, stock_model, tokens, variant_model
 from tests.ahn.dense_oracle import DenseModel, Run
 
@@ -29,7 +29,7 @@ KINDS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
-every_cell = pytest.mark.parametrize("cell", sorted(CELL_CLASSES))
+every_cell = pytest.mark.parametrize("cell", CELLS.builtin)
 
 
 def each_of(kinds: list[tuple[str, dict[str, Any]]]) -> pytest.MarkDecorator:
