@@ -62,6 +62,17 @@ class LayerCache:
     def values(self, values: Tensor | None) -> None:
         self._replace("values", values)
 
+    def __getattr__(self, name: str) -> Tensor | None:
+        """A gate or state by its name (`write`, `state`); None: the layer holds no such tensor.
+
+        Raises:
+            AttributeError: no known cell has a gate or state of this name.
+        """
+        for cell in CELLS.loaded().values():
+            if name in cell.gates or name in cell.states:
+                return self.states.get(name, self.slots.get(name))
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     def _replace(self, name: str, tensor: Tensor | None) -> None:
         if tensor is None:
             self.slots.pop(name, None)

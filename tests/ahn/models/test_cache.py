@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+import ahn
 from ahn import AHNCache, InputError
 from ahn.config import CELLS, VARIANTS
 from ahn.cost.accounting import BLOCK
@@ -379,3 +380,17 @@ def test_a_cache_that_was_left_half_written_is_refused(models: Any, many: int) -
         with pytest.raises(ValueError):
             model(tokens(many), past_key_values=kept, **wrong)
     assert model(tokens(many), past_key_values=kept).logits is not None
+
+
+def test_gates_and_states_are_attributes_of_a_layer_by_their_names() -> None:
+    model = ahn.load_model(ahn.POCKET_PATH, "ahn", ahn.POCKET_PATH / "gdn", window=16, sinks=2)
+    cache = model.new_cache()
+    layer = cache.layers[0]
+    assert (layer.keys, layer.state, layer.write, layer.log_decay) == (None,) * 4
+    with torch.no_grad():
+        model(torch.ones(1, 40, dtype=torch.long), past_key_values=cache)
+    assert layer.state is layer.states["state"] and layer.write is layer.slots["write"]
+    with pytest.raises(AttributeError, match="'LayerCache' object has no attribute 'stat'"):
+        _ = layer.stat
+    window = ahn.load_model(ahn.POCKET_PATH, "window", window=16, sinks=2).new_cache()
+    assert window.layers[0].state is None
