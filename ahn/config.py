@@ -234,11 +234,10 @@ def _layer_problems(settings: Mapping[str, Any]) -> Iterable[str]:
         value = settings.get(name)
         if value is None:
             continue
-        wanted = f"at least {least} token" if least else "0 or more tokens"
         if not isinstance(value, int) or isinstance(value, bool):
-            found.append(f"{name} must be a whole number, {wanted}, not {value!r}")
+            found.append(f"{name} must be a whole number of tokens, not {value!r}")
         elif value < least:
-            found.append(f"{name} must be {wanted}, not {value}")
+            found.append(f"{name} must be at least {least}, not {value}")
         elif value > MOST_TOKENS:
             found.append(f"{name} must be at most {MOST_TOKENS:,} tokens, not {value}")
     return found

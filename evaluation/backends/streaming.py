@@ -299,11 +299,20 @@ class StreamingBackend(Backend):
             "full_attention_layers": settings.full_attention_layers if kind.needs_window else (),
         }
 
+    @property
+    def _own_layers(self) -> dict[str, Any]:
+        """Settings of single layers, by number, under `layers`; nothing where there are none."""
+        layers = self.checkpoint.settings.layers
+        if not layers or not KINDS[self.kind].needs_window:
+            return {}
+        return {"layers": {str(number): dict(own) for number, own in layers.items()}}
+
     def identity(self) -> Mapping[str, Any]:
         """See `Backend`."""
         stretched = {} if self._yarn_factor is None else {"yarn_factor": self._yarn_factor}
         return stretched | {
             **self._seen,
+            **self._own_layers,
             "full_attention_layers": list(self._seen["full_attention_layers"]),
             "dtype": self.checkpoint.dtype,
             "device": (self.device or "").split(":")[0],
@@ -321,6 +330,7 @@ class StreamingBackend(Backend):
             "path": self.checkpoint.path,
             "ahn": self._ahn,
             **self._seen,
+            **self._own_layers,
             "dtype": self.checkpoint.dtype,
             "device": self.device,
             "yarn_factor": self._yarn_factor,
@@ -329,6 +339,7 @@ class StreamingBackend(Backend):
     def cost(self, prompt_tokens: int, generated_tokens: int) -> Cost:
         """See `Backend`: "exact" accounting; the last generated token is never read."""
         seen = {**self._seen, "sinks": self._seen["sinks"] or 0}
+        seen["layers"] = self.checkpoint.settings.layers if self._own_layers else None
         shape = self.checkpoint.shape
         counted = flops(
             shape, self.kind, prompt_tokens, generated_tokens, accounting="exact", **seen

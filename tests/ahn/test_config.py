@@ -77,7 +77,7 @@ def test_a_configuration_is_read_as_it_is_written_and_old_ones_are_written_as_ev
         ({"layers": {0: 8}}, "layers, 0: must be a mapping of window, sinks, cell, not 8"),
         ({"layers": {0: {"windw": 8}}}, "layers, 0: 'windw' is unknown.*did you mean 'window'"),
         ({"layers": {0: {"window": None}}}, "layers, 0: window must be a number of tokens"),
-        ({"layers": {0: {"sinks": -1}}}, "layers, 0: sinks must be 0 or more tokens, not -1"),
+        ({"layers": {0: {"sinks": -1}}}, "layers, 0: sinks must be at least 0, not -1"),
         ({"layers": {0: {"cell": "X"}}}, "layers, 0: cell 'X' is unknown"),
         (
             {"layers": {"1": {"window": 8}}, "full_attention_layers": [1]},
@@ -106,7 +106,7 @@ def test_layers_that_a_model_does_not_have_are_refused() -> None:
 def test_a_memory_needs_a_window() -> None:
     with pytest.raises(InputError, match="nothing leaves a layer without a window"):
         LayerLayout(None, 0, "Mamba2")
-    with pytest.raises(InputError, match="window must be at least 1 token, not 0"):
+    with pytest.raises(InputError, match="window must be at least 1, not 0"):
         LayerLayout(0)
 
 

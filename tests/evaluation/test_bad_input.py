@@ -50,9 +50,9 @@ def problems(result, count: int = 1) -> list[str]:
         (["--tasks", "narrativeqa"], "narrativeqa"),  # no such file in the folder
         (["--variant", "windw"], "did you mean 'window'"),
         (["--variant", "window"], "--window: needed by window"),
-        (["--variant", "window", "--window", 0], "--window: must be at least 1 token, not 0"),
-        (["--window", -5], "--window: must be at least 1 token, not -5"),
-        (["--variant", "window", "--window", 64, "--sinks", -1], "--sinks: must be 0 or more"),
+        (["--variant", "window", "--window", 0], "--window: must be at least 1, not 0"),
+        (["--window", -5], "--window: must be at least 1, not -5"),
+        (["--variant", "window", "--window", 64, "--sinks", -1], "--sinks: must be at least 0"),
         (["--variant", "window:window=4.5"], "window: '4.5' is not a number of tokens"),
         (["--variant", "window:windw=4"], "no option 'windw' (known: window, sinks); did you mean"),
         (["--variant", "full:window=4"], "full has no option 'window' (known: none)"),

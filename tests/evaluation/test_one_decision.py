@@ -101,9 +101,9 @@ def plain(problem: str) -> str:
 
 
 QUESTIONS: dict[str, tuple[dict[str, Any], str]] = {
-    "no window": ({"window": 0}, "window must be at least 1 token, not 0"),
-    "negative window": ({"window": -3}, "window must be at least 1 token, not -3"),
-    "negative sinks": ({"sinks": -1}, "sinks must be 0 or more tokens, not -1"),
+    "no window": ({"window": 0}, "window must be at least 1, not 0"),
+    "negative window": ({"window": -3}, "window must be at least 1, not -3"),
+    "negative sinks": ({"sinks": -1}, "sinks must be at least 0, not -1"),
     "mps that is not here": ({"device": "mps"}, "device 'mps' is not here"),
     "cuda that is not here": ({"device": "cuda:77"}, "device 'cuda:77' is not here: "),
     "no such device": ({"device": "abacus"}, "device 'abacus' is unknown; cpu, cuda, cuda:1 or"),

@@ -119,10 +119,10 @@ def all_cells_renamed(held: dict[str, torch.Tensor]) -> None:
 
 CASES = [
     # what is asked for
-    Case("window 0", ("window must be at least 1 token, not 0",), options={"window": 0}),
-    Case("window -1", ("window must be at least 1 token, not -1",), options={"window": -1}),
+    Case("window 0", ("window must be at least 1, not 0",), options={"window": 0}),
+    Case("window -1", ("window must be at least 1, not -1",), options={"window": -1}),
     Case("window 1.5", ("window must be a whole number",), options={"window": 1.5}),
-    Case("sinks -1", ("sinks must be 0 or more tokens, not -1",), options={"sinks": -1}),
+    Case("sinks -1", ("sinks must be at least 0, not -1",), options={"sinks": -1}),
     Case("variant", ("variant 'rnn' is unknown", "no-write"), options={"variant": "rnn"}),
     Case("backend", ("backend 'cuda' is unknown", "chunked, fla"), options={"backend": "cuda"}),
     Case("backend number", ("backend 3 is unknown",), options={"backend": 3}),

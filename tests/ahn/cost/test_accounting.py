@@ -190,7 +190,7 @@ def test_cache_bytes_by_tensor():
         ("half", {}, "variant 'half' is unknown"),
         ("window", {}, "needs a window"),
         ("window", {"window": 0}, "window must be at least 1"),
-        ("window", {"window": 8, "sinks": -1}, "sinks must be 0 or more"),
+        ("window", {"window": 8, "sinks": -1}, "sinks must be at least 0"),
         ("ahn", {"window": 8}, "needs a memory cell"),
         ("ahn", {"window": 8, "cell": "LSTM"}, "cell 'LSTM' is unknown"),
         ("ahn", {"window": 8, "cell": "Mamba2", "full_attention_layers": [3]}, "no layer 3"),

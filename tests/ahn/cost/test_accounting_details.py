@@ -52,9 +52,9 @@ def test_settings_are_refused_all_at_once_word_for_word() -> None:
             "variant 'ahn' needs a memory cell; one of GatedDeltaNet, DeltaNet, Mamba2",
             "accounting 'free' is unknown; one of exact, paper, paper-free-lookup",
         ]
-        with pytest.raises(InputError, match="window must be at least 1 token, not 0"):
+        with pytest.raises(InputError, match="window must be at least 1, not 0"):
             refuse(SHAPE, "window", 5, window=0)
-        with pytest.raises(InputError, match="sinks must be 0 or more tokens, not -1"):
+        with pytest.raises(InputError, match="sinks must be at least 0, not -1"):
             refuse(SHAPE, "window", 5, window=3, sinks=-1)
         with pytest.raises(InputError, match="the model has no layer 3"):
             refuse(SHAPE, "full", 5, full_attention_layers=[3])

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from ahn.checkpoints.placement import DTYPE_BYTES
 from ahn.checkpoints.resolve import ResolvedCheckpoint
@@ -91,3 +92,33 @@ def test_records_hold_the_flops_of_what_was_read_and_answered(
         read, answered = record["prompt_tokens"], record["generated_tokens"]
         assert read > SINKS + WINDOW and answered > 1
         assert record["flops"] == counted(record["variant"], read, answered)
+
+
+def test_settings_of_single_layers_are_in_costs_identity_and_description(
+    tiny: Path, tmp_path: Path
+) -> None:
+    from ahn.checkpoints.load import build_model, describe_model, save_memory
+    from evaluation.backends.base import RunSettings
+    from evaluation.backends.requests import VariantRequest
+    from evaluation.backends.streaming import make_variant
+
+    def made(layers: dict[int, dict[str, Any]]) -> Any:
+        config = describe_model(tiny)
+        settings = AHNConfig(window=WINDOW, sinks=SINKS, layers=layers)
+        folder = tmp_path / f"memory{len(layers)}"
+        save_memory(build_model(tiny, "qwen2", config, settings, torch.float32), folder, config)
+        given = RunSettings(
+            model=str(tiny), ahn={"": str(folder)}, dtype="float32", device="cpu",
+        )  # fmt: skip
+        return make_variant(VariantRequest("ahn", {}, "ahn"), given)
+
+    alike, unlike = made({}), made({1: {"window": 8, "sinks": 0}})
+    assert "layers" not in alike.identity() and "layers" not in alike.describe()
+    assert unlike.identity()["layers"] == {"1": {"window": 8, "sinks": 0}}
+    assert unlike.describe()["layers"] == {"1": {"window": 8, "sinks": 0}}
+    of_a_token = 2 * 2 * 8 * 4  # keys and values, key heads, head dimension, float32
+    gates = 4 * (4 + 4)
+    fewer = (WINDOW + SINKS - 8) * (of_a_token + gates)
+    bytes_of = [backend.cost(500, 1).cache_bytes for backend in (alike, unlike)]
+    assert bytes_of[0] - bytes_of[1] == fewer
+    assert alike.cost(500, 1).flops > unlike.cost(500, 1).flops
