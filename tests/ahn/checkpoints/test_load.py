@@ -183,7 +183,7 @@ class TestRefused:
         [
             ({"window": 0}, "window must be at least 1"),
             ({"window": -3}, "window must be at least 1"),
-            ({"sinks": -1}, "sinks must be 0 or more"),
+            ({"sinks": -1}, "sinks must be at least 0"),
             ({"variant": "fast"}, "variant 'fast' is unknown"),
         ],
     )
