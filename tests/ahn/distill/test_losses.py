@@ -51,6 +51,19 @@ def test_sums_in_pieces_are_the_means_over_all_positions() -> None:
     assert kl_loss(student, student, head) == 0 and kl_loss(student, teacher, head) > 0.1
 
 
+def test_the_sum_over_pieces_is_in_float32_whatever_the_type_of_the_states(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A sum of 2,000 positions in bfloat16 would stop growing at a few hundred."""
+    monkeypatch.setattr(losses, "POSITIONS", 4)
+    head = nn.Linear(6, 11, bias=False).bfloat16()
+    student, teacher = random(2000, 6).bfloat16(), random(2000, 6, seed=1).bfloat16()
+    found = kl_loss(student, teacher, head)
+    said, wanted = (head(x).float().log_softmax(-1) for x in (student, teacher))
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, (wanted.exp() * (wanted - said)).sum() / 2000)
+
+
 @pytest.mark.usefixtures("pieces")
 def test_gradients_in_pieces_are_those_of_whole_logits() -> None:
     head = nn.Linear(6, 11, bias=False)
