@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
 import sys
@@ -9,6 +10,9 @@ from collections.abc import Callable, Mapping
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
+
+_HANGS_SECONDS = 150
+"""Forks that take this long say where they stand."""
 
 
 def _child(
@@ -22,6 +26,10 @@ def _child(
     for stream in (1, 2):
         os.dup2(descriptor, stream)
     sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1) for stream in (1, 2))
+    faulthandler.dump_traceback_later(_HANGS_SECONDS, file=sys.stderr)
+    if "torch" in sys.modules:
+        # A fork has none of its parent's OpenMP threads and would wait for them.
+        sys.modules["torch"].set_num_threads(1)
     function(*arguments)
 
 

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from ahn.distill.recipe import Recipe
 from ahn.distill.run import train
 from tests.processes import start_fork
 
+_LIMIT_SECONDS = 240
+"""A busy machine takes its time; only a fork that hangs takes this long."""
 #: a fork cannot use a GPU that its parent has used
 ON_CPU = {"use_cpu": True, "dataloader_pin_memory": False}
 
@@ -40,7 +43,24 @@ def _forgetting_the_parent(function: Callable[..., Any], *arguments: Any) -> Non
 
 
 def forked(tmp_path: Path, function: Callable[..., Any], *arguments: Any, ranks: int = 1) -> Ended:
-    """Run the function in a fork, or in several that find each other as `torchrun`'s do."""
+    """Run the function in a fork, or in several that find each other as `torchrun`'s do.
+
+    A fork of a process with threads may inherit a lock that nobody will open. One that hangs is
+    ended and started again, once, and a warning shows where it stood.
+    """
+    ended = _forked(tmp_path, function, *arguments, ranks=ranks)
+    if ended is None:
+        text = (tmp_path / f"output-{len(list(tmp_path.glob('output-*'))) - 1}").read_text()
+        warnings.warn(f"a fork hung and was started again:\n{text[-3000:]}", stacklevel=2)
+        ended = _forked(tmp_path, function, *arguments, ranks=ranks)
+    assert ended is not None, "a fork hung twice"
+    return ended
+
+
+def _forked(
+    tmp_path: Path, function: Callable[..., Any], *arguments: Any, ranks: int
+) -> Ended | None:
+    """How the forks ended; None: one was still there after `_LIMIT_SECONDS`."""
     out = tmp_path / f"output-{len(list(tmp_path.glob('output-*')))}"
     out.touch()
     with socket.socket() as free:
@@ -65,11 +85,15 @@ def forked(tmp_path: Path, function: Callable[..., Any], *arguments: Any, ranks:
                 environment=environment if ranks > 1 else {},
             )
         )
+    hung = False
     for child in children:
-        child.join(600)  # a busy machine takes its time; only one that hangs takes this long
+        child.join(_LIMIT_SECONDS)
         if child.is_alive():
+            hung = True
             child.kill()
             child.join()
+    if hung:
+        return None
     codes = [child.exitcode or 0 for child in children]
     text = out.read_text(errors="replace")
     return Ended(next((code for code in codes if code), 0), text)
