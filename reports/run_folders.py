@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from common import json as strict
 from common.errors import InputError, Problems
+from common.files import open_file
 from common.validation import messages
 from reports.records import SCHEMA_VERSION, ExampleRecord, RunInfo, Start
 
@@ -64,7 +65,8 @@ def scan_jsonl(path: str | Path) -> list[RecordLine]:
     """
     path = Path(path)
     try:
-        content = path.read_bytes().rstrip(b"\n")
+        with open_file(path) as file:  # never a pipe, which would be waited for
+            content = file.read().rstrip(b"\n")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
     raw_lines = content.split(b"\n") if content else []
@@ -100,10 +102,10 @@ def holds_records(path: Path) -> bool:
     A file that cannot be read holds none.
     """
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             lines = (file.readline(_MOST_LINE_BYTES) for _ in range(_LINES_LOOKED_AT))
             return any(_is_like_a_record(line) for line in lines)
-    except OSError:
+    except (InputError, OSError):
         return False
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 
 from common.errors import InputError
 from reports.records import SCHEMA_VERSION, ExampleRecord, RunInfo
-from reports.run_folders import read_jsonl, read_run
+from reports.run_folders import holds_records, read_jsonl, read_run, scan_jsonl
 
 Make = Callable[..., ExampleRecord]
 
@@ -261,3 +262,14 @@ def test_a_variant_that_the_description_lacks_is_left_out_with_a_warning(pocket_
     run = read_run(pocket_run)
     assert "ahn" not in {r.variant for r in run.records}
     assert any("other" in warning for warning in run.warnings)
+
+
+def test_a_pipe_in_the_place_of_a_record_file_is_refused_at_once(tmp_path: Path) -> None:
+    """A pipe blocks whoever opens it."""
+    os.mkfifo(tmp_path / "qa.jsonl")
+    with pytest.raises(InputError, match=r"qa\.jsonl: is a named pipe, not a file"):
+        scan_jsonl(tmp_path / "qa.jsonl")
+    assert not holds_records(tmp_path / "qa.jsonl")
+    with pytest.raises(InputError, match=r"gone\.jsonl: no such file"):
+        scan_jsonl(tmp_path / "gone.jsonl")
+    assert not holds_records(tmp_path / "gone.jsonl")
