@@ -143,3 +143,13 @@ def test_a_cache_by_hand() -> None:
     assert few.keys_values == 2 * 2 * K * d * 3 * 5
     without = cache_bytes(SHAPE, "ahn", 100, **options | {"cell": "DeltaNet"})
     assert without.gates == 2 * 13 * H * 2
+
+
+def test_states_of_layers_with_unlike_settings_add_up() -> None:
+    """Two layers have a memory, one of them with a window of its own; one layer has none."""
+    layers = {0: {"window": 5}, 2: {"cell": None}}
+    for accounting, bytes_of_a_number in (("exact", 4), ("paper", 2)):
+        held = cache_bytes(
+            SHAPE, "ahn", 40, dtype_bytes=2, accounting=accounting, layers=layers, **AHN
+        )
+        assert held.state == 2 * (4 * 6 * 6) * bytes_of_a_number
