@@ -147,7 +147,7 @@ def test_a_cache_by_hand() -> None:
 
 def test_states_of_layers_with_unlike_settings_add_up() -> None:
     """Two layers have a memory, one of them with a window of its own; one layer has none."""
-    layers = {0: {"window": 5}, 2: {"cell": None}}
+    layers: dict[int, dict[str, Any]] = {0: {"window": 5}, 2: {"cell": None}}
     for accounting, bytes_of_a_number in (("exact", 4), ("paper", 2)):
         held = cache_bytes(
             SHAPE, "ahn", 40, dtype_bytes=2, accounting=accounting, layers=layers, **AHN
