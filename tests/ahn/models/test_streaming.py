@@ -12,7 +12,7 @@ from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb, repea
 
 import ahn.models.attention
 from ahn.config import CELLS, VARIANTS, LayerLayout
-from ahn.models.attention import Chunk, MemoryStep
+from ahn.models.attention import Chunk, MemoryStep, SlotWrite
 from ahn.models.decode_step import TokenStep
 from tests.ahn.conftest import SINKS, WINDOW, tokens, variant_model
 
@@ -301,3 +301,28 @@ def test_with_gradients_one_pass_equals_streaming() -> None:
     trained = model(ids, use_cache=False).logits
     assert trained.requires_grad
     torch.testing.assert_close(trained.detach(), streamed, **CLOSE)
+
+
+def test_a_step_is_moved_with_all_its_tensors_once_for_each_device() -> None:
+    seen = torch.tensor([3, 40])
+    chunk = Chunk(1, seen, None, torch.device("cpu"))
+    step = TokenStep(chunk, LayerLayout(8, 2), 10, fixed=True)
+    assert step.to("cpu") is step
+    twin = step.to("meta")
+    assert twin is step.to("meta") is not step
+    for name in ("slots", "leaves", "mask"):
+        mine, theirs = getattr(step, name), getattr(twin, name)
+        assert mine is not None and mine.device.type == "cpu"
+        assert theirs.device.type == "meta" and theirs.shape == mine.shape
+
+
+@pytest.mark.parametrize("rows", [None, torch.tensor([0, 1])])
+def test_where_tokens_go_is_copied_with_tensors_of_its_own(rows: torch.Tensor | None) -> None:
+    write = SlotWrite(rows, torch.tensor([4, 5]), torch.tensor([0, 1]))
+    again = write.clone()
+    assert again.tokens.data_ptr() != write.tokens.data_ptr()
+    assert torch.equal(again.tokens, write.tokens) and torch.equal(again.slots, write.slots)
+    assert (again.rows is None) == (rows is None)
+    if rows is not None:
+        assert again.rows is not None and torch.equal(again.rows, rows)
+        assert again.rows.data_ptr() != rows.data_ptr()

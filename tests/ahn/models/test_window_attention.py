@@ -141,3 +141,54 @@ def test_flash_pieces_equal_the_written_ones(window: int | None, sinks: int, see
     expected = _attention(q.float(), k.float(), v.float(), mask, 128**-0.5)
     # bf16 has 8 bits: outputs of size about 1 are off by up to 2^-8, twice after merging
     torch.testing.assert_close(output.float(), expected, rtol=0, atol=2e-2)
+
+
+def fake_flash(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cum_seq_q: None,
+    cum_seq_k: None,
+    max_q: int,
+    max_k: int,
+    dropout_p: float,
+    is_causal: bool,
+    return_debug_mask: bool,
+    *,
+    scale: float,
+    window_size_left: int | None,
+    window_size_right: int | None,
+) -> tuple[Tensor, ...]:
+    """`aten::_flash_attention_forward` in plain torch: heads `[B, T, H, d]`, ends aligned."""
+    assert cum_seq_q is None and cum_seq_k is None and dropout_p == 0.0
+    assert return_debug_mask is False
+    assert (max_q, max_k) == (query.shape[1], key.shape[1])
+    assert key.shape == value.shape and query.shape[2] % key.shape[2] == 0
+    window = None
+    if window_size_left is not None:
+        assert window_size_right == 0 and not is_causal
+        window = window_size_left + 1
+    q, k, v = (x.transpose(1, 2) for x in (query, key, value))
+    causal = is_causal or window is not None
+    output, log_sum = written_out(q, k, v, scale, causal, window)
+    return output.transpose(1, 2), log_sum, torch.empty(0)
+
+
+@pytest.mark.parametrize(
+    ("window", "sinks", "seen"), [(5, 3, 0), (5, 3, 20), (4, 0, 9), (None, 0, 7)]
+)
+def test_flash_attention_is_called_as_it_is_declared(
+    window: int | None, sinks: int, seen: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No GPU is needed to see that its arguments are in their places."""
+    declared = torch.ops.aten._flash_attention_forward.default._schema
+    names = [argument.name for argument in declared.arguments]
+    assert names[:10] == list(fake_flash.__code__.co_varnames[:10])
+    monkeypatch.setattr(torch.ops.aten, "_flash_attention_forward", fake_flash)
+    size = 11
+    plan = Chunk(size, seen, None, torch.device("cpu")).plan(LayerLayout(window, sinks))
+    k, v = columns(plan.cached + size)
+    q = torch.randn(2, H, size, D, generator=torch.Generator().manual_seed(1))
+    expected = _attention(q, k, v, plan.visible(0, size, slice(None)), 0.3)
+    output = split_attention(q, k, v, seen, window, sinks, 0.3, piece=flash_piece)
+    torch.testing.assert_close(output, expected, rtol=0, atol=1e-5)
