@@ -65,6 +65,7 @@ AREAS: dict[str, Area] = {
         (
             "tests/ahn/models/test_dense_golden.py",
             "tests/ahn/cells/test_*.py",
+            "tests/ahn/cost/test_accounting*.py",
             "tests/ahn/models/test_equations.py",
             "tests/ahn/ops/test_selector.py",
         ),

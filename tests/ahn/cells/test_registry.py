@@ -195,3 +195,13 @@ def test_parameters_get_gradients_of_zero_where_nothing_leaves(
     model(tokens(5)).logits.sum().backward()
     for layer in model.model.layers:
         assert layer.ahn.fn.weight.grad is not None and not layer.ahn.fn.weight.grad.any()
+
+
+def test_names_of_the_package_are_those_of_their_modules() -> None:
+    import ahn.cells
+    from ahn.cells import base, gated_delta_net
+
+    assert ahn.cells.GatedDeltaNet is gated_delta_net.GatedDeltaNet
+    assert ahn.cells.MemoryCell is base.MemoryCell
+    with pytest.raises(AttributeError, match=r"^module 'ahn\.cells' has no attribute 'Gatd'$"):
+        _ = ahn.cells.Gatd
