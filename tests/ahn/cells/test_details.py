@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ahn.cells import CELLS, MemoryCell
-from ahn.cells.base import HeadLinear, Scale, rms_norm, wide
+from ahn.cells.base import HeadLinear, Scale, check_gates, rms_norm, wide
 from common.errors import InputError
 
 D, H, d = 24, 4, 6
@@ -189,3 +189,36 @@ def test_the_length_of_keys_and_queries_does_not_count(name: str) -> None:
     torch.testing.assert_close(cell.scan(q, k, v, gates, state), long, rtol=1e-4, atol=1e-5)
     half = cell.scan(q.bfloat16(), k.bfloat16(), v.bfloat16(), gates, state)
     assert half[0].dtype == half[1]["state"].dtype == torch.float32
+
+
+def test_the_built_in_cells_say_which_recurrence_they_compute() -> None:
+    found = {name: CELLS.find(name).recurrence for name in CELLS.builtin}
+    assert found == {
+        "GatedDeltaNet": "delta_rule",
+        "DeltaNet": "delta_rule",
+        "Mamba2": "outer_products",
+    }
+
+
+@pytest.mark.parametrize("name", CELLS.builtin)
+def test_a_reset_makes_norms_one_and_the_read_out_zero(name: str) -> None:
+    cell = CELLS.implementation(name)(24, 4, 8)
+    with torch.no_grad():
+        for parameter in cell.parameters():
+            parameter.fill_(7.0)
+    cell.reset_parameters()
+    stored = dict(cell.named_parameters())
+    norm = next(p for key, p in stored.items() if "norm" in key)
+    assert bool((norm == 1).all()) and not bool(stored["o_proj.weight"].any())
+    assert bool((stored["g_proj.weight"] != 7).all())
+
+
+def test_gates_of_another_shape_than_declared_are_refused_in_words() -> None:
+    declaration = CELLS.find("GatedDeltaNet")
+    gates = {"write": torch.zeros(2, 3, 4), "log_decay": torch.zeros(2, 3)}
+    with pytest.raises(ValueError, match=r"gate 'log_decay' must be \[B, T, H\], not \[2, 3\]"):
+        check_gates(declaration, gates, torch.Size((2, 3)))
+    with pytest.raises(
+        ValueError, match=r"declares gates \['log_decay', 'write'\] and computes \["
+    ):
+        check_gates(declaration, {}, torch.Size((2, 3)))
