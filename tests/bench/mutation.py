@@ -346,7 +346,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("command", choices=("run", "list", "table"))
-    parser.add_argument("areas", nargs="*", metavar="area", help=f"of {', '.join(AREAS)}; all")
+    parser.add_argument(
+        "areas", nargs="*", metavar="area", help=f"of {', '.join(AREAS)}; default: all"
+    )
     parser.add_argument("--sample", type=int, default=60, help="mutants of each file; 0: all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=1)

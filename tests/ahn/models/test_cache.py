@@ -15,8 +15,10 @@ import torch
 
 import ahn
 from ahn import AHNCache, InputError
-from ahn.config import CELLS, VARIANTS
+from ahn.config import CELLS, VARIANTS, LayerLayout
 from ahn.cost.accounting import BLOCK
+from ahn.models.attention import Chunk
+from ahn.models.cache import LayerCache
 from tests.ahn.conftest import SINKS, WINDOW, tokens, variant_model
 
 
@@ -49,6 +51,14 @@ def test_slots_are_allocated_in_blocks_until_the_window_is_full(models: Any) -> 
     bounded = models("window").new_cache()
     models("window")(tokens(300), past_key_values=bounded)
     assert bounded.layers[0].keys.shape[2] == SINKS + WINDOW
+
+
+def test_room_is_made_for_slots_however_long_the_heads_are() -> None:
+    layer = LayerCache(LayerLayout())
+    layer.slots = {"keys": torch.ones(1, 2, 4, 4 * BLOCK), "values": torch.ones(1, 2, 4, 4)}
+    layer.make_room(Chunk(1, 4, None, torch.device("cpu")))
+    assert {name: x.shape[2] for name, x in layer.slots.items()} == {"keys": BLOCK, "values": BLOCK}
+    assert bool((layer.slots["keys"].sum(2) == 4).all())
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.plan import environment
+from evaluation.plan import environment, identity
 from evaluation.plan.configuration import RunConfiguration
 from evaluation.plan.identity import differences, digest_of, identity_parts, prompt_sha256, run_info
 from evaluation.plan.plan import make_plan
@@ -48,6 +48,13 @@ def test_it_tells_when_where_and_how_the_run_was_started(plan: Plan, info: RunIn
     assert info.hardware == start.hardware == environment.hardware("cpu")
     assert start.environment == environment.environment_variables()
     assert info.status == "running"
+
+
+def test_it_holds_the_state_of_the_repository(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = {"commit": "0123abc", "dirty": True}
+    monkeypatch.setattr(identity, "git_state", lambda: state)
+    found = run_info(plan)
+    assert found.git == found.starts[0].git == state
 
 
 def test_its_identity_is_the_digest_of_its_parts(plan: Plan, info: RunInfo) -> None:
