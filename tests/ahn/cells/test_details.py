@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ahn.cells import CELLS, MemoryCell
-from ahn.cells.base import HeadLinear, Scale, check_gates, rms_norm, wide
+from ahn.cells.base import Evicted, HeadLinear, Scale, check_gates, rms_norm, wide
 from common.errors import InputError
 
 D, H, d = 24, 4, 6
@@ -222,3 +222,25 @@ def test_gates_of_another_shape_than_declared_are_refused_in_words() -> None:
         ValueError, match=r"declares gates \['log_decay', 'write'\] and computes \["
     ):
         check_gates(declaration, {}, torch.Size((2, 3)))
+
+
+@pytest.mark.parametrize("name", CELLS.builtin)
+def test_a_cell_knows_its_sizes(name: str) -> None:
+    cell = CELLS.implementation(name)(24, 4, 8)
+    assert (cell.hidden_size, cell.num_attention_heads, cell.head_dim) == (24, 4, 8)
+
+
+@pytest.mark.parametrize("name", CELLS.builtin)
+@torch.no_grad()
+def test_one_token_leaves_at_each_step_unless_it_is_said(name: str) -> None:
+    torch.manual_seed(0)
+    cell = CELLS.implementation(name)(24, 4, 8)
+    torch.nn.init.normal_(cell.o_proj.weight)
+    q, k, v = torch.randn(3, 2, 5, 4, 8)
+    hidden = torch.randn(2, 5, 24)
+    gates, states = cell.gates(hidden), cell.new_states(2, q)
+    everywhere = torch.ones(2, 5, dtype=torch.bool)
+    said = cell(q, Evicted(k, v, gates, everywhere), states, hidden)
+    silent = cell(q, Evicted(k, v, gates), states, hidden)
+    torch.testing.assert_close(silent, said, rtol=0, atol=0)
+    assert bool(said[0].any())
