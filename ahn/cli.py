@@ -38,7 +38,7 @@ def _options() -> ModuleType:
 
 app = Program(
     "ahn",
-    "Artificial Hippocampus Networks (AHN) for Qwen2.5 and Qwen3: constant-memory long context.",
+    "Artificial Hippocampus Networks (AHN): constant-memory long context. Qwen, Llama and Mistral.",
     _version,
     examples=(
         "ahn generate --model pocket --ahn pocket --prompt 'the key of carbon is 72 .'",

@@ -69,7 +69,8 @@ def load_model(
     """Load a model in one of its variants.
 
     Args:
-        path_or_id: folder or hub id of a Qwen2/Qwen3 checkpoint, or one with AHN weights merged in.
+        path_or_id: folder or hub id of a checkpoint of a known family (see `ahn.families`), or
+            one with AHN weights merged in.
         variant: `full`, `window`, `ahn` or `no-write` (see `ahn.VARIANTS`).
         ahn: folder or hub id of AHN weights; not needed for `full` and `window`, nor when they
             are merged into the model.

@@ -65,6 +65,7 @@ class StoredTensor:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of the tensor in its file."""
         return self.end - self.start
 
 

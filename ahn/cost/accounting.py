@@ -89,6 +89,7 @@ class FlopCount:
 
     @property
     def total(self) -> int:
+        """FLOPs of prefill and decode together."""
         return self.prefill + self.decode
 
 
@@ -222,6 +223,7 @@ class CacheBytes:
 
     @property
     def total(self) -> int:
+        """Bytes of keys, values, gates and states together."""
         return self.keys_values + self.gates + self.state
 
 

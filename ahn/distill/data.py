@@ -307,6 +307,7 @@ class Collator:
     gaps: PositionGaps | None = None
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """One batch; the class says what is in it."""
         longest = max(len(row["input_ids"]) for row in rows)
         shape = (len(rows), longest)
         batch = {
