@@ -51,11 +51,13 @@ def f1(predicted: Sequence[str], gold: Sequence[str]) -> float:
 
 @lru_cache(maxsize=4096)
 def words_en(text: str) -> tuple[str, ...]:
+    """The words of an English text, normalised."""
     return tuple(normalize(text).split())
 
 
 @lru_cache(maxsize=4096)
 def words_zh(text: str) -> tuple[str, ...]:
+    """jieba's words of a Chinese text, normalised, without empty ones."""
     return tuple(word for word in map(normalize_zh, words(text)) if word)
 
 
