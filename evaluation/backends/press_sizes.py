@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from common.errors import InputError
 from evaluation.backends.press_library import PressSpec
 
 _STEPS = 60
@@ -58,7 +59,7 @@ def share_to_drop(spec: PressSpec, press: Any, room: Room, slots: int) -> float:
         slots: of all layers and key/value heads; fewer than the document has.
 
     Raises:
-        ValueError: the press always keeps more.
+        InputError: the press always keeps more.
     """
     sized = sized_press(spec, press)
     before = sized.compression_ratio
@@ -69,7 +70,7 @@ def share_to_drop(spec: PressSpec, press: Any, room: Room, slots: int) -> float:
 
     try:
         if kept(_MOST) > slots:
-            raise ValueError(
+            raise InputError(
                 f"{spec.name}: keeps at least {kept(_MOST) / room.per_token:g} tokens a layer of "
                 f"{room.tokens}, more than {slots / room.per_token:g}"
             )
