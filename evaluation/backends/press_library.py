@@ -301,8 +301,14 @@ class PressSpec:
         return found
 
 
-def read_request(request: VariantRequest) -> tuple[PressSpec, Size]:
+def read_request(
+    request: VariantRequest, others: Mapping[str, Callable[[str], Any]] | None = None
+) -> tuple[PressSpec, Size]:
     """The press that a request asks for, and how much of a document is to be kept.
+
+    Args:
+        request: see the module's head.
+        others: options that are read elsewhere.
 
     Raises:
         InputError: all that is wrong with it.
@@ -314,6 +320,7 @@ def read_request(request: VariantRequest) -> tuple[PressSpec, Size]:
         "keep": _at_least_one,
         "ratio": _share,
         "compression_ratio": _share,
+        **(others or {}),
     }
     if "press" not in request.options:
         raise InputError(f"{where}: which press? (kvpress:snapkv, kvpress:knorm ...)")

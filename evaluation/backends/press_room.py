@@ -124,11 +124,11 @@ def target_of(
 
 @dataclass(frozen=True)
 class Kept:
-    """What is left of a document, as far as it is known before it was read.
+    """What is left of a document in the layers that are pressed, before it was read.
 
     Attributes:
-        visible: slots that heads look at, in all layers.
-        stored: slots that are held, in all layers.
+        visible: slots of all layers and key/value heads that are looked at.
+        stored: those that are held.
         mask: bytes of the masks.
     """
 
@@ -146,12 +146,9 @@ def kept_of(
         InputError: as `target_of`.
     """
     target, room = target_of(spec, size, layers, tokens, budget), layers.room(tokens)
-    sliding = layers.sliding_tokens(tokens) * layers.heads
     everything = tokens * room.per_token
-    if target.whole:
-        return Kept(everything + sliding, everything + sliding)
-    if spec.name == "ThinKPress":
-        return Kept(everything + sliding, everything + sliding)
+    if target.whole or spec.name == "ThinKPress":
+        return Kept(everything, everything)
     press = spec.make()
     if target.slots is not None and not {part.name for part in spec.all} & _FOUND_WHEN_READ:
         share = share_to_drop(spec, press, room, target.slots)
@@ -160,8 +157,14 @@ def kept_of(
         return None
     slots = count_kept(spec, press, room)
     if masks_heads(spec):
-        return Kept(slots + sliding, everything + sliding, everything)
-    return Kept(slots + sliding, slots + sliding)
+        return Kept(slots, everything, everything)
+    return Kept(slots, slots)
+
+
+def bytes_held(kept: Kept, layers: Layers, document: int, after: int = 0) -> int:
+    """Bytes of the cache with so many tokens after the document."""
+    grown = kept.stored + layers.room(document).per_token * after
+    return grown * layers.slot + kept.mask + layers.sliding_bytes(document + after)
 
 
 def masks_heads(spec: PressSpec) -> bool:

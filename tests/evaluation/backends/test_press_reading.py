@@ -27,7 +27,7 @@ from evaluation.backends.cache_bytes import held
 from evaluation.backends.press_library import TRAITS, kvpress, press_names, read_request
 from evaluation.backends.press_masks import PressedCache, chunk_mask
 from evaluation.backends.press_reading import PressedModel
-from evaluation.backends.press_room import Layers, kept_of
+from evaluation.backends.press_room import Layers, bytes_held, kept_of
 from evaluation.backends.press_shims import text_model
 from evaluation.backends.requests import parse_request
 
@@ -264,8 +264,7 @@ def test_families(family, text):
 
 def predicted(reader: PressedModel, layers: Layers, budget: int | None = None) -> int | None:
     kept = kept_of(reader.spec, reader.size, layers, TOKENS, budget)
-    counters = 8 * (len(layers.windows) - layers.pressed)
-    return None if kept is None else kept.stored * layers.slot + kept.mask + counters
+    return None if kept is None else bytes_held(kept, layers, TOKENS)
 
 
 @pytest.mark.parametrize("text", [*SIZED, *OWN_SIZE])
