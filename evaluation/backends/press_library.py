@@ -44,6 +44,7 @@ class Traits:
         eager: it needs attention weights, which only the slowest form of attention gives.
         needs: what it loads from the hub, or from elsewhere in the network.
         not_for: families of models that it cannot press.
+        again: it reads the document more than once.
         notes: what people must be told.
     """
 
@@ -53,6 +54,7 @@ class Traits:
     eager: bool = False
     needs: str = ""
     not_for: tuple[str, ...] = ()
+    again: bool = False
     notes: tuple[str, ...] = ()
 
 
@@ -61,7 +63,10 @@ _DECODES = (
     "it compresses while an answer is written; here a document is compressed, once for all of its "
     "questions"
 )
-_TWICE = "reads the document a second time to see what matters, which is in prefill_seconds"
+_TWICE = (
+    "reads the document once more to see what matters: that is in prefill_seconds, and its FLOPs are "
+    "not known"
+)
 
 TRAITS: Mapping[str, Traits] = {
     "AdaKVPress": Traits(masks=_HEADS),
@@ -92,17 +97,21 @@ TRAITS: Mapping[str, Traits] = {
         needs="query statistics: a folder (stats_folder=FOLDER), or those published for the model"
     ),
     "FastKVzipPress": Traits(
-        masks=_HEADS, needs="gates trained for the model (Jang-Hyun/Fast-KVzip)", not_for=("gemma3",)
+        masks=_HEADS,
+        needs="gates trained for the model (Jang-Hyun/Fast-KVzip)",
+        not_for=("gemma3",),
     ),
     "FinchPress": Traits(
-        refused="it must read the question together with the document; here no press sees a question"
+        refused="it must read the question with the document; here no press sees a question"
     ),
     "KVComposePress": Traits(
-        notes=(_TWICE, "holds attention weights of all pairs of tokens"), not_for=("gemma3",)
+        again=True,
+        notes=(_TWICE, "holds attention weights of all pairs of tokens"),
+        not_for=("gemma3",),
     ),
-    "KVgradPress": Traits(masks=_HEADS, notes=(_TWICE,), not_for=("gemma3",)),
+    "KVgradPress": Traits(masks=_HEADS, again=True, notes=(_TWICE,), not_for=("gemma3",)),
     "KVzapPress": Traits(needs="a surrogate model trained for the model (nvidia/KVzap-...)"),
-    "KVzipPress": Traits(masks=_HEADS, notes=(_TWICE,), not_for=("gemma3",)),
+    "KVzipPress": Traits(masks=_HEADS, again=True, notes=(_TWICE,), not_for=("gemma3",)),
     "KeyDiffPress": Traits(),
     "KeyRerotationPress": Traits(),
     "KnormPress": Traits(),
@@ -458,9 +467,7 @@ def _parameters(name: str) -> Mapping[str, inspect.Parameter]:
 def _readers(name: str) -> dict[str, Callable[[str], Any]]:
     """What makes a value of an option's text, by the arguments of a press' constructor."""
     hints = typing.get_type_hints(getattr(kvpress(), name).__init__)
-    return {
-        key: _reader(name, key, hints[key]) for key in _parameters(name) if key not in _INNER
-    }
+    return {key: _reader(name, key, hints[key]) for key in _parameters(name) if key not in _INNER}
 
 
 def _reader(press: str, key: str, hint: Any) -> Callable[[str], Any]:

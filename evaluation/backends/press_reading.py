@@ -85,7 +85,7 @@ class PressedModel:
             sized = sized_press(self.spec, self._press)
             sized.compression_ratio = share_to_drop(self.spec, self._press, room, target.slots)
         try:
-            masked = press_document(self._press, self._model, read, tokens, self.seed)
+            masked = press_document(self._press, self._model, read, ids, self.seed)
         except (AssertionError, IndexError, RuntimeError, ValueError) as error:
             if isinstance(error, torch.cuda.OutOfMemoryError):
                 raise
@@ -95,7 +95,7 @@ class PressedModel:
             ) from error
         for layer in cache.layers:
             if layer.keys.shape[-2] > tokens:
-                # KVCompose without structure reads the document twice, and leaves both in the cache.
+                # KVCompose without structure reads the document twice, and leaves both there.
                 layer.crop(tokens - layer.keys.shape[-2])
         if masks_heads(self.spec):
             cache.masked = {

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -41,7 +42,7 @@ def import_kvpress() -> Any:
 
 
 def press_document(
-    press: Any, model: Any, read: Callable[[], None], tokens: int, seed: int
+    press: Any, model: Any, read: Callable[[], None], ids: torch.Tensor, seed: int
 ) -> dict[int, torch.Tensor]:
     """Read a document with `with press(model)`, on this transformers.
 
@@ -49,7 +50,7 @@ def press_document(
         press: a press of kvpress.
         model: a stock model.
         read: reads the document, in one chunk, into an empty cache.
-        tokens: of the document.
+        ids: of the document, `[1, T]`.
         seed: of presses that draw: a document is pressed alike whenever it is read.
 
     Returns:
@@ -74,8 +75,9 @@ def press_document(
         torch.manual_seed(seed)
         with press(model):  # some presses do their work at its end
             _adapt_rotary(layers)
+            _find_prefix(press, model, ids)
             read()
-        return masked_heads(model, tokens)
+        return masked_heads(model, ids.shape[1])
 
 
 def text_model(model: Any) -> Any:
@@ -165,9 +167,36 @@ def _adapt_rotary(layers: list[Any]) -> None:
             attention.rotary_emb = _RotaryOfFullAttention(rotary)
 
 
+def _find_prefix(press: Any, model: Any, ids: torch.Tensor) -> None:
+    """KVzip never scores, and so drops, as many first tokens as the chat template begins with.
+
+    Its documents always stand in the template; ours do in some protocols only.
+    """
+    length = getattr(press, "prefix_length", 0)
+    if length and tuple(ids[0, :length].tolist()) != _prefix_of_template(model.config.name_or_path):
+        press.prefix_length = 0
+
+
+@lru_cache(maxsize=4)
+def _prefix_of_template(name: str) -> tuple[int, ...]:
+    """Ids that stand before a user's text in a tokenizer's chat template, as KVzip finds them."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(name)
+    text, mark = "dummy context", "\n" + "#" * 13
+    whole = tokenizer.apply_chat_template(
+        [{"role": "user", "content": text + mark}],
+        add_generation_prompt=True,
+        tokenize=False,
+        enable_thinking=False,
+    )
+    before = whole.split(mark)[0].split(text)[0]
+    return tuple(tokenizer.encode(before, add_special_tokens=False))
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence kvpress' warnings: what they tell is told elsewhere, once rather than at each document."""
+    """Silence kvpress' warnings: what they tell is told elsewhere, and once."""
     logger = logging.getLogger("kvpress")
     before = logger.level
     logger.setLevel(logging.ERROR)

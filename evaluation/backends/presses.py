@@ -9,10 +9,10 @@ computes itself is not counted in FLOPs.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -89,7 +89,9 @@ class PressBackend(StockBackend):
         if kind not in FAMILIES:
             return [f"kvpress works on {', '.join(FAMILIES)}, not on {kind}"]
         problems = [
-            f"{part.name} does not work on {kind}" for part in spec.all if kind in part.traits.not_for
+            f"{part.name} does not work on {kind}"
+            for part in spec.all
+            if kind in part.traits.not_for
         ]
         windows = self.layers.windows
         if self.layers.pressed < len(windows) and kind != "gemma3":
@@ -128,7 +130,7 @@ class PressBackend(StockBackend):
             if self.size.keep is None or self.size.keep < least:
                 said.append(
                     f"where it may keep fewer than {least:,} tokens a layer (beta x window_size), "
-                    "all layers may keep equally many, as with SnapKV: kvpress then falls back to it"
+                    "all layers may keep equally many, as SnapKV does, to which it falls back"
                 )
         return list(dict.fromkeys(said))
 
@@ -184,11 +186,11 @@ class PressBackend(StockBackend):
 
         What the press itself computes is not counted.
         """
-        document = document_tokens or 0
-        try:
-            kept = self._kept(document, budget)
-        except InputError:  # the document cannot be pressed so far
+        if document_tokens is None or (self.sizable and document_tokens and budget is None):
             return Cost()
+        document, kept = document_tokens, None
+        with suppress(InputError):  # the document cannot be pressed so far
+            kept = self._kept(document, budget)
         if kept is None:
             return Cost()
         new = prompt_tokens - document
@@ -197,7 +199,7 @@ class PressBackend(StockBackend):
 
     def _flops(self, kept: Kept, document: int, new: int, generated: int) -> int | None:
         shape = self.models.shape
-        if shape is None:
+        if shape is None or any(part.traits.again for part in self.spec.all):
             return None
         reading = 0
         if document:
@@ -221,10 +223,9 @@ class PressBackend(StockBackend):
         """
         seed_everything(seed)
         model = self._load()
-        given = self.models.settings.model or ""
-        if "/" in given and not Path(given).exists():
+        if not self.models.files.is_folder:
             # Presses look for what belongs to a model by its name on the hub.
-            model.config.name_or_path = given
+            model.config.name_or_path = str(self.models.files.place)
         return PressReader(model, tokenizer, PressedModel(self.spec, self.size, model, seed))
 
 

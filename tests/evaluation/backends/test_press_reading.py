@@ -1,7 +1,8 @@
-"""Every press of kvpress on stock models: what is kept, what is seen of it, what it leaves behind."""
+"""Every press of kvpress on stock models: what is kept and seen, and what it leaves behind."""
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -24,14 +25,21 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from ahn import POCKET_PATH
 from common.errors import InputError
 from evaluation.backends.cache_bytes import held
-from evaluation.backends.press_library import TRAITS, kvpress, press_names, read_request
+from evaluation.backends.press_library import (
+    INSTALL,
+    TRAITS,
+    kvpress,
+    press_names,
+    read_request,
+)
 from evaluation.backends.press_masks import PressedCache, chunk_mask
 from evaluation.backends.press_reading import PressedModel
 from evaluation.backends.press_room import Layers, bytes_held, kept_of
 from evaluation.backends.press_shims import text_model
 from evaluation.backends.requests import parse_request
 
-pytest.importorskip("kvpress")
+if find_spec("kvpress") is None:
+    pytest.skip(f"kvpress is not installed: {INSTALL}", allow_module_level=True)
 
 TOKENS, KEEP, ASKED = 310, 166, 9
 SIZED = [
@@ -106,11 +114,14 @@ def config_of(family: str) -> Any:
             "num_attention_heads": 2, "image_size": 28, "patch_size": 14,
         }  # fmt: skip
         return Gemma3Config(text_config=text | {"layer_types": kinds}, vision_config=vision)
-    made = {
+    made: dict[str, Any] = {
         "llama": LlamaConfig, "mistral": MistralConfig, "phi3": Phi3Config,
         "qwen2": Qwen2Config, "qwen3": Qwen3Config,
     }  # fmt: skip
-    more = {"mistral": {"sliding_window": None}, "qwen3": {"head_dim": 32}}
+    more: dict[str, dict[str, Any]] = {
+        "mistral": {"sliding_window": None},
+        "qwen3": {"head_dim": 32},
+    }
     return made[family](**SIZES, **more.get(family, {}))
 
 
@@ -151,7 +162,7 @@ def answer(model: Any, cache: PressedCache, ids: torch.Tensor = QUESTION, after:
 
 @pytest.fixture(autouse=True)
 def made_up_downloads(monkeypatch, tmp_path, request):
-    """Statistics, filters, gates, patterns and curves as kvpress would load them, for this model."""
+    """Statistics, filters, gates, patterns and curves as kvpress would load them."""
     from kvpress.presses import (
         duo_attention_press,
         expected_attention_with_stats,

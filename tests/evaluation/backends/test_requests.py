@@ -19,7 +19,7 @@ from evaluation.plan.variants import variant_requests
         ("server:url=http://a/b?c=d", "server", {"url": "http://a/b?c=d"}, None),
         ("x: a = 1 ", "x", {"a": "1"}, "x-a1"),
         ("kvpress:SnapKV", "kvpress", {"press": "SnapKV"}, "kvpress-SnapKV"),
-        ("kvpress:snapkv,keep=9", "kvpress", {"press": "snapkv", "keep": "9"}, "kvpress-snapkv-keep9"),
+        ("kvpress:cur,keep=9", "kvpress", {"press": "cur", "keep": "9"}, "kvpress-cur-keep9"),
         ("kvpress:snapkv,name=s", "kvpress", {"press": "snapkv"}, "s"),
         ("kvpress:press=snapkv", "kvpress", {"press": "snapkv"}, "kvpress-presssnapkv"),
     ],
