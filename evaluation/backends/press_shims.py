@@ -36,7 +36,7 @@ def import_kvpress() -> Any:
     for name in list(functions):
         if functions[name] is not before.get(name):
             del functions[name]  # the override of this instance, under which the original lies
-        if name in before and functions[name] is not before[name]:
+        if name in before and functions.get(name) is not before[name]:
             functions[name] = before[name]
     return kvpress
 
@@ -173,12 +173,12 @@ def _find_prefix(press: Any, model: Any, ids: torch.Tensor) -> None:
     Its documents always stand in the template; ours do in some protocols only.
     """
     length = getattr(press, "prefix_length", 0)
-    if length and tuple(ids[0, :length].tolist()) != _prefix_of_template(model.config.name_or_path):
+    if length and tuple(ids[0, :length].tolist()) != prefix_of_template(model.config.name_or_path):
         press.prefix_length = 0
 
 
 @lru_cache(maxsize=4)
-def _prefix_of_template(name: str) -> tuple[int, ...]:
+def prefix_of_template(name: str) -> tuple[int, ...]:
     """Ids that stand before a user's text in a tokenizer's chat template, as KVzip finds them."""
     from transformers import AutoTokenizer
 
