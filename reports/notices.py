@@ -149,7 +149,7 @@ def _models(columns: Sequence[Column]) -> list[str]:
 
 
 def _fallbacks(columns: Sequence[Column]) -> list[str]:
-    """Columns that do not work as their kind does, by their own account (`fallback` in run.json)."""
+    """Columns that do not work as their kind does: they said so (`fallback` in run.json)."""
     told = [(c.label, c.run.info.models.get(c.variant, {}).get("fallback")) for c in columns]
     return [f"{label}: {fallback}." for label, fallback in told if fallback]
 

@@ -90,7 +90,8 @@ class RunConfiguration(Settings):
     )
     """full, window, ahn, no-write, or a back-end's name; KIND:key=value,... has settings of its own
     (window:window=64,sinks=4,name=narrow), in a file also {kind: window, window: 64}. Of several
-    AHN weights 'ahn' means each, 'ahn-gdn' one; repeatable. Default: full; with a window also window; with AHN weights also window and ahn."""
+    AHN weights 'ahn' means each, 'ahn-gdn' one; repeatable. Default: full; with a window also
+    window; with AHN weights also window and ahn."""
     window: Tokens | None = Field(default=None, le=MOST_TOKENS)
     """Sliding window, in tokens (also 32k). Default: that of the AHN weights."""
     sinks: Tokens | None = Field(default=None, le=MOST_TOKENS)
