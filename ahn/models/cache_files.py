@@ -23,7 +23,7 @@ from torch import Tensor
 from ahn.cells.base import kept_dtype
 from ahn.cells.registry import CELLS
 from ahn.config import LayerLayout
-from ahn.cost.accounting import allocated_slots
+from ahn.cost.accounting import layer_slots
 from ahn.models.weights import stored_weights
 from common.errors import InputError
 from common.writing import replacing
@@ -32,6 +32,8 @@ from common.writing import replacing
 FORMAT = "ahn-cache"
 VERSION = 1
 _KEY = "ahn_cache"
+#: fields of every layout
+_LAYOUT = ("window", "sinks", "cell", "write")
 _SHAPE = (
     "model_type",
     "num_hidden_layers",
@@ -121,7 +123,7 @@ def write_cache(saved: SavedCache, path: Path) -> None:
         "format": FORMAT,
         "version": VERSION,
         "model": dict(saved.model),
-        "layouts": [asdict(layout) for layout in saved.layouts],
+        "layouts": [_stored(layout) for layout in saved.layouts],
         "rows": saved.rows,
         "seen": saved.seen,
         "columns": saved.columns,
@@ -132,6 +134,12 @@ def write_cache(saved: SavedCache, path: Path) -> None:
             save_file(tensors, beside, metadata={_KEY: json.dumps(facts, sort_keys=True)})
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path}: the cache cannot be written: {error}") from None
+
+
+def _stored(layout: LayerLayout) -> dict[str, Any]:
+    """A layout's fields; those of pooled slots only where there are some."""
+    fields = asdict(layout)
+    return fields if layout.slots else {name: fields[name] for name in _LAYOUT}
 
 
 def read_cache(path: Path) -> SavedCache:
@@ -212,7 +220,7 @@ def _problems(
     if len(layouts) != model["num_hidden_layers"]:
         return [f"{len(layouts)} layouts for {model['num_hidden_layers']} layers"]
     for index, layout in enumerate(layouts if rows else []):
-        slots = allocated_slots(longest, layout.sinks, layout.window)
+        slots = layer_slots(layout, longest)
         names = dict.fromkeys(("keys", "values"), ((rows, kv_heads, slots, d), dtype))
         if layout.cell is not None:
             cell = CELLS.find(layout.cell).sized(int(model["hidden_size"]), heads, d)
