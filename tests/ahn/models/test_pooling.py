@@ -52,7 +52,7 @@ def visible(position: int, layout: LayerLayout) -> tuple[list[int], list[list[in
 def oracle(q: Array, k: Array, v: Array, position: int, layout: LayerLayout) -> Array:
     """One query `[H, d]` over its row's keys and values `[n, K, d]`."""
     alone, groups = visible(position, layout)
-    shared = {"mean": np.mean, "max": np.max}[layout.pooling]
+    shared: Any = np.mean if layout.pooling == "mean" else np.max
     found = []
     for x in (k, v):
         parts = [x[alone]]
