@@ -105,6 +105,13 @@ class LayerLayout:
         return self.window, self.sinks, self.rate, self.slots, self.pooling
 
     @property
+    def pooled(self) -> dict[str, Any]:
+        """The fields of pooled slots, by name; empty where there are none."""
+        if not self.slots:
+            return {}
+        return {"rate": self.rate, "slots": self.slots, "pooling": self.pooling}
+
+    @property
     def ring(self) -> int | None:
         """Slots of the ring behind the sinks: the window, and tokens that wait to be pooled."""
         return None if self.window is None else self.window + self.rate - 1
@@ -114,6 +121,13 @@ class LayerLayout:
         if self.window is None:
             return 0
         return max(tokens - self.sinks - self.window, 0) // self.rate
+
+    def lossless(self, tokens: int) -> int:
+        """Tokens that are seen as they are after so many: sinks, window, and those that wait."""
+        if self.window is None:
+            return tokens
+        gone = max(tokens - self.sinks - self.window, 0)
+        return tokens - gone + gone % self.rate
 
 
 #: what `AHNConfig.layers` may say of a layer

@@ -11,7 +11,7 @@ import hashlib
 import json
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +123,10 @@ def write_cache(saved: SavedCache, path: Path) -> None:
         "format": FORMAT,
         "version": VERSION,
         "model": dict(saved.model),
-        "layouts": [_stored(layout) for layout in saved.layouts],
+        "layouts": [
+            {name: getattr(layout, name) for name in _LAYOUT} | layout.pooled
+            for layout in saved.layouts
+        ],
         "rows": saved.rows,
         "seen": saved.seen,
         "columns": saved.columns,
@@ -134,12 +137,6 @@ def write_cache(saved: SavedCache, path: Path) -> None:
             save_file(tensors, beside, metadata={_KEY: json.dumps(facts, sort_keys=True)})
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path}: the cache cannot be written: {error}") from None
-
-
-def _stored(layout: LayerLayout) -> dict[str, Any]:
-    """A layout's fields; those of pooled slots only where there are some."""
-    fields = asdict(layout)
-    return fields if layout.slots else {name: fields[name] for name in _LAYOUT}
 
 
 def read_cache(path: Path) -> SavedCache:
