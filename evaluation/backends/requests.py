@@ -65,6 +65,13 @@ def tokens(text: str) -> int:
     return int(match[1]) * {"": 1, "k": 1024, "m": 1024**2}[match[2]]
 
 
+def whole(text: str) -> int:
+    """A whole number, for `VariantRequest.take`."""
+    if re.fullmatch(r"-?[0-9]{1,12}", text) is None:
+        raise ValueError(f"{text!r} is not a whole number")
+    return int(text)
+
+
 def join_options(items: Iterable[str]) -> list[str]:
     """Items that were cut at every comma, with each variant's options put together again.
 
