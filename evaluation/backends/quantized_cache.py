@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 import torch
@@ -134,6 +135,13 @@ class Scheme:
         # quanto packs the last bytes half empty, where the groups do not fill them.
         whole = _up(groups, self.per_byte) if axis == 0 and self.backend == "quanto" else groups
         return whole * self.group // self.per_byte + 2 * groups * element
+
+    def padding(self, shape: KVShape, element: int) -> int:
+        """The most bytes of a layer that fill up its last groups, whatever the number of tokens."""
+        period = self.group * self.per_byte or 1
+        one = self.layer_bytes(shape, period, 0, element) / period
+        numbers = range(1, period + 1)
+        return ceil(max(self.layer_bytes(shape, n, 0, element) - n * one for n in numbers))
 
     def after(self, chunks: Iterable[int], start: tuple[int, int] = (0, 0)) -> tuple[int, int]:
         """Tokens that are quantised, and tokens that wait, once some chunks were read.
