@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -39,6 +40,7 @@ from evaluation.backends.local import seed_everything
 from evaluation.backends.quantized_cache import (
     AXES,
     BITS,
+    DEFAULT_BACKEND,
     DEFAULT_RESIDUAL,
     PACKAGES,
     KVShape,
@@ -88,7 +90,7 @@ def kv_shapes(settings: RunSettings) -> tuple[KVShape, ...]:
     return tuple(KVShape(k.shape[1], k.shape[3], v.shape[3]) for k, v in found)
 
 
-def _check_layers(cache: Any, place: str) -> None:
+def _check_layers(cache: Any, place: Path | str) -> None:
     """Refuse layers that do not keep the keys and values of all tokens.
 
     Raises:
@@ -162,12 +164,13 @@ class QuantizedBackend(StockBackend):
     """A model of transformers with a quantised cache; see the module.
 
     Args:
-        request: options `bits` (8, 4 or 2; needed), `backend` (hqq, the default; quanto: 4 and 2
-            bits; fp8: 8 bits, needs no package), `group` (elements that share a scale), `axis_key`
-            and `axis_value` (what a group is; see `quantized_cache`), `residual` (tokens that wait
-            unquantised, 128), `chunk` (tokens read at a time, or `whole`), `keep` (tokens of a
-            document that stay), `sinks` (first tokens that stay where others are dropped, 4),
-            `attention`, and `press` (of kvpress) with its own fields.
+        request: options `bits` (8, 4 or 2; needed), `backend` (quanto: 4 or 2 bits, the default of
+            these; hqq: 8, 4 or 2, the default of 8; fp8: 8, needs no package), `group` (elements
+            that share a scale), `axis_key` and `axis_value` (what a group is; see
+            `quantized_cache`), `residual` (tokens that wait unquantised, 128), `chunk` (tokens
+            read at a time, or `whole`), `keep` (tokens of a document that stay), `sinks` (first
+            tokens that stay where others are dropped, 4), `attention` (as of `hf`), and `press`
+            (of kvpress) with its own fields.
         settings: of the run.
 
     Raises:
@@ -228,7 +231,7 @@ class QuantizedBackend(StockBackend):
     def _wrong_scheme(self) -> Iterator[str]:
         """What is wrong with bits, back-end, group and axes."""
         options, where = self.options, self._where
-        backend, bits = options.get("backend", "hqq"), options["bits"]
+        backend, bits = self._backend, options["bits"]
         if bits not in BITS[backend]:
             able = ", ".join(name for name, choices in BITS.items() if bits in choices)
             has = ", ".join(map(str, BITS[backend]))
@@ -240,20 +243,26 @@ class QuantizedBackend(StockBackend):
                 "8 bits, needs no package)"
             )
         for key in ("group", "axis_key", "axis_value", "residual"):
-            if backend == "fp8" and key in options:
+            if key not in options:
+                continue
+            if backend == "fp8":
                 yield (
                     f"{where}: {key}: fp8 has a scale for each token and head, and quantises each "
                     "token once"
                 )
-            elif key.startswith("axis") and options.get(key, 0) not in AXES[backend]:
+            elif key.startswith("axis") and options[key] not in AXES[backend]:
                 axes = " or ".join(map(str, sorted(AXES[backend])))
                 yield f"{where}: {key}: of {backend} it is {axes}"
         if backend == "fp8" and (self.device or "").startswith("mps"):
             yield f"{where}: fp8 is not there on mps; choose --device cpu, or another back-end"
 
+    @property
+    def _backend(self) -> str:
+        return str(self.options.get("backend", DEFAULT_BACKEND[self.options["bits"]]))
+
     def _scheme(self) -> Scheme:
         options = self.options
-        backend, bits = options.get("backend", "hqq"), options["bits"]
+        backend, bits = self._backend, options["bits"]
         if backend == "fp8":
             return Scheme(backend, bits)
         axis = AXES[backend][0]

@@ -36,6 +36,8 @@ from transformers.cache_utils import (
 
 BITS = {"hqq": (8, 4, 2), "quanto": (4, 2), "fp8": (8,)}
 """Bits per element of each back-end, as far as they are offered here."""
+DEFAULT_BACKEND = {8: "hqq", 4: "quanto", 2: "quanto"}
+"""What is taken for so many bits: quanto, which needs no search, where it has them."""
 AXES = {"hqq": (1, 0), "quanto": (0, -1), "fp8": ()}
 """Axes of each back-end, its default first."""
 PACKAGES = {"hqq": "hqq", "quanto": "optimum-quanto"}
