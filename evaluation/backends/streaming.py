@@ -31,6 +31,7 @@ from ahn.checkpoints.resolve import (
 from ahn.checkpoints.rope import with_rope
 from ahn.config import AHNConfig, LayerLayout
 from ahn.cost.accounting import cache_bytes, flops
+from ahn.families import find_family
 from ahn.models.cache import AHNCache
 from ahn.ops.selector import asked, pick
 from ahn.released import read_ahn_config
@@ -140,8 +141,11 @@ class StreamingModels:
         return tuple(layers or ())
 
     def default_kinds(self) -> list[str]:
-        """What is compared when no variant is named."""
+        """What is compared when no variant is named; of a model of no family of ours, itself."""
         settings = self.settings
+        kind = self.base.config.get("model_type")
+        if find_family(kind) is None and read_ahn_config(self.base.config, self.base.place) is None:
+            return ["hf"]
         last = default_variant(self.base, bool(settings.ahn), settings.window is not None)
         return list(KINDS)[: list(KINDS).index(last) + 1]
 
