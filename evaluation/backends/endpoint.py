@@ -392,7 +392,7 @@ class EndpointReader(Reader):
         """See `Reader`: what the server says of itself."""
         return self._found
 
-    def read(self, ids: Ids) -> EndpointDocument:
+    def read(self, ids: Ids, budget: int | None = None) -> EndpointDocument:
         """See `Reader`. Every prompt is sent whole; a server may keep what it has read."""
         return EndpointDocument(self, ids)
 
@@ -527,6 +527,7 @@ class EndpointReader(Reader):
         return Answer(
             text=text,
             finish_reason="stop" if text != said.text else said.finish(bool(sent.stop)),
+            prompt_tokens=said.prompt_tokens,
             generated_tokens=said.generated_tokens,
             prefill_seconds=said.first_seconds,
             decode_seconds=said.decode_seconds,
