@@ -408,7 +408,8 @@ class EndpointReader(Reader):
         """
         name, url = self.options.model, self.options.url
         listed, why_not = self._models()
-        known = [str(model["id"]) for model in listed]
+        hidden = self.client.key.hidden
+        known = [hidden(str(model["id"]))[:200] for model in listed]
         there = f" (it has: {', '.join(known[:20])})" if known else ""
         probe = {"max_tokens": 1, "temperature": 0}
         try:
@@ -432,15 +433,11 @@ class EndpointReader(Reader):
         self._found = {
             "models_listed": known[:20] if known else f"not told: {why_not}",
             "max_model_len": own.get("max_model_len"),
-            "answered_as": said.model,
-            "system_fingerprint": said.fingerprint,
-            "server": said.server,
+            "answered_as": said.model and hidden(said.model),
+            "system_fingerprint": said.fingerprint and hidden(said.fingerprint),
+            "server": said.server and hidden(said.server),
             "server_version": self._version(),
             "tells_token_counts": said.generated_tokens is not None,
-        }
-        self._found = {
-            key: self.client.key.hidden(value) if isinstance(value, str) else value
-            for key, value in self._found.items()
         }
 
     def _models(self) -> tuple[list[Mapping[str, Any]], str]:
@@ -467,7 +464,7 @@ class EndpointReader(Reader):
             version = told.get("version") if isinstance(told, Mapping) else None
             if not isinstance(version, str):
                 raise BadReply("no version", again=False)
-            return f"{version[:100]}"
+            return self.client.key.hidden(version)[:100]
 
         patience = min(self.options.timeout, _PROBE_SECONDS)
         for path in ("/version", "/info", "/server_info"):
@@ -521,7 +518,7 @@ class EndpointReader(Reader):
             sent.fields["seed"] = question.seed
         body = self._body(self.prompt_of(ids), sent.fields)
         said = self.client.request("/completions", body, _completion)
-        if self.client.key.is_in(said.text):
+        if self.client.key.is_in(f"{said.text}\n{said.finish_reason}"):
             raise EndpointError("the answer holds the key of this server; it is not recorded")
         text = before_stop(said.text, sent.stop)
         return Answer(
@@ -634,7 +631,7 @@ def _completion(exchange: Exchange) -> Completion:
         if first is None and (piece or choice.get("finish_reason")):
             first = seconds
         if isinstance(choice.get("finish_reason"), str):
-            reason, last = choice["finish_reason"], seconds
+            reason, last = choice["finish_reason"][:40], seconds
         for key in ("stop_reason", "matched_stop"):
             stop_reason = choice.get(key, stop_reason)
     if exchange.streamed and reason is None:

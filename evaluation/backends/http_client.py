@@ -44,7 +44,8 @@ MOST_BYTES = 32 << 20
 _MOST_EVENT_BYTES = 4 << 20
 _MOST_ERROR_BYTES = 1 << 16
 _SHORTEST_SECRET = 8
-"""Shorter keys, as `EMPTY`, are made up for servers without any; they may stand in any text."""
+"""Shorter keys, as `EMPTY`, are made up for servers without any; they may stand in any answer."""
+_SHORTEST_HIDDEN = 4
 
 
 class EndpointError(RuntimeError):
@@ -113,11 +114,11 @@ class Key:
         return cls()
 
     def hidden(self, text: str) -> str:
-        """`text` without the key."""
-        return text.replace(self.secret, "***") if self.is_in(text) else text
+        """What a server says, without the key."""
+        return text.replace(self.secret, "***") if len(self.secret) >= _SHORTEST_HIDDEN else text
 
     def is_in(self, text: str) -> bool:
-        """Whether the key stands in `text`."""
+        """Whether a key that is not made up stands in `text`."""
         return len(self.secret) >= _SHORTEST_SECRET and self.secret in text
 
 
@@ -226,6 +227,8 @@ class Client:
         call = _Call(self._connection(min(seconds, CONNECT_SECONDS)), seconds)
         with self._lock:
             self._calls.add(call)
+        if self._closed.is_set():
+            call.end()
         try:
             with call:
                 return call.exchange(path or "/", body, self._headers(body is not None))
@@ -318,7 +321,10 @@ class _Call:
         with response:
             if response.status != 200:
                 raise self._refusal(response)
-            return self._read(response)
+            exchange = self._read(response)
+        if self._ended:  # where nothing told the reply's length, that looks like its end
+            raise ConnectionAbortedError("ended")
+        return exchange
 
     def _refusal(self, response: http.client.HTTPResponse) -> BadReply:
         status = response.status
