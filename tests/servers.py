@@ -1,13 +1,19 @@
-"""A server of completions on this machine that answers, and fails, as it is told."""
+"""Servers on this machine: one that answers, and fails, as it is told; transformers' own."""
 
 from __future__ import annotations
 
 import json
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -179,3 +185,34 @@ def streamed(*texts: str, finish: str | None = "stop", **options: Any) -> Reply:
     if usage is not None:
         values.append({"choices": [], "usage": usage})
     return events(*values, **options)
+
+
+@contextmanager
+def running_server(command: list[str]) -> Iterator[str]:
+    """`python COMMAND` as a server on a free port of this machine; its URL.
+
+    The command ends with arguments of `transformers serve`.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, *command, "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"],
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(300):
+            try:
+                urllib.request.urlopen(f"{url}/health", timeout=60).close()
+                break
+            except (urllib.error.URLError, ConnectionError):
+                assert process.poll() is None, process.stdout and process.stdout.read()
+                time.sleep(0.5)
+        yield url
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)

@@ -39,8 +39,9 @@ from evaluation.backends.http_client import (
     Key,
     error_text,
 )
+from evaluation.backends.local import before_stop
 from evaluation.backends.requests import VariantRequest, server_url
-from evaluation.backends.streaming import StreamingModels, before_stop
+from evaluation.backends.streaming import StreamingModels
 
 EXTENSIONS = ("top_k", "min_p", "repetition_penalty", "min_tokens")
 """Fields that are no part of OpenAI's API; vLLM and SGLang take them by these names."""

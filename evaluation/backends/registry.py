@@ -11,14 +11,16 @@ import re
 from common.errors import InputError
 from common.plugins import installed, load
 from common.suggestions import did_you_mean
-from evaluation.backends import streaming
+from evaluation.backends import endpoint, stock, streaming
 from evaluation.backends.base import Make
-from evaluation.backends.endpoint import EndpointBackend
 
 GROUP = "ahn_bench.backends"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
-_KINDS: dict[str, Make] = {kind: streaming.make_variant for kind in streaming.KINDS}
-_KINDS["endpoint"] = EndpointBackend
+_KINDS: dict[str, Make] = {
+    **{kind: streaming.make_variant for kind in streaming.KINDS},
+    "hf": stock.StockBackend,
+    "endpoint": endpoint.EndpointBackend,
+}
 
 
 def register_backend(kind: str, make: Make) -> None:

@@ -471,7 +471,7 @@ def test_the_key_is_nowhere_in_the_run(
     monkeypatch.setenv("AHN_BENCH_API_KEY", SECRET)
     page = json.dumps({"data": [{"id": "served"}, {"id": SECRET}], "version": SECRET}).encode()
     server.pages |= {path: refusal(200, page) for path in ("/v1/models", "/version")}
-    said = {"system_fingerprint": SECRET, "model": SECRET}
+    said: Any = {"system_fingerprint": SECRET, "model": SECRET}
     server.script.append(answer("7", **said))
     server.script.extend([refusal(500, f"bad key {SECRET}".encode(), Server=SECRET)] * 3)
     server.script.extend([answer(f"the key is {SECRET}")] * 3)
