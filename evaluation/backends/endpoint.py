@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
+from itertools import chain
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -414,7 +415,9 @@ class EndpointReader(Reader):
         there = f" (it has: {', '.join(known[:20])})" if known else ""
         probe = {"max_tokens": 1, "temperature": 0}
         try:
-            said = self.client.request("/completions", self._body("Hello", probe), _completion)
+            word = _some_word(self.tokenizer)
+            prompt = word if self.options.prompt == "text" else self.tokenizer(word).input_ids
+            said = self.client.request("/completions", self._body(prompt, probe), _completion)
         except EndpointError as error:
             wanted = f"--endpoint: {url}: the model {name!r} does not answer{there}: {error}"
             if error.status in (401, 403):
@@ -476,8 +479,6 @@ class EndpointReader(Reader):
         return None
 
     def _body(self, prompt: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
-        if self.options.prompt == "ids" and isinstance(prompt, str):
-            prompt = [int(i) for i in self.tokenizer(prompt).input_ids]
         body = {"model": self.options.model, "prompt": prompt, **fields}
         if self.options.stream:
             body["stream"] = True
@@ -545,12 +546,20 @@ class EndpointDocument(Document):
         return self._reader.complete(np.concatenate([self._ids, question.ids]), question)
 
 
+def _some_word(tokenizer: Any) -> str:
+    """A short text that a tokenizer makes tokens of; small vocabularies have few words."""
+    own = (tokenizer.decode([i], skip_special_tokens=True) for i in range(len(tokenizer)))
+    texts = (text for text in chain(["Hello", "a", "1"], own) if text.strip())
+    return next((t for t in texts if tokenizer(t, add_special_tokens=False).input_ids), "Hello")
+
+
 def _added_to_texts(tokenizer: Any) -> tuple[list[int], list[int]]:
     """The ids that a tokenizer adds before and after every text."""
-    with_added = list(tokenizer("a").input_ids)
-    plain = list(tokenizer("a", add_special_tokens=False).input_ids)
+    word = _some_word(tokenizer)
+    with_added = list(tokenizer(word).input_ids)
+    plain = list(tokenizer(word, add_special_tokens=False).input_ids)
     for at in range(len(with_added) - len(plain) + 1):
-        if with_added[at : at + len(plain)] == plain:
+        if plain and with_added[at : at + len(plain)] == plain:
             return with_added[:at], with_added[at + len(plain) :]
     return [], []
 

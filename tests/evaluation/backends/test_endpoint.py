@@ -78,8 +78,9 @@ def info(folder: Path) -> dict[str, Any]:
 
 
 def questions(server: FakeServer) -> list[dict[str, Any]]:
-    """The posts of a run, but for the one token that is asked for at first."""
-    return [seen.content for seen in server.seen if seen.content["prompt"] not in ("Hello",)]
+    """The posts of a run without the first, which asks for one token."""
+    assert server.seen[0].content["max_tokens"] == 1
+    return [seen.content for seen in server.seen[1:]]
 
 
 def test_a_run_is_asked_of_a_server(asked: Run, server: FakeServer, tmp_path: Path) -> None:
@@ -127,7 +128,7 @@ def test_the_prompts_are_the_runs(
     texts = {content["prompt"] for content in questions(server)}
     server.seen.clear()
     assert asked("-o", tmp_path / "ids", variant="endpoint:prompt=ids,name=ids").exit_code == 0
-    ids = [content["prompt"] for content in questions(server)][1:]  # after the first token
+    ids = [content["prompt"] for content in questions(server)]
     tokenizer = load_tokenizer(tiny)
     assert len(texts) == len(ids) == 8
     assert {tuple(tokenizer(text).input_ids) for text in texts} == {tuple(each) for each in ids}
@@ -610,6 +611,14 @@ class TestTexts:
 
     def test_nothing_is_added(self, tokenizer: Any) -> None:
         assert _added_to_texts(tokenizer) == ([], [])
+
+    def test_a_first_token_of_a_small_vocabulary(self) -> None:
+        """Most words are none of the embedded model's, so that nothing comes of them."""
+        from ahn.checkpoints.tokenizer import load_tokenizer
+
+        tokenizer = load_tokenizer("pocket")
+        assert tokenizer("Hello").input_ids == [tokenizer.bos_token_id]
+        assert _added_to_texts(tokenizer) == ([tokenizer.bos_token_id], [])
 
     def test_a_first_and_a_last_token(self, tmp_path: Path, server: FakeServer) -> None:
         from tokenizers.processors import TemplateProcessing
