@@ -283,6 +283,7 @@ class EndpointBackend(Backend):
         problems.check()
         self.options = Options(**own)
         self._own_stops = _own_stops(settings)
+        self._extensions: dict[str, Any] = {}  # that the planned tasks need
         self.key = key
         self.notices = tuple(self._notices())
 
@@ -327,6 +328,7 @@ class EndpointBackend(Backend):
     def generation(self, settings: Any, stop: Sequence[str], tokenizer: Any) -> Generation:
         """See `Backend`: the fields that are sent with every prompt of a task."""
         sent = sent_settings(settings, stop, tokenizer, self._own_stops, self.options.omit)
+        self._extensions |= {key: sent.fields[key] for key in EXTENSIONS if key in sent.fields}
         seeded = settings.do_sample and "seed" not in self.options.omit
         more = {"seed": "of each example"} if seeded else {}
         return Generation({**sent.fields, **more, "stop_tokens": "the server's own"}, sent.notices)
@@ -341,7 +343,7 @@ class EndpointBackend(Backend):
         client = Client(options.url, self.key, options.timeout, options.tries)
         reader = EndpointReader(options, client, tokenizer, self._own_stops)
         try:
-            reader.greet()
+            reader.greet(self._extensions)
         except BaseException:
             reader.close()
             raise
@@ -402,8 +404,11 @@ class EndpointReader(Reader):
         """See `Reader`: ends requests that are under way."""
         self.client.close()
 
-    def greet(self) -> None:
+    def greet(self, extensions: Mapping[str, Any]) -> None:
         """Ask which models the server has, and for one token of ours.
+
+        Args:
+            extensions: fields that questions will have and the server may not know.
 
         Raises:
             InputError: it does not answer, or not for this model.
@@ -413,7 +418,7 @@ class EndpointReader(Reader):
         hidden = self.client.key.hidden
         known = [hidden(str(model["id"]))[:200] for model in listed]
         there = f" (it has: {', '.join(known[:20])})" if known else ""
-        probe = {"max_tokens": 1, "temperature": 0}
+        probe = {"max_tokens": 1, "temperature": 0, **extensions}
         try:
             word = _some_word(self.tokenizer)
             prompt = word if self.options.prompt == "text" else self.tokenizer(word).input_ids
@@ -426,6 +431,9 @@ class EndpointReader(Reader):
                 wanted += f"; it was shown {held}"
             if error.status in (400, 422) and self.options.prompt == "ids":
                 wanted += "; does it take token ids? endpoint:prompt=text sends text"
+            if error.status in (400, 422) and extensions:
+                names = "+".join(extensions)
+                wanted += f"; endpoint:omit={names} leaves out what is no part of OpenAI's API"
             raise InputError(wanted) from None
         # transformers serve lists what the hub's cache holds, and serves folders, too
         if known and name not in known and said.model != f"{name}@main":

@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,19 @@ from transformers import GenerationConfig
 from common.errors import InputError
 from evaluation.backends import http_client
 from evaluation.backends.base import Question, RunSettings
-from evaluation.backends.endpoint import EndpointBackend, _added_to_texts, sent_settings
+from evaluation.backends.endpoint import (
+    EndpointBackend,
+    Options,
+    _added_to_texts,
+    sent_settings,
+)
 from evaluation.backends.requests import parse_request, server_url
 from evaluation.cli import main
-from tests.evaluation.conftest import byte_tokenizer
+from tests.evaluation.conftest import ROOT, byte_tokenizer
 from tests.processes import start_fork
 from tests.servers import FakeServer, answer, completion, events, raw, refusal, streamed
 
+PAGE = ROOT / "docs" / "servers.md"
 SECRET = "sk-0123456789abcdef"
 
 
@@ -458,6 +465,24 @@ class TestGreeting:
         result = asked(variant="endpoint:prompt=ids,name=endpoint")
         assert result.exit_code == 2 and "endpoint:prompt=text sends text" in result.stderr
 
+    def test_a_field_that_the_server_does_not_know(
+        self, asked: Run, server: FakeServer, tiny: Path, tmp_path: Path
+    ) -> None:
+        """As transformers serve: found with the first request, not with every example."""
+
+        def strict(handler: Any) -> None:
+            unknown = {"repetition_penalty"} & handler.content.keys()
+            reply = refusal(422, b'{"detail": "Unexpected fields"}') if unknown else answer("7")
+            reply(handler)
+
+        server.usual = strict
+        result = asked("--model", tiny)
+        assert result.exit_code == 2 and "422 Unprocessable Entity: Unexpected" in result.stderr
+        assert "endpoint:omit=repetition_penalty leaves out" in result.stderr
+        variant = "endpoint:omit=repetition_penalty,name=endpoint"
+        assert asked("--model", tiny, "--overwrite", variant=variant).exit_code == 0
+        assert "repetition_penalty" not in info(tmp_path / "run")["generation"]["endpoint"]
+
     def test_nobody_there(self, run_eval: Run, asked: Run, tmp_path: Path, server: Any) -> None:
         variant = "endpoint:tries=2,url=http://127.0.0.1:9,name=endpoint"
         result = asked(variant=variant)
@@ -604,6 +629,19 @@ class TestAtOnce:
 def run_in_fork(arguments: list[str]) -> None:
     sys.argv = ["run_eval", *arguments]
     main()
+
+
+def test_its_page_names_every_option_with_its_default() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", PAGE.read_text("utf-8"), re.MULTILINE)
+    told = {name: default.strip("`") for name, default in rows}
+    assert list(told) == [each.name for each in fields(Options)]
+    for each in fields(Options):
+        if each.name not in ("url", "model", "omit"):
+            assert (
+                told[each.name] == f"{each.default:g}"
+                if each.name == "timeout"
+                else (told[each.name] == str(each.default).lower())
+            )
 
 
 class TestTexts:
