@@ -11,7 +11,7 @@ import re
 from common.errors import InputError
 from common.plugins import installed, load
 from common.suggestions import did_you_mean
-from evaluation.backends import presses, quantized, stock, streaming
+from evaluation.backends import endpoint, presses, quantized, stock, streaming
 from evaluation.backends.base import Make
 
 GROUP = "ahn_bench.backends"
@@ -21,6 +21,7 @@ _KINDS: dict[str, Make] = {
     "hf": stock.StockBackend,
     "quantized": quantized.QuantizedBackend,
     "kvpress": presses.PressBackend,
+    "endpoint": endpoint.EndpointBackend,
 }
 
 
