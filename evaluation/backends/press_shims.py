@@ -68,6 +68,7 @@ def press_document(
         for module in {id(part): part for part in (model.model, text)}.values():
             # KVzip, KVgrad and KVCompose replace `forward` and "restore" it as an attribute.
             undo.callback(_put_back, module, "forward", module.__dict__.get("forward", _ABSENT))
+        undo.callback(_use_attention, model, model.config._attn_implementation)
         undo.enter_context(_positions(press))
         undo.enter_context(_head_dim(layers))
         undo.enter_context(quiet())
@@ -212,6 +213,12 @@ def _put_back(module: nn.Module, name: str, value: Any) -> None:
     module.__dict__.pop(name, None)
     if value is not _ABSENT:
         setattr(module, name, value)
+
+
+def _use_attention(model: Any, name: str) -> None:
+    """KVCompose leaves eager attention behind where it fails."""
+    if model.config._attn_implementation != name:
+        model.config._attn_implementation = name
 
 
 def _cuda_devices(model: Any) -> list[int]:

@@ -451,9 +451,30 @@ def test_a_press_leaves_nothing_behind(text, made_up_downloads):
         return modules, hooks, settings, grads, torch.get_rng_state().tolist()
 
     before = state()
-    read(reader)
+    first = read(reader)
     assert state() == before
     assert dict(ALL_ATTENTION_FUNCTIONS) == functions
+    again = read(reader)
+    for one, other in zip(first.layers, again.layers, strict=True):
+        assert torch.equal(one.keys, other.keys), "nor in the press"
+    assert all(torch.equal(mask, again.masked[n]) for n, mask in first.masked.items())
+
+
+def test_a_press_that_fails_leaves_nothing_behind(monkeypatch):
+    reader, model = pressed(f"kvcompose,keep={KEEP}")
+    forward = type(model.model).forward
+    with monkeypatch.context() as patch:
+
+        def fails(*args: Any, **kwargs: Any) -> Any:
+            raise ValueError("it fails")
+
+        patch.setattr(model.model.layers[1].mlp, "forward", fails)
+        with pytest.raises((InputError, AttributeError)):
+            read(reader)
+    assert model.config._attn_implementation == "sdpa"
+    assert model.model.forward.__func__ is forward
+    assert not any(m._forward_hooks for m in model.modules())
+    assert reader.kept_tokens(read(reader)) > KEEP - 1
 
 
 @pytest.mark.parametrize("text", ["random", "leveragescore", "cur,use_random_leverage=true"])

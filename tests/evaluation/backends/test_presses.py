@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -20,7 +21,7 @@ from ahn import POCKET_PATH
 from common.errors import InputError
 from evaluation.backends import press_library
 from evaluation.backends.base import Question, RunSettings
-from evaluation.backends.press_library import INSTALL, VERSION, read_request
+from evaluation.backends.press_library import INSTALL, TRAITS, VERSION, read_request
 from evaluation.backends.presses import PressBackend, PressReader
 from evaluation.backends.requests import parse_request
 from evaluation.backends.stock import StockBackend
@@ -377,3 +378,33 @@ def test_it_is_asked_in_a_run_at_the_bytes_of_another_variant(tmp_path):
             assert record["cache_bytes_measured"] == record["cache_bytes_analytic"]
     run = json.loads((folder / "run.json").read_text("utf-8"))
     assert run["models"]["pyramid"]["press"]["press"] == "PyramidKVPress"
+
+
+def table_of_presses() -> dict[str, tuple[str, str]]:
+    page = (Path(__file__).parents[3] / "docs" / "presses.md").read_text("utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]*) \| ?([^|]*)\|$", page, re.MULTILINE)
+    return {name: (works.strip(), more.strip()) for name, works, more in rows}
+
+
+@pytest.mark.parametrize("name", TRAITS)
+def test_the_page_says_of_each_press_what_the_code_does(name):
+    works, more = table_of_presses()[name]
+    traits = TRAITS[name]
+    assert (works == "refused") == bool(traits.refused)
+    assert (works == "with a download") == bool(traits.needs)
+    assert ("masks heads" in more) == ("masked" in traits.masks or name == "KVComposePress")
+    assert ("not Gemma 3" in more) == ("gemma3" in traits.not_for)
+    assert (f"size from `{traits.size}" in more) == bool(traits.size)
+    assert ("twice" in more) == traits.again
+    short = name.removesuffix("Press").lower()
+    if works in ("yes", "with `inner`"):
+        try:
+            read_request(parse_request(f"kvpress:{short}"))
+        except InputError as error:
+            assert ("works through another press" in str(error)) == (works == "with `inner`")
+        else:
+            assert works == "yes"
+
+
+def test_the_page_lists_no_other_press():
+    assert set(table_of_presses()) == set(TRAITS)
