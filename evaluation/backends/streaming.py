@@ -1,19 +1,11 @@
 """The models of `ahn`: full attention, a window, and a window with a memory of what left it.
 
-The prompt except its last token is *prefilled* here; `generate` then reads the last token and
-decodes. So ``decode_seconds`` covers exactly one forward pass per generated token, and
-``prefill_seconds`` everything before.
-
-Examples about one document share the beginning of their prompts. Its cache is filled once and
-copied per example, which the attention sinks, the ring window and the recurrent state allow
-just as keys and values do.
+Attention sinks, the ring window and the recurrent state are copied for the questions about one
+document just as keys and values are.
 """
 
 from __future__ import annotations
 
-import gc
-import random
-import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,7 +14,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import GenerationConfig
 
@@ -45,18 +36,14 @@ from ahn.ops.selector import asked, pick
 from ahn.released import read_ahn_config
 from common.errors import InputError, Problems
 from evaluation.backends.base import (
-    Answer,
     Backend,
     Cost,
-    Document,
     Ids,
     Question,
     Reader,
     RunSettings,
 )
-from evaluation.backends.cache_bytes import held
-from evaluation.backends.generation import stop_ids
-from evaluation.backends.peak import GpuPeak, cpu_peak
+from evaluation.backends.local import LocalReader, seed_everything
 from evaluation.backends.requests import VariantRequest, tokens
 
 Layouts = Callable[[int, int | None], Sequence[LayerLayout]]
@@ -438,27 +425,7 @@ def kept_tokens(tokens: int, layouts: Sequence[LayerLayout]) -> float:
     return sum(spans) / len(spans)
 
 
-def seed_everything(seed: int) -> None:
-    """Seed all generators and ask for repeatable kernels, as the authors' scripts do."""
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = True
-
-
-def before_stop(text: str, stop: Sequence[str]) -> str:
-    """`text` up to the first place where one of the texts `stop` begins."""
-    ends = [at for end in stop if end and (at := text.find(end)) >= 0]
-    return text[: min(ends, default=len(text))]
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the device, or the machine, had no memory left."""
-    return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError)
-
-
-class StreamingReader(Reader):
+class StreamingReader(LocalReader):
     """A loaded model.
 
     Args:
@@ -469,12 +436,10 @@ class StreamingReader(Reader):
     """
 
     def __init__(self, model: Any, tokenizer: Any, layouts: Layouts | None = None) -> None:
+        super().__init__(model, tokenizer)
         self._layouts = layouts
         # `generate` fills what a call leaves open from here; each call comes with all settings.
         model.generation_config = GenerationConfig()
-        self.model = model
-        self.tokenizer = tokenizer
-        self.device = next(model.parameters()).device
 
     def describe(self) -> Mapping[str, Any]:
         """See `Reader`."""
@@ -511,138 +476,51 @@ class StreamingReader(Reader):
             for phase, one_token in (("prefill", False), ("decode", True))
         }
 
-    def read(self, ids: Ids, budget: int | None = None) -> StreamingDocument:
-        """See `Reader`. It is read with its first question, whose time it is part of."""
-        layouts = None if self._layouts is None else self._layouts(max(len(ids), 1), budget)
-        return StreamingDocument(self, ids, layouts)
+    def fill(self, ids: Ids, budget: int | None = None) -> AHNCache:
+        """See `LocalReader`."""
+        cache: AHNCache = self.model.new_cache()
+        if self._layouts is not None:
+            cache = AHNCache(list(self._layouts(max(len(ids), 1), budget)), self.model)
+        self.prefill(ids, cache)
+        return cache
 
-    def peak(self, ids: Ids, question: Question, budget: int | None = None) -> int | None:
-        """See `Reader`: on a CPU; on a GPU each answer tells it."""
-        if self.device.type != "cpu":
-            return None
-        return cpu_peak(lambda: self.read(ids, budget).ask(question))
-
-    def close(self) -> None:
-        """See `Reader`."""
-        self.model = None
-        free_memory()
-
-    def prefill(self, ids: Ids, cache: Any) -> None:
-        """Read `ids` into `cache`."""
+    def prefill(self, ids: Ids, cache: AHNCache) -> None:
+        """See `LocalReader`."""
         if len(ids):
             self.model(
                 input_ids=self.as_batch(ids),
                 past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=1,
-                layout=[layer.layout for layer in cache.layers],
+                layout=_layouts_of(cache),
             )
 
-    def new_cache(self, layouts: Sequence[LayerLayout] | None = None) -> AHNCache:
-        """An empty cache for the model, whose layers see what `layouts` say."""
-        return self.model.new_cache() if layouts is None else AHNCache(list(layouts), self.model)
-
-    def as_batch(self, ids: Ids) -> torch.Tensor:
-        """Token ids `[T]` as a tensor `[1, T]` on the model's device."""
-        return torch.from_numpy(ids.astype(np.int64))[None].to(self.device)
-
-    def now(self) -> float:
-        """Seconds of a clock, when the device has done all its work."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        elif self.device.type == "mps":
-            torch.mps.synchronize()
-        return time.perf_counter()
-
-
-def free_memory() -> None:
-    """Give unused memory back to the device."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-class StreamingDocument(Document):
-    """The beginning of some prompts, and its cache once it was read."""
-
-    def __init__(
-        self, reader: StreamingReader, ids: Ids, layouts: Sequence[LayerLayout] | None = None
-    ) -> None:
-        self._reader = reader
-        self._ids = ids
-        self._layouts = layouts
-        self._cache: Any = None
-        self._bytes: int | None = None
-
-    def ask(self, question: Question, last: bool = True) -> Answer:
-        """See `Document`.
-
-        Where memory runs out, the copy of the cache that is kept for the next question may be what
-        did not fit: the question is asked once more without it.
-        """
-        if not len(question.ids):
-            raise ValueError("a question has at least one token")
-        try:
-            return self._answer(question, keep=not last)
-        except Exception as error:
-            self._forget()
-            if last or not is_out_of_memory(error):
-                raise
-        return self._answer(question, keep=False)
-
-    def _forget(self) -> None:
-        self._cache = None
-        free_memory()
-
-    @torch.inference_mode()
-    def _answer(self, question: Question, keep: bool) -> Answer:
-        reader, settings = self._reader, question.settings
-        if question.seed is not None:
-            torch.manual_seed(question.seed)
-        peak = GpuPeak(reader.device)
-        copy = 0 if self._cache is None else int(self._cache.nbytes)
-        started = reader.now()
-        cache, reused = self._take_cache(keep)
-        reader.prefill(question.ids[:-1], cache)
-        prefilled = reader.now()
-        prompt = reader.as_batch(np.concatenate([self._ids, question.ids]))
+    def decode(self, prompt: torch.Tensor, cache: AHNCache, question: Question) -> list[int]:
+        """See `LocalReader`."""
         stop = list(question.stop)
-        output = reader.model.generate(
+        output = self.model.generate(
             input_ids=prompt,
             attention_mask=torch.ones_like(prompt),
             past_key_values=cache,
-            generation_config=settings,
-            layout=[layer.layout for layer in cache.layers],
-            **({"stop_strings": stop, "tokenizer": reader.tokenizer} if stop else {}),
+            generation_config=question.settings,
+            layout=_layouts_of(cache),
+            **({"stop_strings": stop, "tokenizer": self.tokenizer} if stop else {}),
         )
         new_ids: list[int] = output[0, prompt.shape[1] :].tolist()
-        finished = reader.now()
-        ended = bool(new_ids) and new_ids[-1] in stop_ids(settings)
-        whole = reader.tokenizer.decode(new_ids, skip_special_tokens=True)
-        text = before_stop(whole, stop)
-        return Answer(
-            text=text,
-            finish_reason="stop" if text != whole else "eos" if ended else "length",
-            generated_tokens=len(new_ids),
-            prefill_seconds=prefilled - started,
-            decode_seconds=finished - prefilled,
-            reused_tokens=reused,
-            cache_bytes=int(cache.nbytes),
-            token_ids=new_ids,
-            kept_tokens=kept_tokens(len(self._ids), [layer.layout for layer in cache.layers]),
-            document_bytes=self._bytes,
-            cache_stored=held(cache).stored,
-            peak_bytes=peak.bytes(copy),
-        )
+        return new_ids
 
-    def _take_cache(self, keep: bool) -> tuple[Any, int]:
-        """A cache that holds the document, and how many of its tokens were there already."""
-        cache, self._cache = self._cache, None
-        reused = 0 if cache is None else len(self._ids)
-        if cache is None:
-            cache = self._reader.new_cache(self._layouts)
-            self._reader.prefill(self._ids, cache)
-            self._bytes = int(cache.nbytes)
-        if keep and len(self._ids):
-            self._cache = cache.copy()
-        return cache, reused
+    def copy(self, cache: AHNCache) -> AHNCache:
+        """See `LocalReader`."""
+        return cache.copy()
+
+    def used(self, cache: AHNCache) -> int:
+        """See `LocalReader`."""
+        return int(cache.nbytes)
+
+    def kept(self, cache: AHNCache, document_tokens: int) -> float:
+        """See `LocalReader`."""
+        return kept_tokens(document_tokens, _layouts_of(cache))
+
+
+def _layouts_of(cache: AHNCache) -> list[LayerLayout]:
+    return [layer.layout for layer in cache.layers]
