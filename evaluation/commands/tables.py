@@ -11,7 +11,9 @@ from rich.text import Text
 from evaluation.plan.planned import Plan
 from reports import formats
 from reports.compare import answer, summary_rows
+from reports.costs import Cost
 from reports.curves import Panel, curve
+from reports.equal_bytes import kept_table
 from reports.leaderboard import Column, TaskKey, columns_of, tasks_of
 from reports.matched import Matched, matched
 from reports.run_folders import Run
@@ -101,7 +103,7 @@ def result_tables(run: Run) -> Group:
     """Scores (tasks x variants, 95 % intervals) and costs (one row per variant) of a run."""
     columns = columns_of([run])
     sentence = Text("".join(piece for piece, _ in answer(summary_rows(columns))))
-    return Group(*_score_tables(columns), _cost_table(columns), sentence)
+    return Group(*_score_tables(columns), _cost_table(columns), *_kept_tables(columns), sentence)
 
 
 def _score(column: Column, task: TaskKey, shared: Matched, crowded: bool) -> str:
@@ -182,3 +184,61 @@ def _cost_table(columns: list[Column]) -> Table:
             str(row.errors),
         )
     return table
+
+
+def _kept_tables(columns: list[Column]) -> list[Table | Text]:
+    """What is kept of documents, where records say it: at most one table, and its gaps."""
+    kept = kept_table([(row.column, row.cost) for row in summary_rows(columns)])
+    if kept is None:
+        return []
+    has = kept["fields"]
+    budget = "".join(f"; budget: {text}" for text in kept["budgets"].values())
+    table = Table(
+        title=f"Kept of a document (mean, measured{budget}; off it: furthest example; peak: "
+        "largest, weights not counted)",
+        title_justify="left",
+    )
+    table.add_column("variant", no_wrap=True)
+    names = {
+        "budget_bytes": ("budget", "off it"),
+        "kept_tokens": ("tokens kept",),
+        "document_bytes": ("after document",),
+        "": ("at the end",),
+        "cache_bytes_stored": ("stored",),
+        "peak_bytes": ("peak", "examples"),
+    }
+    for field, heads in names.items():
+        for head in heads if not field or field in has else ():
+            table.add_column(head, justify="right", overflow="fold")
+    for row in kept["rows"]:
+        cells = _kept_cells(row["cost"])
+        table.add_row(
+            row["column"].label,
+            *(cell for field in names if not field or field in has for cell in cells[field]),
+        )
+    gaps = [f"{row['column'].label}: not known: {row['gap']}" for row in kept["rows"] if row["gap"]]
+    return [table, *(Text(line, style="dim") for line in gaps)]
+
+
+def _kept_cells(cost: Cost) -> dict[str, tuple[str, ...]]:
+    """The cells of a variant, by the record's field that they are on; '' is on no new one."""
+    amounts, kept = cost.amounts, cost.kept
+    tokens, of = amounts["kept_tokens"].mean, amounts["document_tokens"].mean
+    return {
+        "budget_bytes": (
+            formats.size(amounts["budget_bytes"].mean),
+            formats.signed_percent(kept.deviation),
+        ),
+        "kept_tokens": (
+            formats.whole(tokens)
+            if tokens is None or of is None
+            else f"{formats.whole(tokens)} of {formats.whole(of)}",
+        ),
+        "document_bytes": (formats.size(amounts["document_bytes"].mean),),
+        "": (formats.size(amounts["cache_bytes_measured"].mean),),
+        "cache_bytes_stored": (formats.size(amounts["cache_bytes_stored"].mean),),
+        "peak_bytes": (
+            formats.size(kept.largest_peak),
+            f"{kept.peaks:,} of {kept.examples:,}",
+        ),
+    }
