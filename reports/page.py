@@ -44,6 +44,9 @@ from reports.variant_text import variant_text
 MOST_BYTES = 2_000_000
 """A page is always smaller than this: 2 MB."""
 
+MOST_TOGETHER = 8
+"""Columns of which charts and tables stand beside one another; more stand below."""
+
 _EXAMPLE_BYTES = 1_000_000
 
 Write = Callable[[float | None], str]
@@ -169,6 +172,7 @@ def render(
         by_length=shares,
         length_field=length_field,
         length_how="measured" if length_field == "cache_bytes_measured" else "analytic",
+        crowded=len(columns) > MOST_TOGETHER,
         kept=kept_table([(row.column, row.cost) for row in rows]),
         memories=compare.memories(rows),
         failed=[f"{column.label}: {column.errors:,}" for column in columns if column.errors],
@@ -287,9 +291,9 @@ def _figures(
     points, how = [], ""
     for field, name in _CACHE_AXES:
         points = [
-            figures.Point(row.column.label, i, value, row.score)
+            figures.Point(row.column.label, i, row.cost.amounts[field].mean, row.score)
             for i, row in enumerate(rows)
-            if row.score is not None and (value := row.cost.amounts[field].mean) is not None
+            if row.score is not None
         ]
         how = name
         if field == "document_bytes" and any(
@@ -298,8 +302,10 @@ def _figures(
             for row in rows
         ):
             continue  # some have the bytes at the end alone
-        if points:
+        if any(point.cache_bytes is not None for point in points):
             break
+    else:
+        points = []
     charts: list[tuple[str, Callable[[compare.SummaryRow], float | None], Write]] = [
         ("FLOPs (analytic), mean", lambda row: row.cost.amounts["flops"].mean, formats.operations),
         (
@@ -314,7 +320,8 @@ def _figures(
         ),
     ]
     return {
-        "cache": figures.score_against_cache(points) if points else None,
+        "cache": _cache_figure(points) if points else None,
+        "cache_as_rows": len(points) > MOST_TOGETHER,
         "cache_how": how,
         "costs": [
             figures.bars(
@@ -325,6 +332,12 @@ def _figures(
         ],
         "differences": _differences_figure(columns, subject),
     }
+
+
+def _cache_figure(points: Sequence[figures.Point]) -> Markup:
+    """Score against cache: as points in a plane, or as rows where these would lie on a heap."""
+    many = len(points) > MOST_TOGETHER
+    return figures.score_rows(points) if many else figures.score_against_cache(points)
 
 
 def _differences_figure(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from rich.console import Group
 from rich.table import Table
@@ -10,7 +10,7 @@ from rich.text import Text
 
 from evaluation.plan.planned import Plan
 from reports import formats
-from reports.compare import answer, summary_rows
+from reports.compare import SummaryRow, answer, summary_rows
 from reports.costs import Cost
 from reports.curves import Panel, curve
 from reports.equal_bytes import kept_table
@@ -21,6 +21,8 @@ from reports.stats import Interval, mean_interval
 
 MOST_WITH_INTERVALS = 4
 """Variants whose intervals fit beside one another into a terminal."""
+MOST_TOGETHER = 7
+"""Variants that fit beside one another into a terminal; more have further tables."""
 
 
 def plan_tables(plan: Plan) -> Group:
@@ -125,38 +127,62 @@ def _examples(columns: Iterable[Column], task: TaskKey, shared: Matched) -> str:
 
 
 def _score_tables(columns: list[Column]) -> list[Table | Text]:
-    """Scores over the examples that all variants answered; below them, by stored facts."""
-    crowded = len(columns) > MOST_WITH_INTERVALS  # their tasks' intervals stand in the report
-    between = "\n" if crowded else " "
-    shared = matched(columns)
-    table = Table(title="Score, points of 100 [95 % interval]", title_justify="left")
-    table.add_column("task", no_wrap=True)
-    table.add_column("examples", justify="right", overflow="fold")
-    for column in columns:
-        table.add_column(column.label, justify="right", overflow="fold")
+    """Scores over the examples that all variants answered; below them, by stored facts.
+
+    Many variants are shown some at a time.
+    """
+    shared, rows, by_facts = matched(columns), summary_rows(columns), curve(columns, "facts")
+    panel = by_facts.panels[0] if by_facts is not None else None
     tasks = tasks_of(columns)
-    for task in tasks:
-        scores = [_score(column, task, shared, crowded) for column in columns]
-        table.add_row(task.task, _examples(columns, task, shared), *scores)
-    found: list[Table | Text] = [table]
-    if len(tasks) > 1:
-        table.add_section()
-        means = [_interval(row.score, between) for row in summary_rows(columns)]
-        by_facts = curve(columns, "facts")
-        if by_facts is not None:
-            panel = by_facts.panels[0]
-            _add_facts(table, panel, between)
-            found.append(Text(f"Stored facts compared over {panel.held}.", style="dim"))
-        table.add_row("mean of tasks", "", *means, style="bold")
+    number = -(-len(columns) // MOST_TOGETHER)
+    size = -(-len(columns) // number)  # about as many in each
+    found: list[Table | Text] = [
+        _score_table(columns, range(start, min(start + size, len(columns))), shared, rows, panel)
+        for start in range(0, len(columns), size)
+    ]
+    if panel is not None and len(tasks) > 1:
+        found.append(Text(f"Stored facts compared over {panel.held}.", style="dim"))
     return found
 
 
-def _add_facts(table: Table, panel: Panel, between: str) -> None:
+def _score_table(
+    columns: list[Column],
+    numbers: range,
+    shared: Matched,
+    rows: Sequence[SummaryRow],
+    panel: Panel | None,
+) -> Table:
+    """The scores of the columns with these numbers."""
+    crowded = len(columns) > MOST_WITH_INTERVALS  # their tasks' intervals stand in the report
+    between = "\n" if crowded else " "
+    title = "Score, points of 100 [95 % interval]"
+    if len(numbers) < len(columns):
+        title += f"; variants {numbers.start + 1} to {numbers.stop} of {len(columns)}"
+    table = Table(title=title, title_justify="left")
+    table.add_column("task", no_wrap=True)
+    table.add_column("examples", justify="right", overflow="fold")
+    shown = [columns[i] for i in numbers]
+    for column in shown:
+        table.add_column(column.label, justify="right", overflow="fold")
+    tasks = tasks_of(columns)
+    for task in tasks:
+        scores = [_score(column, task, shared, crowded) for column in shown]
+        table.add_row(task.task, _examples(columns, task, shared), *scores)
+    if len(tasks) > 1:
+        table.add_section()
+        if panel is not None:
+            _add_facts(table, panel, between, numbers)
+        means = [_interval(rows[i].score, between) for i in numbers]
+        table.add_row("mean of tasks", "", *means, style="bold")
+    return table
+
+
+def _add_facts(table: Table, panel: Panel, between: str, numbers: range) -> None:
     """A row for each number of stored facts, over like examples."""
     for facts, intervals in panel.points:
         stored = f"mean, {facts} stored fact{'' if facts == '1' else 's'}"
         count = next((str(i.n) for i in intervals if i is not None), "")
-        table.add_row(stored, count, *(_interval(interval, between) for interval in intervals))
+        table.add_row(stored, count, *(_interval(intervals[i], between) for i in numbers))
 
 
 def _cost_table(columns: list[Column]) -> Table:

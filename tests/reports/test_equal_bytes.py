@@ -334,3 +334,21 @@ def test_a_variant_in_words(make_run: MakeRun, variant: str, said: str) -> None:
     rows = re.findall(r"<tr>\s*<th scope=\"row\">(.*?)</th>", render([equal_run(make_run)]), re.S)
     words = [plain_text(row) for row in rows]
     assert f"{variant} {said}" in words
+
+
+def test_a_page_of_many_variants_has_rows_and_signs_for_all(make_run: MakeRun) -> None:
+    names = [f"w{i}" for i in range(18)]
+    scores = {name: {"qa": [1.0, 0.0]} for name in names}
+
+    def record(variant: str, task: str, i: int) -> dict[str, Any]:
+        return kept("server" if variant == "w17" else "window", task, i)
+
+    run = read_run(make_run("many", scores, record=record))
+    page = render([run])
+    assert "Up and to the left" not in plain_text(page)
+    (chart,) = re.findall(r'aria-label="(Score against cache size[^"]*)"', page)
+    assert chart.count("score 50.0") == 18 and "w17: score 50.0 [0.3, 99.7], cache –" in chart
+    swatches = set(re.findall(r'<svg class="swatch".*?</svg>', page))
+    assert len(swatches) == 18
+    few = render([read_run(make_run("few", {n: scores[n] for n in names[:8]}, record=record))])
+    assert "Up and to the left" in plain_text(few)
