@@ -34,6 +34,7 @@ def notices(runs: Sequence[Run], columns: Sequence[Column]) -> list[str]:
         found += _of_run(run, [column for column in columns if column.run is run])
     found += _unlike(columns)
     found += off_budget([(column, _own_cost(column)) for column in columns])
+    found += _fallbacks(columns)
     found += _cache_disagrees(columns)
     found += _answers_removed(columns)
     found += _generated(runs)
@@ -153,6 +154,12 @@ def _models(columns: Sequence[Column]) -> list[str]:
 def _own_cost(column: Column) -> Cost:
     """Costs of a column over all of its examples that did not fail."""
     return cost_of([(record, None) for record in column.records if record.error is None])
+
+
+def _fallbacks(columns: Sequence[Column]) -> list[str]:
+    """Columns that do not work as their kind does: they said so (`fallback` in run.json)."""
+    told = [(c.label, c.run.info.models.get(c.variant, {}).get("fallback")) for c in columns]
+    return [f"{label}: {fallback}." for label, fallback in told if fallback]
 
 
 def _cache_disagrees(columns: Sequence[Column]) -> list[str]:
