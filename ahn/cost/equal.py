@@ -18,8 +18,9 @@ What it has room for
   `2 K d (b + 16 e / G) / 8` bytes a token; fp8 takes half of 16 bits. Where not all tokens fit, the
   share that does is what a press in front may keep.
 - Compressive, rate c: S + W tokens as they are, M pooled slots, and up to c - 1 tokens that wait
-  for their group to be complete. M fills the budget beside S + W, as the paper sizes it: the
-  waiting tokens come on top. `reach` is c M tokens beyond the window.
+  for their group to be complete. M fills the budget beside S + W, as the paper sizes it: room for
+  the waiting tokens, which `exact` counts, comes on top. (A run with a budget leaves room for them
+  and has up to c - 1 slots fewer.) `reach` is c M tokens beyond the window.
 
 What it costs
 -------------
@@ -37,8 +38,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ahn.config import CELLS
-from ahn.cost.accounting import cache_bytes, flops
+from ahn.config import CELLS, LayerLayout
+from ahn.cost.accounting import cache_bytes, flops, layout_bytes, layout_flops, slot_bytes
 from ahn.cost.shapes import ModelShape, sized_cell
 from common.errors import InputError
 
@@ -47,10 +48,8 @@ __all__ = [
     "DocumentSizes",
     "EqualBytes",
     "Method",
-    "compressive_pairs",
     "equal_bytes",
     "pyramid",
-    "token_bytes",
 ]
 
 #: Tokens that are read at once where a document is read in chunks.
@@ -122,11 +121,6 @@ class EqualBytes:
         return 1 - self.tokens / self.document_tokens
 
 
-def token_bytes(shape: ModelShape, dtype_bytes: int = 2) -> int:
-    """Bytes of the keys and values of one token in one layer."""
-    return 2 * shape.num_key_value_heads * shape.head_dim * dtype_bytes
-
-
 def pyramid(
     tokens: int,
     kept: int,
@@ -157,26 +151,6 @@ def pyramid(
     return [round(most - layer * step) for layer in range(layers)]
 
 
-def compressive_pairs(tokens: int, window: int, sinks: int, rate: int, slots: int) -> int:
-    """Keys that the first `tokens` queries see in a layer that pools what leaves its window.
-
-    A query sees the sinks, its window, the tokens that wait for their group of `rate` to be
-    complete, and the latest `slots` groups.
-    """
-    lossless = sinks + window
-    inside = min(tokens, lossless)
-    pairs = inside * (inside + 1) // 2
-    left = tokens - inside  # queries from which 1, 2, ... tokens have left the window
-    pairs += left * lossless
-    groups, rest = divmod(left, rate)
-    pairs += groups * rate * (rate - 1) // 2 + rest * (rest + 1) // 2  # those that wait
-    growing = min(groups - 1, slots)  # numbers of groups at which a further one is seen
-    if groups:
-        pairs += rate * (growing * (growing + 1) // 2 + slots * (groups - 1 - growing))
-        pairs += (rest + 1) * min(groups, slots)
-    return pairs
-
-
 @dataclass(frozen=True)
 class DocumentSizes:
     """Sizes of what a stock cache keeps of a token.
@@ -192,7 +166,7 @@ class DocumentSizes:
     @property
     def token(self) -> int:
         """Bytes of a token's keys and values in a layer."""
-        return token_bytes(self.shape, self.dtype_bytes)
+        return slot_bytes(self.shape, self.dtype_bytes)
 
     def quantized(self, bits: int, group: int) -> float:
         """Bytes of them with so many bits an element, with scales and zeros in the model's type."""
@@ -430,12 +404,15 @@ class _Table:
 
     def _compressive(self, name: str, rate: int, window: int, slots: int) -> Method:
         sinks, tokens = self._sinks, self._tokens
-        groups = max(tokens - sinks - window, 0) // rate
-        held = (sinks + window + rate - 1 + min(groups, slots)) * self._layers * self._sizes.token
-        pairs = [compressive_pairs(n, window, sinks, rate, slots) for n in (tokens, tokens + 1)]
-        whole = [n * (n + 1) // 2 for n in (tokens, tokens + 1)]
-        saved = [self._pair * (a - b) for a, b in zip(whole, pairs, strict=True)]
-        counted = flops(self._shape, "full", tokens, 2, accounting="exact")
+        layouts = [LayerLayout(window, sinks, rate=rate, slots=slots)] * self._layers
+        counted = layout_flops(self._shape, layouts, tokens, 2, accounting="exact")
+        held = layout_bytes(
+            self._shape,
+            layouts,
+            tokens,
+            dtype_bytes=self._dtype_bytes,
+            accounting=self._accounting,
+        )
         return Method(
             name,
             {
@@ -447,9 +424,9 @@ class _Table:
             },
             True,
             min(tokens, sinks + window),
-            held,
-            counted.prefill - saved[0],
-            counted.decode - (saved[1] - saved[0]),
+            held.total,
+            counted.prefill,
+            counted.decode,
         )
 
     @property

@@ -9,20 +9,16 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from ahn.config import CELLS
+from ahn.config import CELLS, LayerLayout
 from ahn.cost import zoo
-from ahn.cost.accounting import ModelShape, cache_bytes, flops
+from ahn.cost.accounting import ModelShape, cache_bytes, flops, layout_flops
 from ahn.cost.equal import (
     DocumentSizes,
     EqualBytes,
     Method,
-    compressive_pairs,
     equal_bytes,
     pyramid,
-    token_bytes,
 )
 from common.errors import InputError
 
@@ -192,7 +188,7 @@ def test_every_cell_stands_with_its_own_bytes_and_one_is_the_budget() -> None:
 
 @pytest.mark.parametrize("accounting", ["paper", "exact"])
 def test_what_can_be_sized_is_within_the_budget(accounting: str) -> None:
-    """Waiting tokens of the compressive rows come on top: the paper does not count them."""
+    """Room for waiting tokens of the compressive rows comes on top."""
     table = of("qwen2.5-7b", accounting)
     for method in table.methods:
         if method.sized:
@@ -271,38 +267,20 @@ def test_a_budget_that_is_too_small_for_a_rate_is_a_gap_with_a_reason() -> None:
     assert named(table, "compressive 4x, same window").cache_bytes
 
 
-def seen_by(position: int, window: int, sinks: int, rate: int, slots: int) -> int:
-    """Keys of one query, by going through groups: those pooled, and tokens as they are."""
-    left = max(position - window - sinks + 1, 0)
-    groups = left // rate
-    return position + 1 - groups * rate + min(groups, slots)
-
-
-@given(
-    tokens=st.integers(1, 200),
-    window=st.integers(1, 40),
-    sinks=st.integers(0, 10),
-    rate=st.integers(1, 9),
-    slots=st.integers(1, 30),
-)
-def test_pairs_of_a_compressive_layout_are_those_of_its_queries(
-    tokens: int, window: int, sinks: int, rate: int, slots: int
-) -> None:
-    expected = sum(seen_by(position, window, sinks, rate, slots) for position in range(tokens))
-    assert compressive_pairs(tokens, window, sinks, rate, slots) == expected
-
-
-def test_rate_one_costs_what_a_longer_window_does() -> None:
-    """M slots of one token each: a window of W + M."""
-    shape = zoo.find("qwen2.5-3b").shape
-    pairs = compressive_pairs(5_000, 600, 8, 1, 100)
-    window = flops(shape, "window", 5_000, window=700, sinks=8).parts["attention"]
-    heads = shape.num_attention_heads * shape.head_dim
-    assert 4 * heads * shape.num_hidden_layers * pairs == window
+def test_a_compressive_cache_costs_what_its_layout_says() -> None:
+    """S + W + c - 1 + M slots are allocated; in the paper's accounting nothing waits."""
+    for accounting, waiting in (("exact", 3), ("paper", 0)):
+        table = of("qwen2.5-3b", accounting)
+        method = named(table, "compressive 4x, same window")
+        slots = 32_768 + waiting + method.settings["slots"]
+        assert held(method) == 36 * 1_024 * slots
+    layouts = [LayerLayout(32_640, 128, rate=4, slots=512)] * 36
+    counted = layout_flops(zoo.find("qwen2.5-3b").shape, layouts, 128_000, 2)
+    assert (method.prefill_flops, method.decode_flops) == (counted.prefill, counted.decode)
 
 
 def test_bytes_of_a_token_and_scales_follow_the_type() -> None:
-    assert token_bytes(TINY, 2) == 2 * 2 * 16 * 2
+    assert DocumentSizes(TINY, 2).token == 2 * 2 * 16 * 2
     sizes = DocumentSizes(TINY, 4)
     # 4 bits, and a scale and a zero of 32 bits for 64 elements: 5 bits an element
     assert sizes.quantized(4, 64) == 2 * 2 * 16 * 5 / 8
