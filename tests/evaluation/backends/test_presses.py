@@ -359,6 +359,16 @@ def test_a_budget_that_holds_too_little_is_told_before_the_run():
         backend("knorm", budget="0.5").kept(200, OF_A_TOKEN - 1)
 
 
+def test_documents_that_are_too_short_for_a_share_are_told_before_the_run(capfd):
+    options = ["--tasks", "pocket_qa@4", "--lengths", "512", "--limit", "3", "--dry-run"]
+    with pytest.raises(SystemExit, match="0"):
+        main(["pocket", "--variant", "kvpress:snapkv,ratio=0.9,kvpress:knorm,ratio=0.9", *options])
+    told = " ".join(capfd.readouterr().err.split())
+    assert "pocket_qa@4: 3 of 3 examples will fail with kvpress-snapkv-ratio0.9: SnapKV" in told
+    assert "fewer than the 64 that it always keeps" in told
+    assert "fail with kvpress-knorm" not in told
+
+
 def test_it_is_asked_in_a_run_at_the_bytes_of_another_variant(tmp_path):
     folder = tmp_path / "run"
     variants = "ahn,kvpress:snapkv,window_size=32,kvpress:pyramidkv,window_size=16,name=pyramid"
