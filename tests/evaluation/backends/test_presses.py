@@ -359,11 +359,11 @@ def test_a_budget_that_holds_too_little_is_told_before_the_run():
         backend("knorm", budget="0.5").kept(200, OF_A_TOKEN - 1)
 
 
-def test_documents_that_are_too_short_for_a_share_are_told_before_the_run(capfd):
+def test_documents_that_are_too_short_for_a_share_are_told_before_the_run(capsys):
     options = ["--tasks", "pocket_qa@4", "--lengths", "512", "--limit", "3", "--dry-run"]
     with pytest.raises(SystemExit, match="0"):
         main(["pocket", "--variant", "kvpress:snapkv,ratio=0.9,kvpress:knorm,ratio=0.9", *options])
-    told = " ".join(capfd.readouterr().err.split())
+    told = " ".join("".join(capsys.readouterr()).split())
     assert "pocket_qa@4: 3 of 3 examples will fail with kvpress-snapkv-ratio0.9: SnapKV" in told
     assert "fewer than the 64 that it always keeps" in told
     assert "fail with kvpress-knorm" not in told
