@@ -654,6 +654,8 @@ def _completion(exchange: Exchange) -> Completion:
             stop_reason = choice.get(key, stop_reason)
     if exchange.streamed and reason is None:
         raise BadReply("the stream was cut off: it told no finish_reason")
+    if reason in ("abort", "error"):
+        raise BadReply(f"the server gave the answer up (finish_reason {reason})")
     split = exchange.streamed and first is not None
     details = usage.get("prompt_tokens_details")
     return Completion(
