@@ -12,6 +12,8 @@ from common.errors import Problems
 from common.suggestions import did_you_mean
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+FIRST_WORD = {"kvpress": "press"}
+"""By kind, the option that a first word without `=` stands for: `kvpress:snapkv`."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,9 @@ class VariantRequest:
     name: str = ""
 
     def __str__(self) -> str:
-        options = ",".join(f"{key}={value}" for key, value in self.options.items())
+        first = FIRST_WORD.get(self.kind)
+        items = sorted(self.options.items(), key=lambda item: item[0] != first)
+        options = ",".join(v if key == first else f"{key}={v}" for key, v in items)
         return without_secrets(f"{self.kind}:{options}" if options else self.kind)
 
     def take(self, **readers: Callable[[str], Any]) -> dict[str, Any]:
@@ -104,6 +108,13 @@ def tokens(text: str) -> int:
     return int(match[1]) * {"": 1, "k": 1024, "m": 1024**2}[match[2]]
 
 
+def whole(text: str) -> int:
+    """A whole number, for `VariantRequest.take`."""
+    if re.fullmatch(r"-?[0-9]{1,12}", text) is None:
+        raise ValueError(f"{text!r} is not a whole number")
+    return int(text)
+
+
 def join_options(items: Iterable[str]) -> list[str]:
     """Items that were cut at every comma, with each variant's options put together again.
 
@@ -122,7 +133,8 @@ def join_options(items: Iterable[str]) -> list[str]:
 def parse_request(text: str) -> VariantRequest:
     """`KIND[:key=value,...]`, where the key `name` chooses the name in records.
 
-    Without one the name is the text with `-` for `:` and `,`: `window-window64-sinks4`.
+    Without one the name is the text with `-` for `:` and `,`: `window-window64-sinks4`. A kind of
+    `FIRST_WORD` may begin with a word alone: `kvpress:snapkv,keep=512`.
 
     Raises:
         InputError: it is no such text, or the name cannot be that of a folder.
@@ -130,8 +142,14 @@ def parse_request(text: str) -> VariantRequest:
     kind, _, rest = text.partition(":")
     written, problems = without_secrets(text), Problems()
     options: dict[str, str] = {}
-    for part in rest.split(",") if rest else []:
+    words = [kind]
+    for number, part in enumerate(rest.split(",") if rest else []):
         key, equals, value = (piece.strip() for piece in part.partition("="))
+        if number == 0 and not equals and key and kind in FIRST_WORD:
+            key, equals, value = FIRST_WORD[kind], "=", key
+            words.append(value)
+        elif key != "name":
+            words.append(f"{key}{value}")
         if not (key and equals and value):
             problems.add(f"--variant {written}: {without_secrets(part)!r} is not key=value")
         elif key in options:
@@ -139,8 +157,7 @@ def parse_request(text: str) -> VariantRequest:
         options[key] = value
     if text.endswith(":"):
         problems.add(f"--variant {written}: no options after the colon")
-    plain = "-".join([kind, *(f"{key}{value}" for key, value in options.items())])
-    name = options.pop("name", re.sub(r"[^A-Za-z0-9._+-]", "_", plain))
+    name = options.pop("name", re.sub(r"[^A-Za-z0-9._+-]", "_", "-".join(words)))
     if not problems and not _NAME.fullmatch(name) and (options or ":" in text):
         problems.add(f"--variant {written}: name: {name!r} (letters, digits, '.', '_', '+', '-')")
     problems.check()

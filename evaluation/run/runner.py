@@ -335,13 +335,9 @@ class Worker:
             generated = answer.generated_tokens
             prompt = planned.prompts[index]
             counted = prompt.tokens if answer.prompt_tokens is None else answer.prompt_tokens
-            budget = self._budget(prompt.document_tokens)
             cost = Cost()
-            if generated is not None and (self._backend.needs_boundary or self._backend.sizable):
-                document = prompt.document_tokens
-                cost = self._backend.cost(prompt.tokens, generated, document, budget)
-            elif generated is not None:
-                cost = self._backend.cost(prompt.tokens, generated)
+            if generated is not None:
+                cost = self._plan.cost_of(self._backend.name, prompt, generated)
             measured = {
                 "prompt_tokens": counted,
                 "document_tokens": prompt.document_tokens,
