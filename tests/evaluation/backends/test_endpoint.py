@@ -440,11 +440,17 @@ class TestGreeting:
         server.usual = events({**completion("7"), "model": "served@main"}, done=False)
         assert asked().exit_code == 0
 
-    @pytest.mark.parametrize("page", [b"oh", b"[]", b'{"data": 7}', b'{"data": [7, {}]}'])
+    @pytest.mark.parametrize(
+        "page",
+        [
+            refusal(200, b"oh"), refusal(200, b"[]"), refusal(200, b'{"data": 7}'),
+            refusal(200, b'{"data": [7, {}]}'), refusal(500), refusal(302), raw(), events(),
+        ],
+    )  # fmt: skip
     def test_a_list_of_models_that_cannot_be_had(
-        self, asked: Run, server: FakeServer, tmp_path: Path, page: bytes
+        self, asked: Run, server: FakeServer, tmp_path: Path, page: Any
     ) -> None:
-        server.pages["/v1/models"] = refusal(200, page)
+        server.pages |= dict.fromkeys(("/v1/models", "/version", "/info"), page)
         assert asked().exit_code == 0
         told = info(tmp_path / "run")["models"]["endpoint"]["models_listed"]
         assert told.startswith("not told: ")
@@ -611,21 +617,25 @@ class TestAtOnce:
         assert asked(variant="endpoint:concurrency=8,name=endpoint").exit_code == 0
         assert len(server.seen) == 9, "nothing was left to ask"
 
-    @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+    @pytest.mark.parametrize(
+        ("number", "code", "concurrency"),
+        [(signal.SIGINT, 130, 4), (signal.SIGTERM, 143, 4), (signal.SIGINT, 130, 1)],
+    )
     def test_a_signal_ends_it_at_once_and_loses_nothing(
         self, asked: Run, server: FakeServer, tiny: Path, data: Path, tmp_path: Path,
-        number: int, code: int,
+        number: int, code: int, concurrency: int,
     ) -> None:  # fmt: skip
         server.script.extend([answer("7")] * 4)  # the greeting and three questions
         server.usual = raw(hang=True)
         words = [
             "longbench", "--data", data, "--tasks", "hotpotqa", "--max-length", 600,
-            "--variant", "endpoint", "--no-report", "-o", tmp_path / "run",
-            "--endpoint", server.url, "--model", "served", "--tokenizer", tiny,
+            "--variant", f"endpoint:concurrency={concurrency},name=endpoint", "--no-report",
+            "-o", tmp_path / "run", "--endpoint", server.url, "--model", "served",
+            "--tokenizer", tiny,
         ]  # fmt: skip
         process = start_fork(run_in_fork, [str(word) for word in words], output=tmp_path / "said")
         deadline = time.monotonic() + 60
-        while (server.under_way < 4 or len(server.seen) < 8) and time.monotonic() < deadline:
+        while len(server.seen) < 4 + concurrency and time.monotonic() < deadline:
             time.sleep(0.01)
         time.sleep(0.2)
         assert process.pid is not None
