@@ -290,6 +290,7 @@ class _Draft:
                 self._check_generation(planned)
                 self.problems.add(*self._wrong_with(planned), *unwritable(planned))
                 self.problems.add(*self._too_small(planned))
+                self.warnings += self._too_short(planned)
                 self._planned.append(planned)
 
     def _check_generation(self, planned: PlannedTask) -> None:
@@ -365,6 +366,22 @@ class _Draft:
                 except InputError as error:
                     yield f"--budget: {planned.task.name}, {tokens} tokens: {error}"
                     break
+
+    def _too_short(self, planned: PlannedTask) -> Iterator[str]:
+        """Variants with a size of their own, to which some documents cannot be brought."""
+        lengths = [prompt.document_tokens or 0 for prompt in planned.prompts]
+        for model in self._models.values():
+            found: dict[int, InputError] = {}
+            for tokens in set(lengths) - {0} if model.needs_boundary and not model.sizable else ():
+                try:
+                    model.document_bytes(tokens)
+                except InputError as error:
+                    found[tokens] = error
+            if found:
+                yield (
+                    f"{planned.task.name}: {sum(n in found for n in lengths)} of {len(lengths)} "
+                    f"examples will fail with {model.name}: {found[min(found)]}"
+                )
 
     def finished(self) -> Plan:
         """The plan.
