@@ -191,24 +191,22 @@ def states(layer: Any) -> tuple[Tensor, Tensor]:
     return torch.cat([keys, layer.keys], dim=-2), torch.cat([values, layer.values], dim=-2)
 
 
-def quantize(cache: Any, scheme: Scheme, kept: Sequence[Tensor | None] | None = None) -> Cache:
-    """The past of any cache of full-attention layers, quantised in one piece, layer by layer.
+def quantize(cache: Any, scheme: Scheme, kept: Sequence[Tensor | None] | None = None) -> None:
+    """Put quantised layers in the place of all layers of a cache, each quantised in one piece.
 
     Args:
-        cache: its layers are given back one after the other; it is empty afterwards.
+        cache: of layers with full attention.
         scheme: how.
         kept: indices `[n]` of the tokens that stay, per layer; None: all.
     """
-    result = scheme.cache(len(cache.layers))
-    for number, layer in enumerate(result.layers):
+    for number in range(len(cache.layers)):
         keys, values = states(cache.layers[number])
-        cache.layers[number] = None
         indices = None if kept is None else kept[number]
         if indices is not None:
             keys, values = keys[..., indices, :], values[..., indices, :]
+        cache.layers[number] = layer = scheme.layer()
         if keys.shape[-2]:
             layer.update(keys.contiguous(), values.contiguous())
-    return result
 
 
 @dataclass

@@ -286,9 +286,8 @@ def test_a_full_past_is_quantised_as_if_it_had_been_read_in_one_chunk(scheme: Sc
         full.update(chunk[0][..., :25, :], chunk[1][..., :25, :], number)
         full.update(chunk[0][..., 25:, :], chunk[1][..., 25:, :], number)
     kept = torch.tensor([0, 3, 39])
-    found = quantize(full, scheme, [None, kept])
-    assert full.layers == [None, None]  # given back as it went
-    for layer, tokens in zip(found.layers, (torch.arange(40), kept), strict=True):
+    quantize(full, scheme, [None, kept])
+    for layer, tokens in zip(full.layers, (torch.arange(40), kept), strict=True):
         alone = filled(scheme, (chunk[0][..., tokens, :], chunk[1][..., tokens, :]))
         for one, other in zip(states(layer), states(alone.layers[0]), strict=True):
             assert torch.equal(one, other)
