@@ -32,7 +32,7 @@ from common.settings import (
     read_file,
     settings,
 )
-from evaluation.backends.requests import join_options
+from evaluation.backends.requests import join_options, server_url
 from tasks.sources import MOST_ROWS
 
 DTypeName = Annotated[Literal["auto", "float32", "bfloat16", "float16"], as_dtype]
@@ -91,7 +91,10 @@ class RunConfiguration(Settings):
     """full, window, ahn, no-write, or a back-end's name; KIND:key=value,... has settings of its own
     (window:window=64,sinks=4,name=narrow), in a file also {kind: window, window: 64}. Of several
     AHN weights 'ahn' means each, 'ahn-gdn' one; repeatable. Default: full; with a window also
-    window; with AHN weights also window and ahn."""
+    window; with AHN weights also window and ahn; with --endpoint: endpoint."""
+    endpoint: Annotated[Name | None, Flag(metavar="URL")] = None
+    """OpenAI-compatible server that the variant 'endpoint' asks for --model (vLLM, SGLang, TGI,
+    transformers serve); its key is read from AHN_BENCH_API_KEY or OPENAI_API_KEY."""
     window: Tokens | None = Field(default=None, le=MOST_TOKENS)
     """Sliding window, in tokens (also 32k). Default: that of the AHN weights."""
     sinks: Tokens | None = Field(default=None, le=MOST_TOKENS)
@@ -177,6 +180,12 @@ class RunConfiguration(Settings):
         if "" in value and len(value) > 1:
             raise ValueError("several AHN weights need names, NAME=PATH")
         return value
+
+    @field_validator("endpoint")
+    @classmethod
+    def _is_url(cls, value: str | None) -> str | None:
+        """Refuse here what would write a password into the run folder."""
+        return None if value is None else server_url(value)
 
     @field_validator("variants", "tasks", "lengths", mode="before")
     @classmethod
