@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,9 +38,10 @@ from ahn.cost.accounting import flops
 from common.errors import InputError, Problems
 from evaluation.backends.base import Cost, Ids, Reader, RunSettings
 from evaluation.backends.local import seed_everything
-from evaluation.backends.press_library import Size, read_request
+from evaluation.backends.press_library import PressSpec, Size, read_request
 from evaluation.backends.press_reading import PressedModel
-from evaluation.backends.press_room import target_of
+from evaluation.backends.press_room import Layers, kept_of, target_of
+from evaluation.backends.press_sizes import count_kept, share_to_drop, sized_press
 from evaluation.backends.presses import PressBackend
 from evaluation.backends.quantized_cache import (
     AXES,
@@ -336,7 +338,7 @@ class QuantizedBackend(StockBackend):
         return self.scheme.after(pieces(document, self.options.get("chunk")))
 
     def fit(self, document: int, budget: int | None) -> Fit:
-        """What becomes of a document of so many tokens.
+        """What becomes of a document of so many tokens; a press may keep fewer.
 
         Raises:
             InputError: the budget is too small for a token, or for the press.
@@ -395,20 +397,37 @@ class QuantizedBackend(StockBackend):
             )
         return most
 
+    def _by_layer(self, document: int, budget: int | None) -> list[tuple[int, int]] | None:
+        """Tokens of each layer that are quantised, and that wait; None: known once it was read."""
+        fit, press = self.fit(document, budget), self.press
+        if press is None or (fit.kept == document and not self._own_size):
+            return [(fit.quantized, fit.waiting)] * len(self.shapes)
+        target = None if self._own_size else self.in_full_precision(document, fit.kept)
+        room = press.layers.room(document)
+        kept = slots_by_layer(press.spec, press.layers, document, target)
+        return None if kept is None else [(slots // room.heads, 0) for slots in kept]
+
     def kept(self, document_tokens: int, budget: int) -> float:
-        """See `Backend`."""
-        return self.fit(document_tokens, budget).kept
+        """See `Backend`; of a press that keeps whole chunks, the most that it may keep."""
+        layers = self._by_layer(document_tokens, budget)
+        if layers is None:
+            return self.fit(document_tokens, budget).kept
+        return float(mean_kept(layers))
 
     def document_bytes(self, tokens: int) -> int | None:
         """See `Backend`."""
-        if self._own_size:
-            return None
-        fit = self.fit(tokens, None)
-        return self._bytes(fit.quantized, fit.waiting)
+        layers = None if self.sizable else self._by_layer(tokens, None)
+        return None if layers is None else self._bytes_by_layer(layers)
+
+    def _bytes_by_layer(self, layers: Sequence[tuple[int, int]]) -> int:
+        return sum(
+            self.scheme.layer_bytes(shape, *held, self._element)
+            for shape, held in zip(self.shapes, layers, strict=True)
+        )
 
     @property
     def _own_size(self) -> bool:
-        """Whether what is kept is only known once the document was read."""
+        """Whether settings of the press alone say what is kept."""
         return self.press is not None and self.press.spec.sized is None
 
     def cost(
@@ -420,33 +439,43 @@ class QuantizedBackend(StockBackend):
     ) -> Cost:
         """See `Backend`: products of matrices; that keys and values are unpacked is not counted.
 
-        The document costs what it costs with full attention; question and answer see what is kept
-        of it.
+        The document costs what it costs with full attention, question and answer what they see of
+        it. Not counted is what a press computes.
         """
-        if self._own_size:
+        if document_tokens is None or (self.sizable and document_tokens and budget is None):
             return Cost()
-        document = document_tokens or 0
-        fit = self.fit(document, budget) if document else Fit(0, 0, 0, again=False)
+        document, layers = document_tokens, [(0, 0)] * len(self.shapes)
+        if document:
+            found = self._by_layer(document, budget)
+            if found is None:
+                return Cost()
+            layers = found
         question = prompt_tokens - document
         # All of the question but its last token is one chunk; then token by token.
         chunks = [max(question - 1, 0), *[1] * generated_tokens]
-        at_end = self._bytes(*self.scheme.after(chunks, (fit.quantized, fit.waiting)))
-        shape = self.models.shape
-        if shape is None or question < 1:
-            return Cost(None, at_end)
+        at_end = self._bytes_by_layer([self.scheme.after(chunks, held) for held in layers])
+        return Cost(self._flops(layers, document, question, generated_tokens), at_end)
 
-        def after(kept: int) -> float:
+    def _flops(
+        self, layers: Sequence[tuple[int, int]], document: int, question: int, generated: int
+    ) -> int | None:
+        shape, press = self.models.shape, self.press
+        again = press is not None and any(part.traits.again for part in press.spec.all)
+        if shape is None or question < 1 or again:
+            return None
+
+        def after(kept: int) -> int:
+            """Of question and answer, after so many tokens in each layer."""
             return flops(
-                shape,
-                "full",
-                kept + question,
-                generated_tokens,
-                accounting="exact",
-                reused_tokens=kept,
+                shape, "full", kept + question, generated, accounting="exact", reused_tokens=kept
             ).total
 
-        whole = flops(shape, "full", prompt_tokens, generated_tokens, accounting="exact").total
-        return Cost(int(whole - after(document) + after(fit.kept)), at_end)
+        whole = flops(shape, "full", document + question, generated, accounting="exact").total
+        # Linear in what is kept, so the mean of the layers stands for all of them.
+        mean = mean_kept(layers)
+        low = int(mean)
+        more = (mean - low) * (after(low + 1) - after(low)) if mean > low else 0
+        return whole - after(document) + after(low) + round(more)
 
     # -- reading ------------------------------------------------------------------------------
 
@@ -476,6 +505,31 @@ def pieces(document: int, chunk: int | None) -> Iterator[int]:
     """Lengths of the pieces in which a document is read."""
     step = chunk or max(document, 1)
     yield from (min(step, document - start) for start in range(0, document, step))
+
+
+def slots_by_layer(
+    spec: PressSpec, layers: Layers, document: int, budget: int | None
+) -> list[int] | None:
+    """Slots of all heads that a press keeps in each layer; None: it depends on the document.
+
+    Args:
+        spec: the press.
+        layers: of the model, all with full attention.
+        document: tokens.
+        budget: bytes in full precision; None: the press' own settings.
+    """
+    if kept_of(spec, Size(), layers, document, budget) is None:
+        return None
+    press, room = spec.make(), layers.room(document)
+    if budget is not None:
+        share = share_to_drop(spec, press, room, budget // layers.slot)
+        sized_press(spec, press).compression_ratio = share
+    return [count_kept(spec, press, replace(room, numbers=(n,))) for n in room.numbers]
+
+
+def mean_kept(layers: Sequence[tuple[int, int]]) -> Fraction:
+    """Tokens, quantised or not, mean over layers."""
+    return Fraction(sum(map(sum, layers)), len(layers))
 
 
 class QuantizedReader(StockReader):

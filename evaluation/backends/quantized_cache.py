@@ -181,7 +181,7 @@ def _up(number: int, multiple: int) -> int:
 def states(layer: Any) -> tuple[Tensor, Tensor]:
     """Keys and values `[B, K, T, d]` of a cache layer as attention would see them."""
     if isinstance(layer, Fp8Layer):
-        return layer.quantized_keys.dequantized(), layer.quantized_values.dequantized()
+        return layer.dequantized()
     if not isinstance(layer, QuantoLayer | HQQLayer):
         return layer.keys, layer.values
     keys = layer._dequantize(layer._quantized_keys)
@@ -333,10 +333,15 @@ class Fp8Layer(DynamicLayer):
             self.lazy_initialization(key_states, value_states)
             self.quantized_keys, self.quantized_values = new_keys, new_values
             return key_states, value_states
-        keys, values = self.quantized_keys.dequantized(), self.quantized_values.dequantized()
+        keys, values = self.dequantized()
         self.quantized_keys = self.quantized_keys.joined(new_keys)
         self.quantized_values = self.quantized_values.joined(new_values)
         return torch.cat([keys, key_states], dim=-2), torch.cat([values, value_states], dim=-2)
+
+    def dequantized(self) -> tuple[Tensor, Tensor]:
+        """Keys and values as they are stored, of a layer that holds some."""
+        assert self.quantized_keys is not None and self.quantized_values is not None
+        return self.quantized_keys.dequantized(), self.quantized_values.dequantized()
 
     def get_seq_length(self) -> int:
         """Tokens that it holds."""

@@ -93,9 +93,9 @@ def test_a_budget_is_never_passed_and_filled_up_to_a_group(press: str, options: 
         answer = asked.read(some_ids(tokens), budget).ask(question(some_ids(5)), True)
         assert answer.document_bytes is not None and answer.document_bytes <= budget
         assert answer.kept_tokens is not None
-        assert made.kept(tokens, budget) - 1 < answer.kept_tokens <= made.kept(tokens, budget)
         if answer.kept_tokens < tokens:
-            more = int(made.kept(tokens, budget)) + group
+            assert answer.kept_tokens == made.kept(tokens, budget)
+            more = int(made.fit(tokens, budget).kept) + group
             assert made._bytes(more, 0) > budget
         else:
             assert answer.kept_tokens == tokens == 20
@@ -121,13 +121,41 @@ def test_a_document_that_fits_is_not_pressed() -> None:
     assert pressed.kept_tokens == 40
 
 
-def test_a_press_with_a_size_of_its_own_is_measured_not_guessed() -> None:
-    made = backend("bits=4,press=simlayerkv,lazy_threshold=0.5,n_recent=16,n_initial=2")
+@pytest.mark.parametrize(
+    "press",
+    [
+        "press=simlayerkv,lazy_threshold=0.5,n_recent=16,n_initial=2",
+        "press=chunkkv,inner=knorm,chunk_length=8,keep=30",
+        "press=kvcompose,keep=30",
+    ],
+)
+def test_what_depends_on_the_document_is_measured_and_not_guessed(press: str) -> None:
+    made = backend(f"bits=4,{press}")
     assert not made.sizable and made.document_bytes(90) is None
     assert made.cost(95, 3, 90).cache_bytes is None
     asked = made.open(TOKENIZER, 0)
     answer = asked.read(some_ids(90)).ask(question(some_ids(5)), True)
     assert answer.kept_tokens is not None and answer.document_bytes is not None
+
+
+@pytest.mark.parametrize("group", [64, 24])
+@pytest.mark.parametrize(
+    "press",
+    [
+        "press=pyramidkv,window_size=4,beta=3,keep=40",
+        "press=perlayercompression,inner=knorm,compression_ratios=0.5/0.3/0.72",
+        "press=chunk,inner=knorm,chunk_length=16,keep=40",
+    ],
+)
+def test_layers_that_keep_different_numbers_are_counted_one_by_one(press: str, group: int) -> None:
+    asked = reader(f"bits=2,group={group},{press}")
+    made = asked.backend
+    answer = asked.read(some_ids(101)).ask(question(some_ids(9)), True)
+    cost = made.cost(110, answer.generated_tokens or 0, 101)
+    assert answer.document_bytes == made.document_bytes(101)
+    assert answer.cache_bytes == cost.cache_bytes
+    stock = PressBackend(parse_request(f"kvpress:{press}"), settings())
+    assert cost.flops == stock.cost(110, answer.generated_tokens or 0, 101).flops
 
 
 def test_the_press_is_part_of_the_identity() -> None:
