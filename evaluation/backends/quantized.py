@@ -194,6 +194,7 @@ class QuantizedBackend(StockBackend):
         "residual": _from_0,
         "sinks": _from_0,
         "keep": _from_1,
+        "press": str,
     }
 
     def __init__(self, request: VariantRequest, settings: RunSettings) -> None:
@@ -201,7 +202,8 @@ class QuantizedBackend(StockBackend):
         if "press" in own:
             # Whatever is wrong with an option of any kind; what can be chosen is told.
             read_request(request, {**self.readers, "chunk": str})
-            of_press = {key: own.pop(key) for key in list(own) if key not in self.readers}
+            fields = [key for key in own if key not in self.readers]
+            of_press = {key: own.pop(key) for key in ("press", *fields)}
             of_press |= {key: own[key] for key in ("keep", "attention") if key in own}
         if own.get("chunk") == "whole":
             del own["chunk"]
@@ -217,8 +219,12 @@ class QuantizedBackend(StockBackend):
         problems.add(*self._wrong_scheme())
         self.press: PressBackend | None = None
         if of_press:
-            with problems.collecting():
-                self.press = PressBackend(replace(request, options=of_press), settings)
+            part = replace(request, options=of_press)
+            try:
+                self.press = PressBackend(part, settings)
+            except InputError as error:
+                asked = f"--variant {part}"
+                problems.add(*(text.replace(asked, self._where) for text in error.problems))
         if self.press is not None:
             problems.add(*self._wrong_press(self.press))
             self.options["attention"] = self.press.options["attention"]

@@ -174,7 +174,7 @@ def test_the_press_is_part_of_the_identity() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("bits=4,press=snapkv", "how much is kept"),
+        ("bits=4,press=snapkv", "--variant quantized:bits=4,press=snapkv: how much is kept"),
         ("bits=4,press=snap", "no press 'snap'"),
         (f"bits=4,{SNAPKV},keep=4", "keep=4 is fewer than the 8 tokens that SnapKVPress"),
         (f"bits=4,{SNAPKV},keep=30,chunk=64", "chunk: a press reads a document in one piece"),
