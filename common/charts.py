@@ -73,7 +73,8 @@ def polyline(points: Sequence[tuple[float, float]], colour: int) -> Markup:
 def marker(x: float, y: float, colour: int) -> Markup:
     """Circle, square, diamond, triangle, and these four hollow, by colour number.
 
-    In the second round of colours what was filled is hollow, so that 16 can be told apart.
+    In the second round of colours what was filled is hollow; further rounds go on with the next
+    shape, so that 64 can be told apart.
     """
     shapes = (
         "M{x} {y}m-5 0a5 5 0 1 0 10 0a5 5 0 1 0 -10 0Z",
@@ -81,7 +82,8 @@ def marker(x: float, y: float, colour: int) -> Markup:
         "M{x} {y}m0 -6.2l6.2 6.2l-6.2 6.2l-6.2 -6.2Z",
         "M{x} {y}m0 -5.8l5.8 10.2h-11.6Z",
     )
-    path = shapes[colour % len(shapes)].format(x=f"{x:.1f}", y=f"{y:.1f}")
+    shape = shapes[(colour + colour // (2 * COLOURS)) % len(shapes)]
+    path = shape.format(x=f"{x:.1f}", y=f"{y:.1f}")
     hollow = " hollow" if (colour // len(shapes) + colour // COLOURS) % 2 else ""
     return Markup('<path class="mark{} c{}" d="{}"/>').format(hollow, colour % COLOURS, path)
 

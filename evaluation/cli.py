@@ -234,7 +234,11 @@ def export(settings: given.Export) -> None:
     lambda: _options().Cost, examples=("run_eval cost --model qwen2.5-3b --length 128k --json",)
 )
 def cost(settings: given.Cost) -> None:
-    """FLOPs and cache bytes of every variant, from the model's shape alone."""
+    """FLOPs and cache bytes of every variant, from the model's shape alone.
+
+    Then, at the bytes that the variant with a memory holds of a document: what window, presses,
+    quantised and compressive caches have room for, and what they cost.
+    """
     from evaluation.commands.cost import cost_table, render
 
     costs = cost_table(settings)

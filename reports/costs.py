@@ -26,6 +26,12 @@ AMOUNTS = (
     "cache_bytes_measured",
     "prompt_tokens",
     "generated_tokens",
+    "document_tokens",
+    "budget_bytes",
+    "kept_tokens",
+    "document_bytes",
+    "cache_bytes_stored",
+    "peak_bytes",
 )
 TIMES = ("prefill_seconds", "decode_seconds")
 
@@ -71,12 +77,27 @@ class Reuse:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """What was kept of documents, beside the means."""
+
+    deviation: float | None = None
+    """Bytes after the document beyond the budget, as a share of it, in the example that is
+    furthest from its budget; negative: below it."""
+    largest_peak: int | None = None
+    """Bytes."""
+    peaks: int = 0
+    """Examples whose peak was measured."""
+    examples: int = 0
+
+
+@dataclass(frozen=True)
 class Cost:
     """What a column cost over a set of tasks."""
 
     amounts: dict[str, Amount] = field(default_factory=dict)
     times: dict[str, Times] = field(default_factory=dict)
     reuse: Reuse = Reuse()
+    kept: Kept = Kept()
 
 
 Pair = tuple[ExampleRecord, ExampleRecord | None]
@@ -117,7 +138,22 @@ def cost_of(pairs: Sequence[Pair], timed_in_one_run: bool = True) -> Cost:
         "prefill_seconds": _times(whole, "prefill_seconds", timed_in_one_run),
         "decode_seconds": _times(pairs, "decode_seconds", timed_in_one_run),
     }
-    return Cost(amounts, times, reuse)
+    return Cost(amounts, times, reuse, _kept([record for record, _ in pairs]))
+
+
+def _kept(records: Sequence[ExampleRecord]) -> Kept:
+    off = [
+        r.document_bytes / r.budget_bytes - 1
+        for r in records
+        if r.document_bytes is not None and r.budget_bytes
+    ]
+    peaks = [r.peak_bytes for r in records if r.peak_bytes is not None]
+    return Kept(
+        deviation=max(off, key=abs, default=None),
+        largest_peak=max(peaks, default=None),
+        peaks=len(peaks),
+        examples=len(records),
+    )
 
 
 def _amount(pairs: Sequence[Pair], name: str) -> Amount:

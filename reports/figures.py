@@ -31,18 +31,26 @@ from reports.stats import Interval
 
 @dataclass(frozen=True)
 class Point:
-    """One column in `score_against_cache`: its colour number, cache bytes and score."""
+    """One column in `score_against_cache`: its colour number, cache bytes and score.
+
+    `score_rows` has room for a column whose bytes nobody knows: None.
+    """
 
     label: str
     colour: int
-    cache_bytes: float
+    cache_bytes: float | None
     score: Interval
 
 
 def score_against_cache(points: Sequence[Point]) -> Markup:
-    """Score (points of 100, upright) against mean cache bytes (from 0), with intervals."""
+    """Score (points of 100, upright) against mean cache bytes (from 0), with intervals.
+
+    Columns whose bytes are not known have no place in it.
+    """
     height, left, right, top, bottom = 330, 46, 16, 14, 46
-    most = max((p.cache_bytes for p in points), default=0) or 1.0
+    known = [(p, p.cache_bytes) for p in points if p.cache_bytes is not None]
+    points = [point for point, _ in known]
+    most = max((size for _, size in known), default=0) or 1.0
     ticks, unit = _byte_ticks(most)
     end = max(ticks[-1], most * 1.04)
 
@@ -68,13 +76,14 @@ def score_against_cache(points: Sequence[Point]) -> Markup:
     )
     # Labels stand beside their point, on the side with room; those of one side are spread out.
     sides: dict[bool, list[tuple[float, Point]]] = {True: [], False: []}
+    at_x = {point.colour: x(size) for point, size in known}
     for point in points:
-        sides[x(point.cache_bytes) < WIDTH * 0.62].append((y(point.score.mean), point))
+        sides[at_x[point.colour] < WIDTH * 0.62].append((y(point.score.mean), point))
     marks: list[Markup] = []
     for to_the_right, placed in sides.items():
         heights = spread([height_ for height_, _ in placed], top + 8, height - bottom - 6)
         for (_, point), at in zip(placed, heights, strict=True):
-            px, py = x(point.cache_bytes), y(point.score.mean)
+            px, py = at_x[point.colour], y(point.score.mean)
             away = 1 if to_the_right else -1
             marks.append(_whisker(px, y(point.score.low), y(point.score.high), point.colour))
             marks.append(marker(px, py, point.colour))
@@ -89,12 +98,47 @@ def score_against_cache(points: Sequence[Point]) -> Markup:
                     "start" if to_the_right else "end",
                 )
             )
-    described = "; ".join(
+    return chart(height, _described(points), [*parts, *marks])
+
+
+def score_rows(points: Sequence[Point]) -> Markup:
+    """`score_against_cache` for many columns: a row for each, its cache bytes behind its score."""
+    left = min(200, 22 + int(7.4 * max((len(p.label) for p in points), default=0)))
+    right, top, step = 86, 30, 24
+    foot = top + step * len(points)
+    highest = _highest(p.score for p in points)
+
+    def x(share: float) -> float:
+        return left + (WIDTH - left - right) * share / highest
+
+    parts = [
+        text(left, 15, "score", "panel", "start"),
+        text(WIDTH - 4, 15, "cache", "panel", "end"),
+    ]
+    for i in range(round(5 * highest) + 1):
+        share = i / 5
+        parts.append(stroke(x(share), top, x(share), foot, "zero" if i == 0 else "grid"))
+        parts.append(text(x(share), foot + 16, f"{100 * share:.0f}", "tick", "middle"))
+    for i, point in enumerate(points):
+        at = top + step * (i + 0.5)
+        parts.append(text(left - 12, at + 4, point.label, "tick", "end"))
+        parts.append(
+            Markup('<path class="whisker c{}" d="M{:.1f} {:.1f}H{:.1f}"/>').format(
+                point.colour % COLOURS, x(point.score.low), at, x(point.score.high)
+            )
+        )
+        parts.append(marker(x(point.score.mean), at, point.colour))
+        parts.append(text(WIDTH - 4, at + 4, formats.size(point.cache_bytes), "value", "end"))
+    return chart(foot + 24, _described(points), parts)
+
+
+def _described(points: Sequence[Point]) -> str:
+    each = "; ".join(
         f"{p.label}: score {formats.points(p.score.mean)} {formats.between(p.score)}, "
         f"cache {formats.size(p.cache_bytes)}"
         for p in points
     )
-    return chart(height, f"Score against cache size. {described}", [*parts, *marks])
+    return f"Score against cache size. {each}"
 
 
 def score_lines(
@@ -107,12 +151,13 @@ def score_lines(
 
     `points` are (name of the point, one interval per column), at equal steps.
     """
-    height, left, top, bottom = 330, 46, 14, 46
+    left, top, bottom = 46, 14, 46
     right = min(190, 30 + 7 * max((len(label) for label in labels), default=0))
     step = (WIDTH - left - right) / max(1, len(points))
     # Names that are too long to stand in one line stand in two by turns.
     second = LINE if step < 7 * max((len(name) for name, _ in points), default=0) else 0
     bottom += second
+    height = max(330 - bottom, LINE * len(labels) + 2 * top) + bottom
 
     highest = _highest(i for _, cells in points for i in cells if i is not None)
 

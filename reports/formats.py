@@ -64,6 +64,15 @@ def percent(share: float | None) -> str:
     return MISSING if share is None else f"{100 * share:.1f} %"
 
 
+def signed_percent(share: float | None) -> str:
+    """A signed share: 2.083 -> '+208.3 %'; below one per cent with two decimals: '−0.04 %'."""
+    if share is None:
+        return MISSING
+    digits = 2 if abs(share) < 0.00995 else 1
+    text = f"{100 * share:+.{digits}f}"
+    return "0.0 %" if float(text) == 0 else f"{text.replace('-', _MINUS)} %"
+
+
 def p_value(value: float | None) -> str:
     """A p-value with two digits: 0.031 -> '= 0.031'; below a thousandth '< 0.001'."""
     if value is None:

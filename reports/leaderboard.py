@@ -154,6 +154,8 @@ def leaderboard_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
     failed ones, `planned` what the run meant to do; FLOPs, bytes and tokens are means over the
     examples that did not fail. Seconds are medians; those of prefills cover the `whole_prefills`
     alone, and `reused_share` is the share of the prompts' tokens that was not prefilled.
+    `budget_deviation` is the share by which bytes after the document are off the budget, in the
+    example furthest from it; `peaks` counts the examples whose peak was measured.
     """
     rows: list[dict[str, Any]] = []
     for column in columns_of(runs):
@@ -182,6 +184,9 @@ def leaderboard_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
                     **{name: cost.times[name].median for name in TIMES},
                     "whole_prefills": cost.reuse.whole,
                     "reused_share": cost.reuse.share,
+                    "budget_deviation": cost.kept.deviation,
+                    "peak_bytes_largest": cost.kept.largest_peak,
+                    "peaks": cost.kept.peaks,
                 }
             )
     return rows

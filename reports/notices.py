@@ -6,6 +6,8 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
+from reports.costs import Cost, cost_of
+from reports.equal_bytes import off_budget
 from reports.leaderboard import Column, TaskKey, compared_tasks, model_names, tasks_of
 from reports.matched import matched
 from reports.run_folders import Run
@@ -31,6 +33,7 @@ def notices(runs: Sequence[Run], columns: Sequence[Column]) -> list[str]:
     for run in runs:
         found += _of_run(run, [column for column in columns if column.run is run])
     found += _unlike(columns)
+    found += off_budget([(column, _own_cost(column)) for column in columns])
     found += _fallbacks(columns)
     found += _cache_disagrees(columns)
     found += _answers_removed(columns)
@@ -146,6 +149,11 @@ def _models(columns: Sequence[Column]) -> list[str]:
         f"This page has {len(names)} models ({', '.join(names.values())}). Each variant is "
         "compared with full attention and the window of its own model."
     ]
+
+
+def _own_cost(column: Column) -> Cost:
+    """Costs of a column over all of its examples that did not fail."""
+    return cost_of([(record, None) for record in column.records if record.error is None])
 
 
 def _fallbacks(columns: Sequence[Column]) -> list[str]:

@@ -21,6 +21,7 @@ from common.errors import InputError, Problems
 from common.writing import write_whole
 from reports import compare, examples, figures, formats
 from reports.curves import Curve, Panel, curves
+from reports.equal_bytes import kept_table
 from reports.figure_registry import figures_of
 from reports.figure_tables import MakeRemarks, MakeTables
 from reports.leaderboard import (
@@ -38,13 +39,24 @@ from reports.run_details import details
 from reports.run_folders import Run, read_run
 from reports.stats import Interval, mean_interval
 from reports.targets import check_page_target
+from reports.variant_text import variant_text
 
 MOST_BYTES = 2_000_000
 """A page is always smaller than this: 2 MB."""
 
+MOST_TOGETHER = 8
+"""Columns of which charts and tables stand beside one another; more stand below."""
+
 _EXAMPLE_BYTES = 1_000_000
 
 Write = Callable[[float | None], str]
+
+_CACHE_AXES = (
+    ("document_bytes", "measured, mean per example once the document was read"),
+    ("cache_bytes_measured", "measured, mean per example at the end of generation"),
+    ("cache_bytes_analytic", "analytic, mean per example at the end of generation"),
+)
+"""What a score may be drawn over: the first that all variants have."""
 
 # HTML has no place for control characters, which a model may well generate: a NUL makes the
 # file binary for every tool. They are shown as Unicode's pictures of them.
@@ -160,6 +172,8 @@ def render(
         by_length=shares,
         length_field=length_field,
         length_how="measured" if length_field == "cache_bytes_measured" else "analytic",
+        crowded=len(columns) > MOST_TOGETHER,
+        kept=kept_table([(row.column, row.cost) for row in rows]),
         memories=compare.memories(rows),
         failed=[f"{column.label}: {column.errors:,}" for column in columns if column.errors],
         pairs=compare.every_pair(columns, compared_tasks(columns)),
@@ -194,12 +208,14 @@ def _environment() -> Environment:
         seconds=formats.seconds,
         seconds_between=formats.seconds_between,
         percent=formats.percent,
+        signed_percent=formats.signed_percent,
         p_value=formats.p_value,
         figure=formats.figure,
         whole=formats.whole,
         clipped=formats.clipped,
     )
     environment.globals["swatch"] = figures.swatch
+    environment.globals["variant_text"] = variant_text
     return environment
 
 
@@ -272,16 +288,24 @@ def _figures(
     subject: compare.SummaryRow | None,
 ) -> dict[str, Any]:
     """The page's charts; one that has nothing to show is None."""
-    points, how = [], "measured"
-    for field, name in (("cache_bytes_measured", "measured"), ("cache_bytes_analytic", "analytic")):
+    points, how = [], ""
+    for field, name in _CACHE_AXES:
         points = [
-            figures.Point(row.column.label, i, value, row.score)
+            figures.Point(row.column.label, i, row.cost.amounts[field].mean, row.score)
             for i, row in enumerate(rows)
-            if row.score is not None and (value := row.cost.amounts[field].mean) is not None
+            if row.score is not None
         ]
         how = name
-        if points:
+        if field == "document_bytes" and any(
+            row.cost.amounts["document_bytes"].mean is None
+            and row.cost.amounts["cache_bytes_measured"].mean is not None
+            for row in rows
+        ):
+            continue  # some have the bytes at the end alone
+        if any(point.cache_bytes is not None for point in points):
             break
+    else:
+        points = []
     charts: list[tuple[str, Callable[[compare.SummaryRow], float | None], Write]] = [
         ("FLOPs (analytic), mean", lambda row: row.cost.amounts["flops"].mean, formats.operations),
         (
@@ -296,7 +320,8 @@ def _figures(
         ),
     ]
     return {
-        "cache": figures.score_against_cache(points) if points else None,
+        "cache": _cache_figure(points) if points else None,
+        "cache_as_rows": len(points) > MOST_TOGETHER,
         "cache_how": how,
         "costs": [
             figures.bars(
@@ -307,6 +332,12 @@ def _figures(
         ],
         "differences": _differences_figure(columns, subject),
     }
+
+
+def _cache_figure(points: Sequence[figures.Point]) -> Markup:
+    """Score against cache: as points in a plane, or as rows where these would lie on a heap."""
+    many = len(points) > MOST_TOGETHER
+    return figures.score_rows(points) if many else figures.score_against_cache(points)
 
 
 def _differences_figure(

@@ -28,6 +28,7 @@ def test_all_charts_are_well_formed_and_escape_their_labels() -> None:
     interval = mean_interval([0.0, 1.0])
     charts = [
         figures.score_against_cache([figures.Point(NASTY, 0, 5.0, interval)]),
+        figures.score_rows([figures.Point(NASTY, 0, 5.0, interval)]),
         figures.score_lines([NASTY], [(NASTY, [interval]), ("4", [None])], NASTY, NASTY),
         figures.bars(NASTY, [(NASTY, 0, 1.0), (NASTY, 9, None)], formats.seconds),
         figures.differences(NASTY, [(NASTY, interval)], 12),
@@ -48,9 +49,9 @@ def test_a_higher_score_stands_higher_and_a_larger_cache_further_right() -> None
     assert y0 > y1
 
 
-def test_sixteen_variants_have_signs_of_their_own() -> None:
-    signs = [str(figures.swatch(number)) for number in range(16)]
-    assert len(set(signs)) == 16
+def test_variants_have_signs_of_their_own() -> None:
+    signs = [str(figures.swatch(number)) for number in range(64)]
+    assert len(set(signs)) == 64
     assert ["hollow" in sign for sign in signs[:9]] == [False] * 4 + [True] * 5
 
 
@@ -64,6 +65,41 @@ def test_labels_of_equal_scores_do_not_overlap() -> None:
     for placed in heights.values():
         placed.sort()
         assert all(b - a >= 15 for a, b in zip(placed, placed[1:], strict=False))
+
+
+def names_of(svg: str) -> list[float]:
+    """Heights of the names, in order of appearance."""
+    found = ET.fromstring(svg).iter("text")
+    return [float(text.attrib["y"]) for text in found if "name" in text.attrib["class"]]
+
+
+def test_names_of_many_lines_stand_within_the_chart() -> None:
+    labels = [f"v{i}" for i in range(24)]
+    cells = [mean_interval([1.0] * 20) for _ in labels]
+    svg = str(figures.score_lines(labels, [("1", cells), ("2", cells)], "axis", "title"))
+    height = float(ET.fromstring(svg).attrib["viewBox"].split()[3])
+    placed = sorted(names_of(svg))
+    assert len(placed) == 24 and placed[0] > 0 and placed[-1] < height
+    assert all(b - a >= 15 for a, b in zip(placed, placed[1:], strict=False))
+    few = str(figures.score_lines(labels[:3], [("1", cells[:3])], "axis", "title"))
+    assert ET.fromstring(few).attrib["viewBox"].split()[3] == "330"
+
+
+def test_a_column_without_bytes_has_no_place_beside_the_others() -> None:
+    unknown = figures.Point("server", 2, None, mean_interval([0.5] * 20))
+    svg = str(figures.score_against_cache([*points(0.1, 0.9), unknown]))
+    assert "server" not in texts(svg) and "server" not in ET.fromstring(svg).attrib["aria-label"]
+
+
+def test_many_columns_have_a_row_each_with_score_and_bytes() -> None:
+    unknown = figures.Point("server", 3, None, mean_interval([0.5] * 20))
+    svg = str(figures.score_rows([*points(0.1, 0.9, 0.9), unknown]))
+    marks = re.findall(r'class="mark c\d" d="M([\d.]+) ([\d.]+)', svg)
+    places = [(float(x), float(y)) for x, y in marks]
+    assert places[0][0] < places[3][0] < places[1][0] == places[2][0]
+    assert [y for _, y in places] == sorted(y for _, y in places)  # in the order of the columns
+    assert {"1,000 B", "1.95 KiB", "v2", "server", "–"} <= set(texts(svg))
+    assert "v1: score 90.0 [" in ET.fromstring(svg).attrib["aria-label"]
 
 
 def test_charts_carry_their_numbers_for_those_who_cannot_see_them() -> None:
