@@ -162,6 +162,7 @@ def prepare(
         text = apply_chat_template(
             text, tokenizer, model_type, rules.system_message, rules.demonstration
         )
+    text += task.render_answer_prefix(example, protocol)
     return PreparedPrompt(
         ids=np.asarray(tokenizer(text, truncation=False).input_ids, dtype=np.int32),
         tokens_untruncated=cut.tokens_before,
