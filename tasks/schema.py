@@ -167,6 +167,10 @@ class RowAdapter:
         """The gold with its JSON types; None where the answers say all."""
         return self.answers(row)
 
+    def attributes(self, row: Row, task: Task) -> dict[str, Any]:
+        """What a generator left in its rows of what is known of them; of real rows nothing."""
+        return {}
+
     def context(self, row: Row) -> str:
         """The document; rows with the same one form a cluster."""
         return str(row["context"])

@@ -93,6 +93,8 @@ def load_examples(
                 f"{task.name}: rows of {task.benchmark} tasks are generated here; "
                 f"leave --data {shown(data)} out"
             )
+        if length is not None and definition.lengths:
+            task, length = at_length(task, parse_length(length)), None  # the rows of such a run
         return _synthetic(task, limit, seed, task.length if length is None else length, watch)
     if is_generated(data):
         raise InputError(f"task {task.name!r} has no {data} rows; give its rows with --data")
@@ -212,6 +214,7 @@ def as_example(task: Task, row: dict[str, Any], example_id: str, where: str) -> 
         answers=adapter.answers(row),
         document_id=document_id_of(adapter.context(row)),
         where=where,
+        attributes=adapter.attributes(row, task),
         label=adapter.label(row, task),
     )
 
@@ -255,11 +258,7 @@ def _made(
     reader = _Reader(task, limit)
     reader.read((Line(number, row) for number, row in enumerate(rows, 1)), f"generated:{what}")
     examples = reader.examples(f"generated:{what}")
-    return RowSource(
-        [replace(example, attributes={"length": task.length}) for example in examples],
-        [_generated(what), *files.values()],
-        made_of,
-    )
+    return RowSource(examples, [_generated(what), *files.values()], made_of)
 
 
 # -- made here ----------------------------------------------------------------------------------

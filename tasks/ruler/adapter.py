@@ -35,6 +35,8 @@ class RulerRow(BaseModel):
     """Missing in files of earlier versions, where `input` ends with it."""
     length: Count | None = None
     """Tokens of prompt and answer."""
+    token_position_answer: Count | None = None
+    """Of a needle task: tokens before the first answer."""
 
 
 class RulerGold(BaseModel):
@@ -79,6 +81,15 @@ class RulerAdapter(RowAdapter):
     def answers(self, row: Row) -> list[str]:
         """The gold answers as texts."""
         return [str(answer) for answer in row["outputs"]]
+
+    def attributes(self, row: Row, task: Task) -> dict[str, Any]:
+        """Length asked for; of a single needle, its distance from the end of the prompt."""
+        found = {} if task.length is None else {"length": task.length}
+        place, length = row.get("token_position_answer"), row.get("length")
+        if place is not None and length is not None and len(row["outputs"]) == 1:
+            room = task.protocols["official"].max_new_tokens
+            found["evidence_distance"] = length - room - place
+        return found
 
     def context(self, row: Row) -> str:
         """The document, with the instruction before it."""

@@ -1,9 +1,9 @@
 """RULER's averages: a length over the tasks, and over the lengths.
 
 Source: NVIDIA/RULER c3f5e3b, `scripts/eval/evaluate.py` (each task's mean in percent, to two
-decimals), README.md: a model's figure at a length is the mean of its 13 tasks; `Avg.` is the mean of
-the six lengths, `wAvg. (inc)` and `(dec)` weigh them 1 to 6 and 6 to 1 (its rows come out this way,
-to 0.05).
+decimals), README.md: a model's figure at a length is the mean of its 13 tasks; `Avg.` is the mean
+of the six lengths, `wAvg. (inc)` and `(dec)` weigh them 1 to 6 and 6 to 1 (its rows come out this
+way, to 0.1).
 """
 
 from __future__ import annotations

@@ -319,6 +319,11 @@ def _words_of(essay: str | None) -> list[str]:
     return words
 
 
+def check_sentences() -> None:
+    """InputError where NLTK's data, which essays are cut with, is not installed."""
+    _sentences("One. Two.")
+
+
 def _sentences(text: str) -> list[str]:
     """NLTK's sentences of an English text, as the authors cut an essay.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from common.errors import InputError, Problems, shown
 from common.files import open_file
 from tasks.making import Making
-from tasks.ruler.generators import Row
+from tasks.ruler.generators import Row, check_sentences
 from tasks.ruler.questions import SOURCES
 from tasks.ruler.rows import ESSAY_TASKS, QUESTIONS, ROWS, Files, rows
 
@@ -36,6 +36,9 @@ def problems(tasks: Sequence[str], making: Making) -> list[str]:
             f"--essay: needed by {', '.join(essays)}: the authors' PaulGrahamEssays.json, or a "
             f"text of your own (no essays come with this package); --tasks {NO_DOWNLOAD} needs none"
         )
+    elif essays:
+        with found.collecting():
+            check_sentences()
     read = {name for task in tasks for name in Files(**making.files).of(task)}
     for name in making.files.keys() - read:
         found.add(f"--{name}: none of these tasks reads it")
