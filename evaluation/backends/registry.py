@@ -11,12 +11,15 @@ import re
 from common.errors import InputError
 from common.plugins import installed, load
 from common.suggestions import did_you_mean
-from evaluation.backends import streaming
+from evaluation.backends import stock, streaming
 from evaluation.backends.base import Make
 
 GROUP = "ahn_bench.backends"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
-_KINDS: dict[str, Make] = {kind: streaming.make_variant for kind in streaming.KINDS}
+_KINDS: dict[str, Make] = {
+    **{kind: streaming.make_variant for kind in streaming.KINDS},
+    "hf": stock.StockBackend,
+}
 
 
 def register_backend(kind: str, make: Make) -> None:

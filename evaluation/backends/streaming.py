@@ -1,27 +1,19 @@
 """The models of `ahn`: full attention, a window, and a window with a memory of what left it.
 
-The prompt except its last token is *prefilled* here; `generate` then reads the last token and
-decodes. So ``decode_seconds`` covers exactly one forward pass per generated token, and
-``prefill_seconds`` everything before.
-
-Examples about one document share the beginning of their prompts. Its cache is filled once and
-copied per example, which the attention sinks, the ring window and the recurrent state allow
-just as keys and values do.
+Attention sinks, the ring window and the recurrent state are copied for the questions about one
+document just as keys and values are.
 """
 
 from __future__ import annotations
 
-import gc
-import random
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import GenerationConfig
 
@@ -37,23 +29,25 @@ from ahn.checkpoints.resolve import (
     resolve_checkpoint,
 )
 from ahn.checkpoints.rope import with_rope
-from ahn.config import AHNConfig
+from ahn.config import AHNConfig, LayerLayout
 from ahn.cost.accounting import cache_bytes, flops
+from ahn.models.cache import AHNCache
 from ahn.ops.selector import asked, pick
 from ahn.released import read_ahn_config
 from common.errors import InputError, Problems
 from evaluation.backends.base import (
-    Answer,
     Backend,
     Cost,
-    Document,
     Ids,
     Question,
     Reader,
     RunSettings,
 )
-from evaluation.backends.generation import stop_ids
+from evaluation.backends.local import LocalReader, seed_everything
 from evaluation.backends.requests import VariantRequest, tokens
+
+Layouts = Callable[[int, int | None], Sequence[LayerLayout]]
+"""What layers see of a document, from its tokens and the bytes that it may take."""
 
 
 @dataclass(frozen=True)
@@ -64,16 +58,18 @@ class Kind:
         summary: for people.
         needs_window: it keeps sinks and a window.
         needs_memory: it has AHN weights.
+        sizable: its window can be chosen for each document (`--budget`).
     """
 
     summary: str
     needs_window: bool
     needs_memory: bool
+    sizable: bool = False
 
 
 KINDS: dict[str, Kind] = {
     "full": Kind("every token sees every earlier token", False, False),
-    "window": Kind("sinks and a sliding window, nothing else", True, False),
+    "window": Kind("sinks and a sliding window, nothing else", True, False, True),
     "ahn": Kind("sinks, window, and a memory of what left the window", True, True),
     "no-write": Kind("as ahn, but nothing is written into the memory", True, True),
 }
@@ -166,12 +162,15 @@ def make_variant(request: VariantRequest, settings: RunSettings) -> StreamingBac
     """
     kind, models, problems = KINDS[request.kind], settings.once(StreamingModels), Problems()
     readers: dict[str, Any] = {}
+    sizable = kind.sizable and settings.budget is not None and "window" not in request.options
     if kind.needs_window:
         readers |= {"window": tokens, "sinks": tokens}
     if kind.needs_memory:
         readers["weights"] = str
     own = request.take(**readers)
     window, sinks = own.get("window", settings.window), own.get("sinks", settings.sinks)
+    if sizable and window is None:
+        window = 1  # it has one for each document
     problems.add(*map(_by_flag, AHNConfig.problems(request.kind, None, window, sinks)))
     device, dtype = "cpu", "float32"
     with problems.collecting(), _naming_flags():
@@ -202,7 +201,7 @@ def make_variant(request: VariantRequest, settings: RunSettings) -> StreamingBac
     if checkpoint.context is None:
         raise InputError(f"--model: {models.base}: config.json has no max_position_embeddings")
     seen, notices = checkpoint.settings, list(checkpoint.notices)
-    if kind.needs_window and sinks is None and seen.window < seen.sinks:
+    if kind.needs_window and not sizable and sinks is None and seen.window < seen.sinks:
         notices.append(
             f"--window: {seen.window} tokens are fewer than the {seen.sinks} sinks (the default; "
             "see --sinks)"
@@ -215,6 +214,7 @@ def make_variant(request: VariantRequest, settings: RunSettings) -> StreamingBac
         str(memory) if read else None,
         settings.yarn_factor,
         tuple(notices),
+        sizable,
     )
 
 
@@ -267,6 +267,7 @@ class StreamingBackend(Backend):
         ahn: place of the AHN weights, as given.
         yarn_factor: as given.
         notices: what people must be told.
+        sizable: its window follows from a budget for each document.
     """
 
     def __init__(
@@ -277,7 +278,9 @@ class StreamingBackend(Backend):
         ahn: str | None = None,
         yarn_factor: float | None = None,
         notices: Sequence[str] = (),
+        sizable: bool = False,
     ) -> None:
+        self.sizable = sizable
         self.name = name
         self.kind = kind
         self.checkpoint = checkpoint
@@ -293,7 +296,7 @@ class StreamingBackend(Backend):
         """Window, sinks, cell and layers with full attention, as far as this kind has them."""
         settings, kind = self.checkpoint.settings, KINDS[self.kind]
         return {
-            "window": settings.window if kind.needs_window else None,
+            "window": settings.window if kind.needs_window and not self.sizable else None,
             "sinks": settings.sinks if kind.needs_window else None,
             "cell": settings.cell if kind.needs_memory else None,
             "full_attention_layers": settings.full_attention_layers if kind.needs_window else (),
@@ -336,63 +339,107 @@ class StreamingBackend(Backend):
             "yarn_factor": self._yarn_factor,
         }
 
-    def cost(self, prompt_tokens: int, generated_tokens: int) -> Cost:
+    def cost(
+        self,
+        prompt_tokens: int,
+        generated_tokens: int,
+        document_tokens: int | None = None,
+        budget: int | None = None,
+    ) -> Cost:
         """See `Backend`: "exact" accounting; the last generated token is never read."""
-        seen = {**self._seen, "sinks": self._seen["sinks"] or 0}
-        seen["layers"] = self.checkpoint.settings.layers if self._own_layers else None
-        shape = self.checkpoint.shape
+        seen = self._settings_of_cost()
+        if self.sizable:
+            seen["window"] = self.window_for(document_tokens or prompt_tokens, budget)
         counted = flops(
-            shape, self.kind, prompt_tokens, generated_tokens, accounting="exact", **seen
-        )
-        held = cache_bytes(
-            shape,
+            self.checkpoint.shape,
             self.kind,
-            prompt_tokens + max(generated_tokens - 1, 0),
-            dtype_bytes=DTYPE_BYTES[self.checkpoint.dtype],
+            prompt_tokens,
+            generated_tokens,
+            accounting="exact",
             **seen,
         )
-        return Cost(int(counted.total), int(held.total))
+        held = self._held(prompt_tokens + max(generated_tokens - 1, 0), seen)
+        return Cost(int(counted.total), held)
+
+    def _settings_of_cost(self) -> dict[str, Any]:
+        seen = {**self._seen, "sinks": self._seen["sinks"] or 0}
+        seen["layers"] = self.checkpoint.settings.layers if self._own_layers else None
+        return seen
+
+    def _held(self, tokens: int, seen: Mapping[str, Any]) -> int:
+        of_element = DTYPE_BYTES[self.checkpoint.dtype]
+        return cache_bytes(
+            self.checkpoint.shape, self.kind, tokens, dtype_bytes=of_element, **seen
+        ).total
+
+    def document_bytes(self, tokens: int) -> int | None:
+        """See `Backend`."""
+        return None if self.sizable else self._held(tokens, self._settings_of_cost())
+
+    def window_for(self, document_tokens: int, budget: int | None) -> int:
+        """The largest window whose bytes after a document are within a budget.
+
+        Without a budget the window holds the document.
+
+        Raises:
+            InputError: no window is small enough.
+        """
+        seen = self._settings_of_cost()
+        most = max(1, document_tokens - seen["sinks"])
+
+        def beyond(window: int) -> bool:
+            return self._held(document_tokens, seen | {"window": window}) > (budget or 0)
+
+        if budget is None or not beyond(most):
+            return most
+        found = bisect_left(range(1, most + 1), True, key=beyond)
+        if not found:
+            least = self._held(document_tokens, seen | {"window": 1})
+            raise InputError(
+                f"{self.name} holds {least:,} bytes with its {seen['sinks']} sinks and a window of "
+                f"one token, and the budget is {budget:,}"
+            )
+        return found
+
+    def kept(self, document_tokens: int, budget: int) -> float:
+        """See `Backend`."""
+        return kept_tokens(document_tokens, self.layouts(document_tokens, budget))
+
+    def layouts(self, document_tokens: int, budget: int | None) -> list[LayerLayout]:
+        """What each layer sees of a document that may take so many bytes."""
+        settings, count = self.checkpoint.settings, self.checkpoint.shape.num_hidden_layers
+        if self.sizable:
+            settings = settings.with_span(self.window_for(document_tokens, budget), None)
+        return list(settings.layouts(count))
 
     def open(self, tokenizer: Any, seed: int) -> Reader:
         """See `Backend`."""
         seed_everything(seed)
-        return StreamingReader(load_resolved(self.checkpoint), tokenizer)
+        layouts = self.layouts if self.sizable else None
+        return StreamingReader(load_resolved(self.checkpoint), tokenizer, layouts)
 
 
-def seed_everything(seed: int) -> None:
-    """Seed all generators and ask for repeatable kernels, as the authors' scripts do."""
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = True
+def kept_tokens(tokens: int, layouts: Sequence[LayerLayout]) -> float:
+    """How many of a document's tokens a layer keeps as they are, mean over layers."""
+    spans = [tokens if x.window is None else min(tokens, x.sinks + x.window) for x in layouts]
+    return sum(spans) / len(spans)
 
 
-def before_stop(text: str, stop: Sequence[str]) -> str:
-    """`text` up to the first place where one of the texts `stop` begins."""
-    ends = [at for end in stop if end and (at := text.find(end)) >= 0]
-    return text[: min(ends, default=len(text))]
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the device, or the machine, had no memory left."""
-    return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError)
-
-
-class StreamingReader(Reader):
+class StreamingReader(LocalReader):
     """A loaded model.
 
     Args:
         model: of `ahn.load_model`.
         tokenizer: its tokenizer.
+        layouts: what its layers see, from the tokens of a document and the bytes that it may take;
+            None: what the model says.
     """
 
-    def __init__(self, model: Any, tokenizer: Any) -> None:
+    def __init__(self, model: Any, tokenizer: Any, layouts: Layouts | None = None) -> None:
+        super().__init__(model, tokenizer)
+        self._layouts = layouts
         # `generate` fills what a call leaves open from here; each call comes with all settings.
         model.generation_config = GenerationConfig()
-        self.model = model
-        self.tokenizer = tokenizer
-        self.device = next(model.parameters()).device
 
     def describe(self) -> Mapping[str, Any]:
         """See `Reader`."""
@@ -429,114 +476,51 @@ class StreamingReader(Reader):
             for phase, one_token in (("prefill", False), ("decode", True))
         }
 
-    def read(self, ids: Ids) -> StreamingDocument:
-        """See `Reader`. It is read with its first question, whose time it is part of."""
-        return StreamingDocument(self, ids)
+    def fill(self, ids: Ids, budget: int | None = None) -> AHNCache:
+        """See `LocalReader`."""
+        cache: AHNCache = self.model.new_cache()
+        if self._layouts is not None:
+            cache = AHNCache(list(self._layouts(max(len(ids), 1), budget)), self.model)
+        self.prefill(ids, cache)
+        return cache
 
-    def close(self) -> None:
-        """See `Reader`."""
-        self.model = None
-        free_memory()
-
-    def prefill(self, ids: Ids, cache: Any) -> None:
-        """Read `ids` into `cache`."""
+    def prefill(self, ids: Ids, cache: AHNCache) -> None:
+        """See `LocalReader`."""
         if len(ids):
             self.model(
                 input_ids=self.as_batch(ids),
                 past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=1,
+                layout=_layouts_of(cache),
             )
 
-    def as_batch(self, ids: Ids) -> torch.Tensor:
-        """Token ids `[T]` as a tensor `[1, T]` on the model's device."""
-        return torch.from_numpy(ids.astype(np.int64))[None].to(self.device)
-
-    def now(self) -> float:
-        """Seconds of a clock, when the device has done all its work."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        elif self.device.type == "mps":
-            torch.mps.synchronize()
-        return time.perf_counter()
-
-
-def free_memory() -> None:
-    """Give unused memory back to the device."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-class StreamingDocument(Document):
-    """The beginning of some prompts, and its cache once it was read."""
-
-    def __init__(self, reader: StreamingReader, ids: Ids) -> None:
-        self._reader = reader
-        self._ids = ids
-        self._cache: Any = None
-
-    def ask(self, question: Question, last: bool = True) -> Answer:
-        """See `Document`.
-
-        Where memory runs out, the copy of the cache that is kept for the next question may be what
-        did not fit: the question is asked once more without it.
-        """
-        if not len(question.ids):
-            raise ValueError("a question has at least one token")
-        try:
-            return self._answer(question, keep=not last)
-        except Exception as error:
-            self._forget()
-            if last or not is_out_of_memory(error):
-                raise
-        return self._answer(question, keep=False)
-
-    def _forget(self) -> None:
-        self._cache = None
-        free_memory()
-
-    @torch.inference_mode()
-    def _answer(self, question: Question, keep: bool) -> Answer:
-        reader, settings = self._reader, question.settings
-        if question.seed is not None:
-            torch.manual_seed(question.seed)
-        started = reader.now()
-        cache, reused = self._take_cache(keep)
-        reader.prefill(question.ids[:-1], cache)
-        prefilled = reader.now()
-        prompt = reader.as_batch(np.concatenate([self._ids, question.ids]))
+    def decode(self, prompt: torch.Tensor, cache: AHNCache, question: Question) -> list[int]:
+        """See `LocalReader`."""
         stop = list(question.stop)
-        output = reader.model.generate(
+        output = self.model.generate(
             input_ids=prompt,
             attention_mask=torch.ones_like(prompt),
             past_key_values=cache,
-            generation_config=settings,
-            **({"stop_strings": stop, "tokenizer": reader.tokenizer} if stop else {}),
+            generation_config=question.settings,
+            layout=_layouts_of(cache),
+            **({"stop_strings": stop, "tokenizer": self.tokenizer} if stop else {}),
         )
         new_ids: list[int] = output[0, prompt.shape[1] :].tolist()
-        finished = reader.now()
-        ended = bool(new_ids) and new_ids[-1] in stop_ids(settings)
-        whole = reader.tokenizer.decode(new_ids, skip_special_tokens=True)
-        text = before_stop(whole, stop)
-        return Answer(
-            text=text,
-            finish_reason="stop" if text != whole else "eos" if ended else "length",
-            generated_tokens=len(new_ids),
-            prefill_seconds=prefilled - started,
-            decode_seconds=finished - prefilled,
-            reused_tokens=reused,
-            cache_bytes=int(cache.nbytes),
-            token_ids=new_ids,
-        )
+        return new_ids
 
-    def _take_cache(self, keep: bool) -> tuple[Any, int]:
-        """A cache that holds the document, and how many of its tokens were there already."""
-        cache, self._cache = self._cache, None
-        reused = 0 if cache is None else len(self._ids)
-        if cache is None:
-            cache = self._reader.model.new_cache()
-            self._reader.prefill(self._ids, cache)
-        if keep and len(self._ids):
-            self._cache = cache.copy()
-        return cache, reused
+    def copy(self, cache: AHNCache) -> AHNCache:
+        """See `LocalReader`."""
+        return cache.copy()
+
+    def used(self, cache: AHNCache) -> int:
+        """See `LocalReader`."""
+        return int(cache.nbytes)
+
+    def kept(self, cache: AHNCache, document_tokens: int) -> float:
+        """See `LocalReader`."""
+        return kept_tokens(document_tokens, _layouts_of(cache))
+
+
+def _layouts_of(cache: AHNCache) -> list[LayerLayout]:
+    return [layer.layout for layer in cache.layers]

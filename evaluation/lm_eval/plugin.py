@@ -48,7 +48,8 @@ from common.notices import tell_once
 from common.quantities import token_count
 from evaluation.backends.base import Question
 from evaluation.backends.generation import generation_settings, load_generation_config
-from evaluation.backends.streaming import StreamingReader, is_out_of_memory
+from evaluation.backends.local import is_out_of_memory
+from evaluation.backends.streaming import StreamingReader
 from evaluation.lm_eval.scoring import LikelihoodScorer, Scored, cut_left, with_smaller_batches
 from evaluation.plan.plan import CONTEXT_SLACK, sampling_seed
 from evaluation.plan.prompts import PreparedPrompt, prepare, shared_tokens, smallest_max_length
