@@ -149,12 +149,12 @@ def _fitting(
     pieces: int,
     step: int,
     limit: int,
-    what: str = "",
+    too_short: str,
 ) -> tuple[str, list[str], int]:
     """A row of at most `limit` tokens with its answers and length; fewer pieces where it must be.
 
     Raises:
-        InputError: no row fits, in the words of `what` where they are given.
+        InputError: no row fits, in the words of `too_short`.
     """
     for _ in range(_ATTEMPTS + pieces):
         try:
@@ -167,8 +167,13 @@ def _fitting(
             return text, answers, length
         if pieces > step:
             pieces -= step
-    what = what or f"a length of {limit} tokens is too short"
-    raise InputError(f"{what}: not even the smallest row fits")
+    raise InputError(f"{too_short}: not even the smallest row fits")
+
+
+def _too_short(length: int, reserved: int) -> str:
+    """What to say of a length that is too short."""
+    template = f", of which {reserved} are the chat template's," if reserved else ""
+    return f"a length of {length} tokens{template} is too short"
 
 
 # -- needles in a haystack -------------------------------------------------------------------------
@@ -216,7 +221,7 @@ def niah(
     if kind.haystack != "essay" and length < SHORT:
         step = 5
     words = _words_of(essay) if kind.haystack == "essay" else []
-    room = length - reserved
+    room, told = length - reserved, _too_short(length, reserved)
     needles = max(kind.number_of_keys, kind.queries) * kind.values_of_a_key
     if kind.haystack != "essay" and needles > step:
         raise InputError(f"{needles} needles in a haystack of {step} sentences at this length")
@@ -231,7 +236,7 @@ def niah(
     highest = max(int(room / of_one * 3), step * 2)
     pieces = _search(lambda n: tokens(make(n)[0]), step, highest, room)
     for _ in range(rows):
-        text, answers, size = _fitting(make, tokens, pieces, step, room)
+        text, answers, size = _fitting(make, tokens, pieces, step, room, told)
         prompt, prefix = NIAH.split(text)
         place = prompt.find(answers[0])
         yield {
@@ -439,12 +444,12 @@ def variable_tracking(
     pieces = _chain_pieces(example, count, 0, 5, 500 - reserved)
     too_short = f"vt: the solved example has {500 - reserved} of this tokenizer's tokens"
     if length < 500:
-        too_short = f"a length of {length} tokens is too short"
+        too_short = _too_short(length, reserved)
     text, answers, _ = _fitting(example, count, pieces, 5, 500 - reserved, too_short)
     solved = f"{text} {' '.join(answers)}\n"
 
     step = 5 if length < SHORT else 10
-    room = length - reserved
+    room, told = length - reserved, _too_short(length, reserved)
     beside = count(solved) + VARIABLE_TRACKING.answer_tokens
     pieces = _chain_pieces(row, count, beside, step, room)
 
@@ -456,7 +461,7 @@ def variable_tracking(
         return count(text) + VARIABLE_TRACKING.answer_tokens
 
     for index in range(rows):
-        text, answers, size = _fitting(make, tokens, pieces, step, room)
+        text, answers, size = _fitting(make, tokens, pieces, step, room, told)
         yield _row(index, VARIABLE_TRACKING, text, answers, size, reserved)
 
 
@@ -574,11 +579,11 @@ def common_words(
         return count(text) + COMMON_WORDS.answer_tokens
 
     of_one = count(make(4096)[0]) / 4096
-    room = length - reserved
+    room, told = length - reserved, _too_short(length, reserved)
     highest = max(int(room // of_one) * 2, 20)
     number = _search(lambda n: tokens(make(n)[0]), 10, highest, room)
     for index in range(rows):
-        text, answers, size = _fitting(make, tokens, number, 10, room)
+        text, answers, size = _fitting(make, tokens, number, 10, room, told)
         yield _row(index, COMMON_WORDS, text, answers, size, reserved)
 
 
@@ -602,7 +607,7 @@ def frequent_words(
     room = length - reserved - FREQUENT_WORDS.answer_tokens
     vocabulary, step = room // 50, room // 32
     if vocabulary < 4 or step < 1:  # three answers, and the dots before them
-        raise InputError(f"a length of {length} tokens is too short: at least 250 are needed")
+        raise InputError(f"{_too_short(length, reserved)}: at least 250 are needed")
 
     def coded() -> list[str]:
         words = [draws.letters(string.ascii_lowercase, letters) for _ in range(vocabulary)]
@@ -628,7 +633,7 @@ def frequent_words(
         while count(text := text_of(words, fitting)) > room:
             fitting -= step
             if fitting <= 0:
-                raise InputError(f"a length of {length} tokens is too short: no row fits")
+                raise InputError(f"{_too_short(length, reserved)}: no row fits")
         size = count(text) + FREQUENT_WORDS.answer_tokens
         yield _row(index, FREQUENT_WORDS, text, words[1:4], size, reserved)
 
@@ -690,11 +695,12 @@ def question_answering(
         return count(text) + QUESTION_ANSWERING.answer_tokens
 
     step, room = _LEAST_DOCUMENTS, length - reserved
+    told = _too_short(length, reserved)
     of_one = count(make(0, step)[0]) / step
     highest = max(int(room / of_one * 3), step * 2)
     number = _search(lambda n: tokens(make(0, n)[0]), step, highest, room)
     for index in range(rows):
-        text, answers, size = _fitting(partial(make, index), tokens, number, step, room)
+        text, answers, size = _fitting(partial(make, index), tokens, number, step, room, told)
         yield _row(index, QUESTION_ANSWERING, text, answers, size, reserved)
 
 

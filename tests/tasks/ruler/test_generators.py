@@ -121,6 +121,14 @@ def test_a_question_of_more_documents_than_the_search_begins_with_is_refused() -
         list(generators.question_answering(known, 3000, 1, 42, words_in))
 
 
+def test_a_length_that_the_chat_template_takes_too_much_of_is_told_as_asked_for(
+    files: ruler.Files,
+) -> None:
+    for task in ruler.TASKS:
+        with pytest.raises(InputError, match="of 400 tokens, of which 390 are the chat template's"):
+            list(ruler.rows(task, 400, words_in, 1, 42, files, 390))
+
+
 def test_the_solved_example_of_vt_must_fit_its_500_tokens() -> None:
     with pytest.raises(InputError, match="solved example has 440 of this tokenizer's tokens"):
         list(variable_tracking(20_000, 1, 42, len, reserved=60))
