@@ -152,9 +152,9 @@ def test_what_made_the_rows_is_in_the_identity(tiny: Path, tmp_path: Path, essay
         .made_of
     )
     assert changed is not None and changed["files"] != made_of["files"]
-    assert changed | {"files": made_of["files"]} == made_of
+    assert {**changed, "files": made_of["files"]} == made_of
     reseeded = planned(tiny, "niah_single_2", lengths=["4500"], seed=1, **own).tasks[0].made_of
-    assert reseeded == made_of | {"seed": 1}
+    assert reseeded == {**made_of, "seed": 1}
 
 
 def test_tokenizers_with_other_vocabularies_are_others(tiny: Path, tmp_path: Path) -> None:

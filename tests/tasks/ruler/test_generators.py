@@ -74,6 +74,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ruler.Files:
 # with `words_in` for a tokenizer: task, --max_seq_length, --random_seed, --model_template_token.
 THEIRS = [
     ("niah_single_1", 1500, 3, 20, "1b884a5586ea4b5de6a77c753e09c936"),
+    ("niah_single_2", 1500, 3, 0, "3758218d8806fee567b562fe8f5b371e"),
     ("niah_single_3", 4500, 42, 20, "528f1617c7f580d597c922cdb7f81daf"),
     ("niah_multikey_1", 1500, 7, 20, "263f26c39d7f9e71cd32a81ec346a1ab"),
     ("niah_multikey_2", 4500, 3, 0, "7bb8fa6c53c17d11951c33ad059639c2"),
