@@ -111,7 +111,7 @@ class RunConfiguration(Settings):
     essay: Name | None = None
     """RULER: haystack of the essay tasks: the authors' PaulGrahamEssays.json, or a text file."""
     words: Name | None = None
-    """RULER: the authors' english_words.json, for rows of cwe of more than about 32k tokens."""
+    """RULER: the authors' english_words.json, for rows of cwe beyond about 128k tokens."""
     squad: Name | None = None
     """RULER: SQuAD v2's validation questions for qa_1 (JSON, JSON lines, Parquet). Default: the
     hub's."""

@@ -19,6 +19,7 @@ from tasks.ruler import rows as ruler
 from tasks.ruler.synthetic import problems
 from tasks.scoring import benchmark_score, score_file
 from tasks.sources import load_examples
+from tests.tasks.authors_formulas import ruler_score
 from tests.tasks.ruler import texts
 from tests.tasks.ruler.texts import words_in
 
@@ -222,18 +223,6 @@ def test_the_document_ends_where_the_question_begins(
 # -- metrics ---------------------------------------------------------------------------------------
 
 
-def authors_score(task: str, predictions: list[str], references: list[list[str]]) -> float:
-    """What evaluate.py and its constants.py give, written a second time."""
-    import re
-
-    cleaned = [re.sub(r"[\x00-\x1f]", "\n", text.strip()).strip() for text in predictions]
-    each = []
-    for text, answers in zip(cleaned, references, strict=True):
-        found = [1.0 if answer.lower() in text.lower() else 0.0 for answer in answers]
-        each.append(max(found) if task.startswith("qa_") else sum(found) / len(answers))
-    return round(sum(each) / len(cleaned) * 100, 2)
-
-
 ANSWERS = {
     "niah_single_1": ["7402184"],
     "niah_multivalue": ["7402184", "1234567", "9999999", "5550000"],
@@ -291,10 +280,10 @@ def test_prediction_files_score_as_the_authors_do(tmp_path: Path, name: str) -> 
         )
     )
     scores = score_file(path, "ruler", name, "official")
-    wanted = authors_score(name, predictions, [answers] * len(predictions))
+    wanted = ruler_score(name, predictions, [answers] * len(predictions))
     assert benchmark_score(scores) == wanted
     assert scores == score_file(path, "ruler", f"{name}_4096", "official")
-    one_by_one = [authors_score(name, [text], [answers]) for text in predictions]
+    one_by_one = [ruler_score(name, [text], [answers]) for text in predictions]
     assert [round(100 * score, 2) for score in scores] == one_by_one
     assert scores[0] == 1.0 and scores[-1] == 0.0 and 0 < sum(scores) < len(scores)
 
