@@ -56,7 +56,12 @@ class LocalReader(Reader):
     Args:
         model: a causal language model.
         tokenizer: makes texts of ids.
+
+    Attributes:
+        reuses: whether a document is read once for all its questions.
     """
+
+    reuses: bool = True
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self.model = model
@@ -88,8 +93,8 @@ class LocalReader(Reader):
     def copy(self, cache: Any) -> Any:
         """A cache with tensors of its own."""
 
-    def used(self, cache: Any) -> int:
-        """Bytes in use of a cache."""
+    def used(self, cache: Any) -> int | None:
+        """Bytes in use of a cache; None: nothing was read into it yet."""
         return held(cache).used
 
     def kept(self, cache: Any, document_tokens: int) -> float | None:
@@ -167,7 +172,7 @@ class CachedDocument(Document):
         if question.seed is not None:
             torch.manual_seed(question.seed)
         peak = GpuPeak(reader.device)
-        already = 0 if self._cache is None else reader.used(self._cache)
+        already = 0 if self._cache is None else reader.used(self._cache) or 0
         started = reader.now()
         cache, reused = self._take_cache(keep)
         reader.prefill(question.ids[:-1], cache)
@@ -196,7 +201,7 @@ class CachedDocument(Document):
     def _take_cache(self, keep: bool) -> tuple[Any, int]:
         """A cache that holds the document, and how many of its tokens were there already."""
         cache, self._cache = self._cache, None
-        reused = 0 if cache is None else len(self._ids)
+        reused = 0 if cache is None or not self._reader.reuses else len(self._ids)
         if cache is None:
             cache = self._reader.fill(self._ids, self._budget)
             if len(self._ids):

@@ -1,4 +1,4 @@
-"""The models of `ahn`: full attention, a window, and a window with a memory of what left it.
+"""The models of `ahn`: full attention, a window, and what remains of what left it.
 
 Attention sinks, the ring window and the recurrent state are copied for the questions about one
 document just as keys and values are.
@@ -6,7 +6,6 @@ document just as keys and values are.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,7 +29,9 @@ from ahn.checkpoints.resolve import (
 )
 from ahn.checkpoints.rope import with_rope
 from ahn.config import AHNConfig, LayerLayout
-from ahn.cost.accounting import cache_bytes, flops
+from ahn.cost.accounting import layout_bytes, layout_flops
+from ahn.cost.budget import fit_layouts
+from ahn.families import find_family
 from ahn.models.cache import AHNCache
 from ahn.ops.selector import asked, pick
 from ahn.released import read_ahn_config
@@ -44,7 +45,7 @@ from evaluation.backends.base import (
     RunSettings,
 )
 from evaluation.backends.local import LocalReader, seed_everything
-from evaluation.backends.requests import VariantRequest, tokens
+from evaluation.backends.requests import VariantRequest, tokens, whole
 
 Layouts = Callable[[int, int | None], Sequence[LayerLayout]]
 """What layers see of a document, from its tokens and the bytes that it may take."""
@@ -59,12 +60,14 @@ class Kind:
         needs_window: it keeps sinks and a window.
         needs_memory: it has AHN weights.
         sizable: its window can be chosen for each document (`--budget`).
+        pools: what leaves the window is pooled; the number of pooled slots can be chosen, too.
     """
 
     summary: str
     needs_window: bool
     needs_memory: bool
     sizable: bool = False
+    pools: bool = False
 
 
 KINDS: dict[str, Kind] = {
@@ -72,6 +75,9 @@ KINDS: dict[str, Kind] = {
     "window": Kind("sinks and a sliding window, nothing else", True, False, True),
     "ahn": Kind("sinks, window, and a memory of what left the window", True, True),
     "no-write": Kind("as ahn, but nothing is written into the memory", True, True),
+    "compressive": Kind(
+        "sinks, window, and the pooled keys and values of what left it", True, False, True, True
+    ),
 }
 
 
@@ -140,8 +146,11 @@ class StreamingModels:
         return tuple(layers or ())
 
     def default_kinds(self) -> list[str]:
-        """What is compared when no variant is named."""
+        """What is compared when no variant is named; of a model of no family of ours, itself."""
         settings = self.settings
+        kind = self.base.config.get("model_type")
+        if find_family(kind) is None and read_ahn_config(self.base.config, self.base.place) is None:
+            return ["hf"]
         last = default_variant(self.base, bool(settings.ahn), settings.window is not None)
         return list(KINDS)[: list(KINDS).index(last) + 1]
 
@@ -157,21 +166,30 @@ class StreamingModels:
 def make_variant(request: VariantRequest, settings: RunSettings) -> StreamingBackend:
     """A variant of one of `KINDS`; options `window`, `sinks` (tokens) and `weights` (a name).
 
+    Kinds that pool also have `rate` (tokens), `pooling` (`mean`, `max`) and `slots`. Where a budget
+    sizes them, options that are given stay: the window follows from the budget, or, where that is
+    an option, the number of slots.
+
     Raises:
         InputError: everything that is wrong with it; see `ahn.resolve_checkpoint`.
     """
     kind, models, problems = KINDS[request.kind], settings.once(StreamingModels), Problems()
     readers: dict[str, Any] = {}
-    sizable = kind.sizable and settings.budget is not None and "window" not in request.options
+    size = _size_to_choose(request, settings)
     if kind.needs_window:
         readers |= {"window": tokens, "sinks": tokens}
     if kind.needs_memory:
         readers["weights"] = str
+    if kind.pools:
+        readers |= {"rate": tokens, "pooling": str, "slots": whole}
     own = request.take(**readers)
+    pooled = {key: own[key] for key in ("rate", "pooling", "slots") if key in own}
     window, sinks = own.get("window", settings.window), own.get("sinks", settings.sinks)
-    if sizable and window is None:
+    if size == "window" and window is None:
         window = 1  # it has one for each document
     problems.add(*map(_by_flag, AHNConfig.problems(request.kind, None, window, sinks)))
+    wrong = AHNConfig.problems(request.kind, None, None, None, **pooled)
+    problems.add(*(f"--variant {request}: {problem}" for problem in wrong))
     device, dtype = "cpu", "float32"
     with problems.collecting(), _naming_flags():
         device, dtype = models.device_and_dtype
@@ -197,11 +215,12 @@ def make_variant(request: VariantRequest, settings: RunSettings) -> StreamingBac
             dtype,
             device,
             yarn_factor=settings.yarn_factor,
+            **pooled,
         )
     if checkpoint.context is None:
         raise InputError(f"--model: {models.base}: config.json has no max_position_embeddings")
     seen, notices = checkpoint.settings, list(checkpoint.notices)
-    if kind.needs_window and not sizable and sinks is None and seen.window < seen.sinks:
+    if kind.needs_window and size is None and sinks is None and seen.window < seen.sinks:
         notices.append(
             f"--window: {seen.window} tokens are fewer than the {seen.sinks} sinks (the default; "
             "see --sinks)"
@@ -214,8 +233,18 @@ def make_variant(request: VariantRequest, settings: RunSettings) -> StreamingBac
         str(memory) if read else None,
         settings.yarn_factor,
         tuple(notices),
-        sizable,
+        size,
     )
+
+
+def _size_to_choose(request: VariantRequest, settings: RunSettings) -> str | None:
+    """What a budget chooses for each document: `window`, `slots`; None: nothing."""
+    kind = KINDS[request.kind]
+    if not kind.sizable or settings.budget is None:
+        return None
+    if "window" not in request.options:
+        return "window"
+    return "slots" if kind.pools and "slots" not in request.options else None
 
 
 def _check_agreement(
@@ -267,7 +296,7 @@ class StreamingBackend(Backend):
         ahn: place of the AHN weights, as given.
         yarn_factor: as given.
         notices: what people must be told.
-        sizable: its window follows from a budget for each document.
+        size: what follows from a budget for each document: `window` or `slots`.
     """
 
     def __init__(
@@ -278,9 +307,10 @@ class StreamingBackend(Backend):
         ahn: str | None = None,
         yarn_factor: float | None = None,
         notices: Sequence[str] = (),
-        sizable: bool = False,
+        size: str | None = None,
     ) -> None:
-        self.sizable = sizable
+        self.size = size
+        self.sizable = size is not None
         self.name = name
         self.kind = kind
         self.checkpoint = checkpoint
@@ -293,10 +323,18 @@ class StreamingBackend(Backend):
 
     @property
     def _seen(self) -> dict[str, Any]:
-        """Window, sinks, cell and layers with full attention, as far as this kind has them."""
+        """Window, sinks, cell and layers with full attention, as far as this kind has them.
+
+        And what is pooled how, where it pools.
+        """
         settings, kind = self.checkpoint.settings, KINDS[self.kind]
-        return {
-            "window": settings.window if kind.needs_window and not self.sizable else None,
+        pooled = {
+            "rate": settings.rate,
+            "pooling": settings.pooling,
+            "slots": None if self.size == "slots" else settings.slots,
+        }
+        return (pooled if kind.pools else {}) | {
+            "window": settings.window if kind.needs_window and self.size != "window" else None,
             "sinks": settings.sinks if kind.needs_window else None,
             "cell": settings.cell if kind.needs_memory else None,
             "full_attention_layers": settings.full_attention_layers if kind.needs_window else (),
@@ -347,70 +385,58 @@ class StreamingBackend(Backend):
         budget: int | None = None,
     ) -> Cost:
         """See `Backend`: "exact" accounting; the last generated token is never read."""
-        seen = self._settings_of_cost()
-        if self.sizable:
-            seen["window"] = self.window_for(document_tokens or prompt_tokens, budget)
-        counted = flops(
-            self.checkpoint.shape,
-            self.kind,
-            prompt_tokens,
-            generated_tokens,
-            accounting="exact",
-            **seen,
+        layouts = self.layouts(document_tokens or prompt_tokens, budget)
+        counted = layout_flops(self.checkpoint.shape, layouts, prompt_tokens, generated_tokens)
+        return Cost(
+            int(counted.total), self._held(prompt_tokens + max(generated_tokens - 1, 0), layouts)
         )
-        held = self._held(prompt_tokens + max(generated_tokens - 1, 0), seen)
-        return Cost(int(counted.total), held)
 
-    def _settings_of_cost(self) -> dict[str, Any]:
-        seen = {**self._seen, "sinks": self._seen["sinks"] or 0}
-        seen["layers"] = self.checkpoint.settings.layers if self._own_layers else None
-        return seen
-
-    def _held(self, tokens: int, seen: Mapping[str, Any]) -> int:
+    def _held(self, tokens: int, layouts: Sequence[LayerLayout]) -> int:
         of_element = DTYPE_BYTES[self.checkpoint.dtype]
-        return cache_bytes(
-            self.checkpoint.shape, self.kind, tokens, dtype_bytes=of_element, **seen
-        ).total
+        return layout_bytes(self.checkpoint.shape, layouts, tokens, dtype_bytes=of_element).total
 
     def document_bytes(self, tokens: int) -> int | None:
         """See `Backend`."""
-        return None if self.sizable else self._held(tokens, self._settings_of_cost())
-
-    def window_for(self, document_tokens: int, budget: int | None) -> int:
-        """The largest window whose bytes after a document are within a budget.
-
-        Without a budget the window holds the document.
-
-        Raises:
-            InputError: no window is small enough.
-        """
-        seen = self._settings_of_cost()
-        most = max(1, document_tokens - seen["sinks"])
-
-        def beyond(window: int) -> bool:
-            return self._held(document_tokens, seen | {"window": window}) > (budget or 0)
-
-        if budget is None or not beyond(most):
-            return most
-        found = bisect_left(range(1, most + 1), True, key=beyond)
-        if not found:
-            least = self._held(document_tokens, seen | {"window": 1})
-            raise InputError(
-                f"{self.name} holds {least:,} bytes with its {seen['sinks']} sinks and a window of "
-                f"one token, and the budget is {budget:,}"
-            )
-        return found
+        return None if self.sizable else self._held(tokens, self.layouts(tokens, None))
 
     def kept(self, document_tokens: int, budget: int) -> float:
         """See `Backend`."""
         return kept_tokens(document_tokens, self.layouts(document_tokens, budget))
 
-    def layouts(self, document_tokens: int, budget: int | None) -> list[LayerLayout]:
-        """What each layer sees of a document that may take so many bytes."""
-        settings, count = self.checkpoint.settings, self.checkpoint.shape.num_hidden_layers
-        if self.sizable:
-            settings = settings.with_span(self.window_for(document_tokens, budget), None)
-        return list(settings.layouts(count))
+    def layouts(self, document_tokens: int, budget: int | None) -> Sequence[LayerLayout]:
+        """What each layer sees of a document that may take so many bytes.
+
+        A window that is sized is the largest one whose bytes after the document are within the
+        budget, pooled slots that are sized are the most; without a budget the window holds the
+        document, and slots are as many as the paper's.
+
+        Raises:
+            InputError: no size is small enough.
+        """
+        settings, shape = self.checkpoint.settings, self.checkpoint.shape
+        count = shape.num_hidden_layers
+        largest = settings
+        if self.size == "window":
+            largest = settings.with_span(max(1, document_tokens - settings.sinks), None)
+        layouts = largest.layouts(count)
+        if self.size is None or budget is None:
+            return layouts
+        whole_fits = self.size == "window" or all(
+            layout.groups(document_tokens) <= layout.slots for layout in layouts
+        )
+        if whole_fits and self._held(document_tokens, layouts) <= budget:
+            return layouts
+        try:
+            return fit_layouts(
+                shape,
+                layouts,
+                budget,
+                self.size,
+                tokens=document_tokens,
+                dtype_bytes=DTYPE_BYTES[self.checkpoint.dtype],
+            )
+        except InputError as error:
+            raise error.prefixed(f"{self.name}: ") from None
 
     def open(self, tokenizer: Any, seed: int) -> Reader:
         """See `Backend`."""
@@ -421,8 +447,7 @@ class StreamingBackend(Backend):
 
 def kept_tokens(tokens: int, layouts: Sequence[LayerLayout]) -> float:
     """How many of a document's tokens a layer keeps as they are, mean over layers."""
-    spans = [tokens if x.window is None else min(tokens, x.sinks + x.window) for x in layouts]
-    return sum(spans) / len(spans)
+    return sum(layout.lossless(tokens) for layout in layouts) / len(layouts)
 
 
 class StreamingReader(LocalReader):
@@ -449,7 +474,7 @@ class StreamingReader(LocalReader):
             "cell": cells[0] if cells else None,
             "parameters": self.model.num_parameters(),
             "layout": [
-                {"window": layer.window, "sinks": layer.sinks, "cell": layer.cell}
+                {"window": layer.window, "sinks": layer.sinks, "cell": layer.cell, **layer.pooled}
                 for layer in layers
             ],
         }

@@ -102,8 +102,8 @@ COMMANDS = (
             "seed": "Seed of the rows, and of sampling. Default: 42, as the authors.",
             "essay": "Haystack of the five essay tasks: the authors' PaulGrahamEssays.json, or a "
             "text file of your own, which the record then names.",
-            "words": "The authors' english_words.json, for rows of cwe beyond about 128k, which take "
-            "more words than wonderwords has.",
+            "words": "The authors' english_words.json, for rows of cwe beyond about 128k, which "
+            "take more words than wonderwords has.",
             "squad": "SQuAD v2's validation questions for qa_1 (dev-v2.0.json, JSON lines, "
             "Parquet). Default: the hub's.",
             "hotpotqa": "HotpotQA's validation questions, distractor setting, for qa_2. Default: "

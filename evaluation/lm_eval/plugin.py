@@ -94,11 +94,14 @@ class AHNLM(HFLM):
     Args:
         pretrained: folder, hub id, or ``pocket``.
         ahn: AHN weights: folder, hub id, or ``pocket``; None where they are merged or not needed.
-        variant: ``full``, ``window``, ``ahn`` or ``no-write``. Default: ``ahn`` with AHN weights,
-            else ``window`` with a window, else ``full``.
+        variant: ``full``, ``window``, ``ahn``, ``no-write`` or ``compressive``. Default: ``ahn``
+            with AHN weights, else ``window`` with a window, else ``full``.
         window: sliding window, in tokens. Default: that of the AHN weights.
         sinks: attention sinks, in tokens. Default: that of the AHN weights, else 128.
         yarn_factor: RoPE is stretched by YaRN with this factor. Default: as the checkpoint has it.
+        rate: of ``compressive``: tokens pooled into one. Default: the paper's 4.
+        pooling: of ``compressive``: ``mean`` or ``max``. Default: ``mean``.
+        slots: of ``compressive``: pooled slots of each layer. Default: the paper's.
         tokenizer: folder or hub id. Default: the model's own.
         dtype: ``auto`` (bfloat16 on cuda, float32 elsewhere), or a type's name (also ``bf16``).
         device: ``cpu``, ``cuda``, ``cuda:1``. Default: cuda where there is one.
@@ -119,6 +122,9 @@ class AHNLM(HFLM):
         window: int | None = None,
         sinks: int | None = None,
         yarn_factor: float | None = None,
+        rate: int | None = None,
+        pooling: str | None = None,
+        slots: int | None = None,
         tokenizer: str | None = None,
         dtype: str = "auto",
         device: str | None = None,
@@ -152,6 +158,9 @@ class AHNLM(HFLM):
             dtype,
             device,
             yarn_factor=yarn_factor,
+            rate=rate,
+            pooling=pooling,
+            slots=slots,
         )
         for notice in checkpoint.notices:
             tell_once(notice)
@@ -358,6 +367,7 @@ class AHNLM(HFLM):
                 "window": layer.window,
                 "sinks": layer.sinks if layer.window is not None else None,
                 "cell": layer.cell,
+                **layer.pooled,
             }
             for layer in self.model.layout
         ]
