@@ -39,6 +39,9 @@ def problems(tasks: Sequence[str], making: Making) -> list[str]:
     elif essays:
         with found.collecting():
             check_sentences()
+    for name, path in making.files.items():
+        with found.collecting(f"--{name}: "):
+            open_file(path).close()
     read = {name for task in tasks for name in Files(**making.files).of(task)}
     for name in making.files.keys() - read:
         found.add(f"--{name}: none of these tasks reads it")

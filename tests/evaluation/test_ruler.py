@@ -236,7 +236,8 @@ def test_a_run_is_continued_with_more_of_the_same_rows_only(
         (["--tasks", "niah_single_3", "--lengths", "4k"], "--essay: needed by niah_single_3"),
         (["--lengths", "4k"], "--essay: needed by niah_multikey_1, niah_multiquery, niah_multi"),
         (["--tasks", "qa_2", "--lengths", "4k"], "give it with --hotpotqa"),
-        (["--tasks", "fwe", "--lengths", "1k", "--squad", "x"], "--squad: none of these tasks"),
+        (["--tasks", "fwe", "--lengths", "1k", "--squad", "FOLDER/fwe.jsonl"],
+         "--squad: none of these tasks"),
         (["--tasks", "fwe", "--lengths", "200"], "fwe: a length of 200 tokens, of which 18"),
         (["--tasks", "fwe", "--lengths", "1k", "--protocol", "ahn"], "unknown protocol 'ahn'"),
         (["--tasks", "fwe", "--lengths", "1k", "--tokenizer", str(ahn.POCKET_PATH)],
@@ -254,7 +255,7 @@ def test_what_cannot_be_asked_is_one_message(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(generators, "_sentences", texts.sentences)
     (tmp_path / "fwe.jsonl").write_text('{"input": "a", "outputs": ["b"]}\n')
-    given = [str(tmp_path) if word == "FOLDER" else word for word in arguments]
+    given = [word.replace("FOLDER", str(tmp_path)) for word in arguments]
     result = run_eval("ruler", "--model", tiny, "-o", tmp_path / "run", *given, *FLAGS)
     assert result.exit_code == 2 and said in result.stderr, result.output
     assert len(result.stderr.splitlines()) == 1, result.stderr

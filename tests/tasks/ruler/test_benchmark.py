@@ -137,8 +137,11 @@ def test_what_is_wrong_is_known_before_anything_is_made(tmp_path: Path, essay: P
     assert told.startswith("--essay: needed by niah_single_2, niah_multivalue: the authors'")
     assert "--tasks ruler_no_download needs none" in told
     assert problems(tasks, Making(words_in, str, "", 0, {"essay": essay})) == []
-    (told,) = problems(["vt"], Making(words_in, str, "", 0, {"squad": tmp_path}))
+    (told,) = problems(["vt"], Making(words_in, str, "", 0, {"squad": essay}))
     assert told == "--squad: none of these tasks reads it"
+    missing = Making(words_in, str, "", 0, {"essay": tmp_path / "missing.txt"})
+    (told,) = problems(tasks, missing)
+    assert told == f"--essay: {tmp_path}/missing.txt: no such file"
     (told,) = problems(["vt"], Making(words_in, lambda text: text.replace("7", ""), ""))
     assert told.startswith("--tokenizer: cannot write RULER's texts")
     assert problems(["vt"], Making(words_in, lambda text: f" {text}".replace(": ", ":"), "")) == []
