@@ -141,6 +141,8 @@ class Constants(_Strict):
     protocols: dict[str, TaskProtocolDefinition]
     unavailable: dict[str, str] = {}
     """Protocols of the benchmark that this task lacks, with the reason."""
+    chance: StrictFloat | None = Field(default=None, gt=0, lt=1)
+    """The mean score of guesses, where answers are chosen from a list."""
 
     @field_validator("metric")
     @classmethod
@@ -219,6 +221,7 @@ class TaskDefinition(_Strict):
             lm_eval_name=self.task,
             unavailable=constants.unavailable,
             length=benchmark.lengths[0] if benchmark.lengths else None,
+            chance=constants.chance,
             adapter=adapter,
             find_metric=find_metric,
         )

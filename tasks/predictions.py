@@ -12,6 +12,7 @@ there twice.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ def _read(record: dict[str, Any], task: Task) -> tuple[Prediction | None, list[s
     )
     if mixed_up:
         return None, mixed_up
-    text, problems = _text(record)
+    text, problems = _text(record, task.adapter.prediction_keys)
     example, wrong = task.adapter.gold(record, task)
     problems += wrong
     if problems or example is None:
@@ -67,14 +68,15 @@ def _read(record: dict[str, Any], task: Task) -> tuple[Prediction | None, list[s
     return Prediction(text, example), []
 
 
-def _text(record: dict[str, Any]) -> tuple[str, list[str]]:
-    """The prediction itself, and what is wrong with it."""
-    keys = [key for key in ("pred", "prediction") if key in record]
+def _text(record: dict[str, Any], known: Sequence[str]) -> tuple[str, list[str]]:
+    """The prediction itself, under one of the `known` keys, and what is wrong with it."""
+    keys = [key for key in known if key in record]
     if not keys:
-        return "", ["field 'pred' (or 'prediction') is missing"]
+        more = f" (or {', '.join(map(repr, known[1:]))})" if known[1:] else ""
+        return "", [f"field {known[0]!r}{more} is missing"]
     text = record[keys[0]]
     if record[keys[-1]] != text:
-        return "", ["'pred' and 'prediction' are both given and differ"]
+        return "", [f"{keys[0]!r} and {keys[-1]!r} are both given and differ"]
     if text is None and record.get("error"):
         return "", []  # the run failed on this example and said so: an empty prediction
     if not isinstance(text, str):

@@ -53,7 +53,8 @@ class Example:
     where: str
     """`file:line`, or `generated`."""
     attributes: dict[str, Any] = field(default_factory=dict)
-    """What a generator knows of its row (facts, distance of the evidence); empty for real rows."""
+    """What a generator knows of its row (facts, distance of the evidence); of real rows what the
+    authors' averages ask for (`RowAdapter.attributes`)."""
     label: Any = None
     """The gold of the row with its JSON types, for metrics that tell 4 from "4"; None where the
     answers say all."""
@@ -139,6 +140,8 @@ class RowAdapter:
     """Keys that only this benchmark's prediction files have: they give a mixed-up file away."""
     own_columns: frozenset[str] = frozenset()
     """Likewise for rows."""
+    prediction_keys: tuple[str, ...] = ("pred", "prediction")
+    """Keys of a prediction file under which a prediction stands; the last is that of records."""
 
     # -- one row ------------------------------------------------------------------------------
 
@@ -170,6 +173,10 @@ class RowAdapter:
         """What the prompt template is formatted with."""
         return row
 
+    def attributes(self, row: Row, task: Task) -> dict[str, Any]:
+        """What averages ask of a row besides its score; goes into the example's record."""
+        return {}
+
     # -- files of rows ------------------------------------------------------------------------
 
     def folders(self, task: Task) -> list[str]:
@@ -182,6 +189,17 @@ class RowAdapter:
     def archives(self, task: Task) -> list[str]:
         """Names of zip archives that have the rows."""
         return []
+
+    def shared_files(self, task: Task) -> list[str]:
+        """Names of files that hold the rows of several tasks: JSON (a list), JSON lines, Parquet.
+
+        Rows in them for which `is_of` is false are another task's and are passed over.
+        """
+        return []
+
+    def is_of(self, row: Row, task: Task) -> bool:
+        """Whether a row of a shared file, which has been checked, is one of the task."""
+        return True
 
     def member(self, task: Task) -> str:
         """File name, without folder, of the rows inside a zip archive."""
@@ -221,6 +239,10 @@ class RowAdapter:
         """The name that the authors' scoring script expects of that file."""
         return f"{task.name}.jsonl"
 
+    def export_path(self, task: Task, model: str) -> str:
+        """The whole path of that file for a model's predictions; tasks may share one."""
+        return f"{self.export_folder(task)}/{model}/{self.export_name(task)}"
+
 
 @dataclass(frozen=True)
 class Task:
@@ -246,6 +268,8 @@ class Task:
     """Why it has no such protocol, for protocols of its benchmark that it lacks."""
     length: int | None = None
     """Tokens of its texts, where they are generated at the length that its name says."""
+    chance: float | None = None
+    """The mean score of guesses, in [0, 1], where answers are chosen from a list."""
     adapter: RowAdapter = field(default_factory=RowAdapter, repr=False, compare=False)
     """How its rows and prediction files are read."""
     find_metric: Callable[[str], Metric] | None = field(default=None, repr=False, compare=False)
@@ -313,11 +337,13 @@ def scored_example(
     where: str = "given",
     *,
     label: Any = None,
+    attributes: Mapping[str, Any] | None = None,
     **fields: Any,
 ) -> Example:
     """An example that holds only what a metric needs, for scoring without the original row.
 
-    `fields` are further fields of the row that the benchmark's metrics read.
+    `attributes` are those that averages ask for; `fields` are further fields of the row that the
+    benchmark's metrics read.
     """
     row = {"answers": list(answers), "all_classes": all_classes, **fields}
-    return Example(where, row, list(answers), "", where, label=label)
+    return Example(where, row, list(answers), "", where, dict(attributes or {}), label)

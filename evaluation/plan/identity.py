@@ -208,4 +208,5 @@ def _task_description(planned: PlannedTask) -> dict[str, Any]:
         "language": task.language,
         "category": task.category,
         "source": task.source,
+        **({} if task.chance is None else {"chance": task.chance}),
     }
