@@ -23,9 +23,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """1: the first one. 2: label, gold_ans, prompt_sha256, answer_removed; tasks in run.json say more.
-3: starts in run.json; start and record_sha256 in records. Every earlier version can be read."""
+3: starts in run.json; start and record_sha256 in records. 4: what is kept of the document and what
+it took: document_tokens, budget_bytes, kept_tokens, document_bytes, cache_bytes_stored, peak_bytes.
+Every earlier version can be read."""
 
 OLDEST_CONTINUED = 2
 """Runs of earlier versions than this can be read and reported, but not continued."""
@@ -39,6 +41,16 @@ def _without_lone_surrogates(value: object) -> object:
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return value
 
+
+_OF_DOCUMENTS = (
+    "document_tokens",
+    "budget_bytes",
+    "kept_tokens",
+    "document_bytes",
+    "cache_bytes_stored",
+    "peak_bytes",
+)
+"""Fields of schema 4 that a record without them does not name."""
 
 Text = Annotated[str, BeforeValidator(_without_lone_surrogates)]
 Count = Annotated[int, Field(ge=0)]
@@ -142,6 +154,37 @@ class ExampleRecord(BaseModel):
     cache_bytes_measured: Count | None = Field(
         default=None, description="Bytes of the real cache tensors at the end (measured)."
     )
+    document_tokens: Count | None = Field(
+        default=None,
+        description="Tokens of the prompt up to the end of the document, where it was read apart "
+        "from the question; None: it was not.",
+    )
+    budget_bytes: Count | None = Field(
+        default=None,
+        description="Budget of the run for this document: variants whose size can be chosen were "
+        "sized to keep so many bytes of it; None: no budget was given.",
+    )
+    kept_tokens: float | None = Field(
+        default=None,
+        ge=0,
+        allow_inf_nan=False,
+        description="Tokens of the document that were kept in a layer, mean over layers (counted).",
+    )
+    document_bytes: Count | None = Field(
+        default=None,
+        description="Bytes in use for the past when the document was read and the question was "
+        "not (measured): what is equal in a comparison at equal bytes.",
+    )
+    cache_bytes_stored: Count | None = Field(
+        default=None,
+        description="Bytes of the storages behind cache_bytes_measured (measured): views may use "
+        "less than what is kept for them.",
+    )
+    peak_bytes: Count | None = Field(
+        default=None,
+        description="Most bytes allocated at a time from the document to the end of the answer, "
+        "weights not counted (measured; on a CPU for some examples only).",
+    )
     start: Count | None = Field(
         default=None,
         description="Which start of the run answered it: index into run.json's 'starts'. None: "
@@ -207,7 +250,7 @@ class ExampleRecord(BaseModel):
             ValueError: a value that JSON in UTF-8 cannot hold: NaN, half a surrogate pair.
             TypeError: one that is nothing of JSON's.
         """
-        optional = ("start", "label", "gold_ans")
+        optional = ("start", "label", "gold_ans", *_OF_DOCUMENTS)
         absent = {name for name in optional if getattr(self, name) is None}
         if self.error is None:  # where nobody knows, its default would be a claim
             absent |= {"reused_prefix_tokens"} - self.model_fields_set

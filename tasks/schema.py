@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from string import Formatter
 from typing import Any, Literal
 
 from common.errors import InputError
@@ -136,6 +137,8 @@ class RowAdapter:
 
     prompt_fields: frozenset[str] = frozenset({"context", "input"})
     """The names that a prompt template may use: the keys that `fields` gives."""
+    document_field: str = "context"
+    """That of them which stands for the document: what is read before the question comes."""
     own_keys: frozenset[str] = frozenset()
     """Keys that only this benchmark's prediction files have: they give a mixed-up file away."""
     own_columns: frozenset[str] = frozenset()
@@ -303,6 +306,21 @@ class Task:
                 f"{example.where}: field {error.args[0]!r}, which the prompt of {self.name} "
                 "needs, is missing"
             ) from None
+
+    def after_document(self, example: Example, protocol: str) -> str | None:
+        """What follows the document in `render`: the question; None: the prompt has no document."""
+        template = self.protocol(protocol).template
+        _, document, rest = template.rpartition("{" + self.adapter.document_field + "}")
+        if not document:
+            return None
+        return rest.format_map(self.adapter.fields(example.row, self, protocol))
+
+    def asks_before_document(self, protocol: str) -> bool:
+        """Whether fields of the question stand before the document, or within it."""
+        before, document, _ = self.protocol(protocol).template.rpartition(
+            "{" + self.adapter.document_field + "}"
+        )
+        return bool(document) and any(field for _, field, _, _ in Formatter().parse(before))
 
     def postprocess(self, prediction: str, protocol: str) -> str:
         """The part of a prediction that the protocol scores."""

@@ -43,6 +43,7 @@ class RunSettings:
         dtype: `--dtype`, or `auto`.
         device: `--device`, or `auto`.
         yarn_factor: `--yarn-factor`.
+        budget: `--budget`, as given: what sizable variants may keep of a document.
     """
 
     model: str | None = None
@@ -52,6 +53,7 @@ class RunSettings:
     dtype: str = "auto"
     device: str = "auto"
     yarn_factor: float | None = None
+    budget: str | None = None
     _made: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -109,8 +111,15 @@ class Answer:
         prefill_seconds: wall time for what was read of the prompt.
         decode_seconds: wall time for the generated tokens.
         reused_tokens: tokens of the prompt that an earlier question had paid for.
-        cache_bytes: bytes kept of the past at the end of the answer.
+        cache_bytes: bytes in use for the past at the end of the answer.
         token_ids: the generated ids.
+        prompt_tokens: tokens of the prompt, as whoever read them counted: a server, which makes
+            tokens of its own. None: those of the run.
+        kept_tokens: tokens of the document that are kept in a layer, mean over the layers.
+        document_bytes: bytes in use for the past once the document was read, before the question.
+        cache_stored: bytes of the storages in which `cache_bytes` lie.
+        peak_bytes: most bytes that were allocated at a time, from the document to the end of the
+            answer, weights not counted.
     """
 
     text: str
@@ -121,6 +130,11 @@ class Answer:
     reused_tokens: int | None = None
     cache_bytes: int | None = None
     token_ids: Sequence[int] | None = None
+    prompt_tokens: int | None = None
+    kept_tokens: float | None = None
+    document_bytes: int | None = None
+    cache_stored: int | None = None
+    peak_bytes: int | None = None
 
 
 class Document(ABC):
@@ -140,8 +154,21 @@ class Reader(ABC):
     """A back-end that is ready: a loaded model, or a connection."""
 
     @abstractmethod
-    def read(self, ids: Ids) -> Document:
-        """The document with token ids `[T]`; T is 0 where a prompt shares nothing with others."""
+    def read(self, ids: Ids, budget: int | None = None) -> Document:
+        """A document, read now or with its first question.
+
+        Args:
+            ids: its token ids `[T]`; T is 0 where a prompt shares nothing with others.
+            budget: bytes that may be kept of it; only given to a reader of a sizable back-end.
+        """
+
+    def peak(self, ids: Ids, question: Question, budget: int | None = None) -> int | None:
+        """Most bytes allocated while a document is read and a question answered, in another pass.
+
+        For where measuring slows an answer down, so that it is not done with each. Weights are not
+        counted; None: cannot be known, or is told by each `Answer`.
+        """
+        return None
 
     def describe(self) -> Mapping[str, Any]:
         """What was learnt by opening it, for run.json: parameters, layers, versions."""
@@ -164,9 +191,15 @@ class Backend(ABC):
         context: positions it was made for; None: no limit that it knows.
         parameters: weights that compute on this machine.
         notices: what people must be told before it is asked.
+        needs_boundary: where the document ends changes its answers: something is done to what was
+            read before the question comes.
+        sizable: how much it keeps follows from a budget of bytes for each document (`--budget`).
+            Its reader is given the budget, and so is `cost`.
     """
 
     name: str
+    needs_boundary: bool = False
+    sizable: bool = False
     device: str | None = None
     context: int | None = None
     parameters: int | None = None
@@ -196,9 +229,35 @@ class Backend(ABC):
         """For run.json and the plan's table; `variant` names the kind."""
         return {"variant": self.name, **self.identity()}
 
-    def cost(self, prompt_tokens: int, generated_tokens: int) -> Cost:
-        """What an example of so many tokens costs by arithmetic."""
+    def cost(
+        self,
+        prompt_tokens: int,
+        generated_tokens: int,
+        document_tokens: int | None = None,
+        budget: int | None = None,
+    ) -> Cost:
+        """What an example of so many tokens costs by arithmetic.
+
+        The last two are only given to a back-end that needs a boundary or is sizable.
+        """
         return Cost()
+
+    def document_bytes(self, tokens: int) -> int | None:
+        """Bytes that it holds after a document of so many tokens; None: it cannot know.
+
+        Of a back-end that is not sizable; by this number others are sized (`--budget NAME`).
+        """
+        return None
+
+    def kept(self, document_tokens: int, budget: int) -> float:
+        """Tokens of a document that it keeps in a layer, mean over layers; of a sizable back-end.
+
+        Raises:
+            InputError: the budget is too small for it.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} is sizable and does not say what it keeps"
+        )
 
 
 Make = Callable[[VariantRequest, RunSettings], Backend]

@@ -14,7 +14,8 @@ from __future__ import annotations
 import gc
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,8 +38,9 @@ from ahn.checkpoints.resolve import (
     resolve_checkpoint,
 )
 from ahn.checkpoints.rope import with_rope
-from ahn.config import AHNConfig
+from ahn.config import AHNConfig, LayerLayout
 from ahn.cost.accounting import cache_bytes, flops
+from ahn.models.cache import AHNCache
 from ahn.ops.selector import asked, pick
 from ahn.released import read_ahn_config
 from common.errors import InputError, Problems
@@ -52,8 +54,13 @@ from evaluation.backends.base import (
     Reader,
     RunSettings,
 )
+from evaluation.backends.cache_bytes import held
 from evaluation.backends.generation import stop_ids
+from evaluation.backends.peak import GpuPeak, cpu_peak
 from evaluation.backends.requests import VariantRequest, tokens
+
+Layouts = Callable[[int, int | None], Sequence[LayerLayout]]
+"""What layers see of a document, from its tokens and the bytes that it may take."""
 
 
 @dataclass(frozen=True)
@@ -64,16 +71,18 @@ class Kind:
         summary: for people.
         needs_window: it keeps sinks and a window.
         needs_memory: it has AHN weights.
+        sizable: its window can be chosen for each document (`--budget`).
     """
 
     summary: str
     needs_window: bool
     needs_memory: bool
+    sizable: bool = False
 
 
 KINDS: dict[str, Kind] = {
     "full": Kind("every token sees every earlier token", False, False),
-    "window": Kind("sinks and a sliding window, nothing else", True, False),
+    "window": Kind("sinks and a sliding window, nothing else", True, False, True),
     "ahn": Kind("sinks, window, and a memory of what left the window", True, True),
     "no-write": Kind("as ahn, but nothing is written into the memory", True, True),
 }
@@ -166,12 +175,15 @@ def make_variant(request: VariantRequest, settings: RunSettings) -> StreamingBac
     """
     kind, models, problems = KINDS[request.kind], settings.once(StreamingModels), Problems()
     readers: dict[str, Any] = {}
+    sizable = kind.sizable and settings.budget is not None and "window" not in request.options
     if kind.needs_window:
         readers |= {"window": tokens, "sinks": tokens}
     if kind.needs_memory:
         readers["weights"] = str
     own = request.take(**readers)
     window, sinks = own.get("window", settings.window), own.get("sinks", settings.sinks)
+    if sizable and window is None:
+        window = 1  # it has one for each document
     problems.add(*map(_by_flag, AHNConfig.problems(request.kind, None, window, sinks)))
     device, dtype = "cpu", "float32"
     with problems.collecting(), _naming_flags():
@@ -202,7 +214,7 @@ def make_variant(request: VariantRequest, settings: RunSettings) -> StreamingBac
     if checkpoint.context is None:
         raise InputError(f"--model: {models.base}: config.json has no max_position_embeddings")
     seen, notices = checkpoint.settings, list(checkpoint.notices)
-    if kind.needs_window and sinks is None and seen.window < seen.sinks:
+    if kind.needs_window and not sizable and sinks is None and seen.window < seen.sinks:
         notices.append(
             f"--window: {seen.window} tokens are fewer than the {seen.sinks} sinks (the default; "
             "see --sinks)"
@@ -215,6 +227,7 @@ def make_variant(request: VariantRequest, settings: RunSettings) -> StreamingBac
         str(memory) if read else None,
         settings.yarn_factor,
         tuple(notices),
+        sizable,
     )
 
 
@@ -267,6 +280,7 @@ class StreamingBackend(Backend):
         ahn: place of the AHN weights, as given.
         yarn_factor: as given.
         notices: what people must be told.
+        sizable: its window follows from a budget for each document.
     """
 
     def __init__(
@@ -277,7 +291,9 @@ class StreamingBackend(Backend):
         ahn: str | None = None,
         yarn_factor: float | None = None,
         notices: Sequence[str] = (),
+        sizable: bool = False,
     ) -> None:
+        self.sizable = sizable
         self.name = name
         self.kind = kind
         self.checkpoint = checkpoint
@@ -293,7 +309,7 @@ class StreamingBackend(Backend):
         """Window, sinks, cell and layers with full attention, as far as this kind has them."""
         settings, kind = self.checkpoint.settings, KINDS[self.kind]
         return {
-            "window": settings.window if kind.needs_window else None,
+            "window": settings.window if kind.needs_window and not self.sizable else None,
             "sinks": settings.sinks if kind.needs_window else None,
             "cell": settings.cell if kind.needs_memory else None,
             "full_attention_layers": settings.full_attention_layers if kind.needs_window else (),
@@ -336,27 +352,90 @@ class StreamingBackend(Backend):
             "yarn_factor": self._yarn_factor,
         }
 
-    def cost(self, prompt_tokens: int, generated_tokens: int) -> Cost:
+    def cost(
+        self,
+        prompt_tokens: int,
+        generated_tokens: int,
+        document_tokens: int | None = None,
+        budget: int | None = None,
+    ) -> Cost:
         """See `Backend`: "exact" accounting; the last generated token is never read."""
-        seen = {**self._seen, "sinks": self._seen["sinks"] or 0}
-        seen["layers"] = self.checkpoint.settings.layers if self._own_layers else None
-        shape = self.checkpoint.shape
+        seen = self._settings_of_cost()
+        if self.sizable:
+            seen["window"] = self.window_for(document_tokens or prompt_tokens, budget)
         counted = flops(
-            shape, self.kind, prompt_tokens, generated_tokens, accounting="exact", **seen
-        )
-        held = cache_bytes(
-            shape,
+            self.checkpoint.shape,
             self.kind,
-            prompt_tokens + max(generated_tokens - 1, 0),
-            dtype_bytes=DTYPE_BYTES[self.checkpoint.dtype],
+            prompt_tokens,
+            generated_tokens,
+            accounting="exact",
             **seen,
         )
-        return Cost(int(counted.total), int(held.total))
+        held = self._held(prompt_tokens + max(generated_tokens - 1, 0), seen)
+        return Cost(int(counted.total), held)
+
+    def _settings_of_cost(self) -> dict[str, Any]:
+        seen = {**self._seen, "sinks": self._seen["sinks"] or 0}
+        seen["layers"] = self.checkpoint.settings.layers if self._own_layers else None
+        return seen
+
+    def _held(self, tokens: int, seen: Mapping[str, Any]) -> int:
+        of_element = DTYPE_BYTES[self.checkpoint.dtype]
+        return cache_bytes(
+            self.checkpoint.shape, self.kind, tokens, dtype_bytes=of_element, **seen
+        ).total
+
+    def document_bytes(self, tokens: int) -> int | None:
+        """See `Backend`."""
+        return None if self.sizable else self._held(tokens, self._settings_of_cost())
+
+    def window_for(self, document_tokens: int, budget: int | None) -> int:
+        """The largest window whose bytes after a document are within a budget.
+
+        Without a budget the window holds the document.
+
+        Raises:
+            InputError: no window is small enough.
+        """
+        seen = self._settings_of_cost()
+        most = max(1, document_tokens - seen["sinks"])
+
+        def beyond(window: int) -> bool:
+            return self._held(document_tokens, seen | {"window": window}) > (budget or 0)
+
+        if budget is None or not beyond(most):
+            return most
+        found = bisect_left(range(1, most + 1), True, key=beyond)
+        if not found:
+            least = self._held(document_tokens, seen | {"window": 1})
+            raise InputError(
+                f"{self.name} holds {least:,} bytes with its {seen['sinks']} sinks and a window of "
+                f"one token, and the budget is {budget:,}"
+            )
+        return found
+
+    def kept(self, document_tokens: int, budget: int) -> float:
+        """See `Backend`."""
+        return kept_tokens(document_tokens, self.layouts(document_tokens, budget))
+
+    def layouts(self, document_tokens: int, budget: int | None) -> list[LayerLayout]:
+        """What each layer sees of a document that may take so many bytes."""
+        settings, count = self.checkpoint.settings, self.checkpoint.shape.num_hidden_layers
+        if self.sizable:
+            settings = settings.with_span(self.window_for(document_tokens, budget), None)
+        return list(settings.layouts(count))
 
     def open(self, tokenizer: Any, seed: int) -> Reader:
         """See `Backend`."""
         seed_everything(seed)
-        return StreamingReader(load_resolved(self.checkpoint), tokenizer)
+        layouts = self.layouts if self.sizable else None
+        return StreamingReader(load_resolved(self.checkpoint), tokenizer, layouts)
+
+
+def kept_tokens(tokens: int, layouts: Sequence[LayerLayout]) -> float:
+    """How many of a document's tokens a layer keeps as they are, mean over layers."""
+    spans = [tokens if x.window is None else min(tokens, x.sinks + x.window) for x in layouts]
+    return sum(spans) / len(spans)
 
 
 def seed_everything(seed: int) -> None:
@@ -385,9 +464,12 @@ class StreamingReader(Reader):
     Args:
         model: of `ahn.load_model`.
         tokenizer: its tokenizer.
+        layouts: what its layers see, from the tokens of a document and the bytes that it may take;
+            None: what the model says.
     """
 
-    def __init__(self, model: Any, tokenizer: Any) -> None:
+    def __init__(self, model: Any, tokenizer: Any, layouts: Layouts | None = None) -> None:
+        self._layouts = layouts
         # `generate` fills what a call leaves open from here; each call comes with all settings.
         model.generation_config = GenerationConfig()
         self.model = model
@@ -429,9 +511,16 @@ class StreamingReader(Reader):
             for phase, one_token in (("prefill", False), ("decode", True))
         }
 
-    def read(self, ids: Ids) -> StreamingDocument:
+    def read(self, ids: Ids, budget: int | None = None) -> StreamingDocument:
         """See `Reader`. It is read with its first question, whose time it is part of."""
-        return StreamingDocument(self, ids)
+        layouts = None if self._layouts is None else self._layouts(max(len(ids), 1), budget)
+        return StreamingDocument(self, ids, layouts)
+
+    def peak(self, ids: Ids, question: Question, budget: int | None = None) -> int | None:
+        """See `Reader`: on a CPU; on a GPU each answer tells it."""
+        if self.device.type != "cpu":
+            return None
+        return cpu_peak(lambda: self.read(ids, budget).ask(question))
 
     def close(self) -> None:
         """See `Reader`."""
@@ -446,7 +535,12 @@ class StreamingReader(Reader):
                 past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=1,
+                layout=[layer.layout for layer in cache.layers],
             )
+
+    def new_cache(self, layouts: Sequence[LayerLayout] | None = None) -> AHNCache:
+        """An empty cache for the model, whose layers see what `layouts` say."""
+        return self.model.new_cache() if layouts is None else AHNCache(list(layouts), self.model)
 
     def as_batch(self, ids: Ids) -> torch.Tensor:
         """Token ids `[T]` as a tensor `[1, T]` on the model's device."""
@@ -471,10 +565,14 @@ def free_memory() -> None:
 class StreamingDocument(Document):
     """The beginning of some prompts, and its cache once it was read."""
 
-    def __init__(self, reader: StreamingReader, ids: Ids) -> None:
+    def __init__(
+        self, reader: StreamingReader, ids: Ids, layouts: Sequence[LayerLayout] | None = None
+    ) -> None:
         self._reader = reader
         self._ids = ids
+        self._layouts = layouts
         self._cache: Any = None
+        self._bytes: int | None = None
 
     def ask(self, question: Question, last: bool = True) -> Answer:
         """See `Document`.
@@ -501,6 +599,8 @@ class StreamingDocument(Document):
         reader, settings = self._reader, question.settings
         if question.seed is not None:
             torch.manual_seed(question.seed)
+        peak = GpuPeak(reader.device)
+        copy = 0 if self._cache is None else int(self._cache.nbytes)
         started = reader.now()
         cache, reused = self._take_cache(keep)
         reader.prefill(question.ids[:-1], cache)
@@ -512,6 +612,7 @@ class StreamingDocument(Document):
             attention_mask=torch.ones_like(prompt),
             past_key_values=cache,
             generation_config=settings,
+            layout=[layer.layout for layer in cache.layers],
             **({"stop_strings": stop, "tokenizer": reader.tokenizer} if stop else {}),
         )
         new_ids: list[int] = output[0, prompt.shape[1] :].tolist()
@@ -528,6 +629,10 @@ class StreamingDocument(Document):
             reused_tokens=reused,
             cache_bytes=int(cache.nbytes),
             token_ids=new_ids,
+            kept_tokens=kept_tokens(len(self._ids), [layer.layout for layer in cache.layers]),
+            document_bytes=self._bytes,
+            cache_stored=held(cache).stored,
+            peak_bytes=peak.bytes(copy),
         )
 
     def _take_cache(self, keep: bool) -> tuple[Any, int]:
@@ -535,8 +640,9 @@ class StreamingDocument(Document):
         cache, self._cache = self._cache, None
         reused = 0 if cache is None else len(self._ids)
         if cache is None:
-            cache = self._reader.model.new_cache()
+            cache = self._reader.new_cache(self._layouts)
             self._reader.prefill(self._ids, cache)
+            self._bytes = int(cache.nbytes)
         if keep and len(self._ids):
             self._cache = cache.copy()
         return cache, reused

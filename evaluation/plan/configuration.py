@@ -117,6 +117,10 @@ class RunConfiguration(Settings):
     yarn_factor: Number | None = Field(default=None, ge=1, le=1000)
     """Stretch the model's positions by YaRN, so many times: 4 makes 32,768 into 131,072.
     Default: as its config.json has it."""
+    budget: Name | None = None
+    """Compare at equal bytes: window, presses and other variants whose size can be chosen keep of
+    each document what another variant does (ahn-gdn), a share of its keys and values (0.26), or
+    so many bytes (1.2GiB). Default: each has its own size."""
     dtype: DTypeName = "auto"
     """Weights' type (bf16 ... are understood). Default: auto, bfloat16 on cuda, float32
     elsewhere."""

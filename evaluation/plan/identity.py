@@ -114,7 +114,12 @@ def identity_parts(plan: Plan) -> dict[str, Any]:
 def parts_without_weights(plan: Plan) -> dict[str, Any]:
     """`identity_parts` as far as they are known without reading weights."""
     config = {k: v for k, v in plan.model_config.items() if not k.startswith("_name")}
+    # only where they are: a run without them is the one it always was
+    reading = {"documents": "read to their end"} if plan.at_boundary else {}
+    budget = {} if plan.budget is None else {"budget": dict(plan.budget.identity)}
     return {
+        **reading,
+        **budget,
         "benchmark": plan.configuration.benchmark,
         "protocol": plan.configuration.protocol,
         "seed": plan.seed,

@@ -22,6 +22,7 @@ from evaluation.backends.base import Backend, RunSettings
 from evaluation.backends.generation import generation_settings, load_generation_config
 from evaluation.backends.registry import find_backend
 from evaluation.backends.streaming import KINDS, StreamingModels
+from evaluation.plan.budget import Budget, find_budget
 from evaluation.plan.configuration import RunConfiguration
 from evaluation.plan.planned import Plan, PlannedTask
 from evaluation.plan.prompts import prepare, smallest_max_length
@@ -50,6 +51,7 @@ def make_plan(
     """
     draft = _Draft(configuration, earlier_problems, watch)
     draft.choose_variants()
+    draft.find_budget()
     draft.find_context()
     draft.choose_tasks()
     draft.check_output()
@@ -77,6 +79,7 @@ class _Draft:
         self._base = self._settings.once(StreamingModels)
         self._model_config: dict[str, Any] = {}
         self._models: dict[str, Backend] = {}
+        self._budget: Budget | None = None
         self._context: int | None = None
         self._asked = AskedTasks([], "", ())
         self._rows = LoadedRows({}, ())
@@ -120,6 +123,22 @@ class _Draft:
                 f"--variant: two variants are called {model.name}; give one of them a name of its "
                 "own (KIND:name=...)"
             )
+
+    def find_budget(self) -> None:
+        """What sizable variants may keep of a document."""
+        sizable = [name for name, model in self._models.items() if model.sizable]
+        if self.configuration.budget is None:
+            return
+        if not sizable and not self.problems:
+            self.warnings.append("--budget: none of the variants has a size that it could choose")
+        with self.problems.collecting():
+            self._budget = find_budget(self._settings, self._models)
+
+    @property
+    def _at_boundary(self) -> bool:
+        return self.configuration.budget is not None or any(
+            model.needs_boundary for model in self._models.values()
+        )
 
     def find_context(self) -> None:
         """Positions that base model and variants were made for; `--max-length` stays within."""
@@ -197,14 +216,32 @@ class _Draft:
                 length = self._max_length(task.name, rules)
             if source is None or not length:
                 continue
-            prompts = []
+            prompts, before = [], done
             for example in source.examples:
-                prompts.append(
-                    prepare(task, example, protocol, self._tokenizer, length, model_type)
-                )
+                with self.problems.collecting():
+                    prompts.append(
+                        prepare(
+                            task,
+                            example,
+                            protocol,
+                            self._tokenizer,
+                            length,
+                            model_type,
+                            self._at_boundary,
+                        )
+                    )
                 done += 1
                 if self._watch:
                     self._watch(done, total, "preparing prompts")
+                if len(prompts) < done - before:
+                    break  # one such example says enough
+            if len(prompts) < len(source.examples):
+                continue
+            if self._at_boundary and task.asks_before_document(protocol):
+                self.warnings.append(
+                    f"{task.name}: part of the question stands before the document or in it: what "
+                    "is chosen of the document is chosen with that in view"
+                )
             with self.problems.collecting():
                 settings = generation_settings(
                     checkpoint,
@@ -219,6 +256,7 @@ class _Draft:
                     task, protocol, length, source.examples, prompts, source.files, settings
                 )
                 self.problems.add(*self._wrong_with(planned), *unwritable(planned))
+                self.problems.add(*self._too_small(planned))
                 self._planned.append(planned)
 
     def _max_length(self, task: str, rules: TaskProtocol) -> int:
@@ -273,6 +311,19 @@ class _Draft:
                 f"{planned.rules.max_new_tokens}) together pass the model's {context} positions"
             )
 
+    def _too_small(self, planned: PlannedTask) -> Iterator[str]:
+        """Variants that cannot be sized to the budget of some document."""
+        if self._budget is None:
+            return
+        lengths = {prompt.document_tokens or 0 for prompt in planned.prompts} - {0}
+        for model in self._models.values():
+            for tokens in sorted(lengths) if model.sizable else ():
+                try:
+                    model.kept(tokens, self._budget.of(tokens))
+                except InputError as error:
+                    yield f"--budget: {planned.task.name}, {tokens} tokens: {error}"
+                    break
+
     def finished(self) -> Plan:
         """The plan.
 
@@ -289,6 +340,8 @@ class _Draft:
             tasks=self._planned,
             seed=self._seed,
             warnings=self.warnings,
+            budget=self._budget,
+            at_boundary=self._at_boundary,
         )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from evaluation.backends.base import Backend
+from evaluation.plan.budget import Budget
 from evaluation.plan.configuration import RunConfiguration
 from evaluation.plan.prompts import PreparedPrompt
 from tasks.schema import Example, Task, TaskProtocol
@@ -44,6 +45,9 @@ class Plan:
         tasks: what is asked.
         seed: of sampling and of generated rows.
         warnings: what people must be told before it starts.
+        budget: bytes that sizable variants may keep of a document; None: there are none.
+        at_boundary: whether every document is read apart from its questions, up to its end; else
+            what the prompts about a document share is read once.
     """
 
     configuration: RunConfiguration
@@ -54,8 +58,16 @@ class Plan:
     tasks: list[PlannedTask]
     seed: int
     warnings: list[str] = field(default_factory=list)
+    budget: Budget | None = None
+    at_boundary: bool = False
 
     @property
     def examples_per_variant(self) -> int:
         """Examples that each variant answers."""
         return sum(len(task.examples) for task in self.tasks)
+
+    def budget_of(self, document_tokens: int | None) -> int | None:
+        """Bytes that sizable variants may keep of a document; None: there is no budget."""
+        if self.budget is None or not document_tokens:
+            return None
+        return self.budget.of(document_tokens)

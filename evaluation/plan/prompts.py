@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ahn.families import find_family
+from common.errors import InputError
 from tasks.schema import Example, Task, TaskProtocol
 
 TAIL_CHARACTERS = 400
@@ -48,6 +49,7 @@ class PreparedPrompt:
     answer_in_prompt: bool | None  # None: there is no reference answer to look for
     answer_removed: bool  # it stood in the whole prompt, and does not in the cut one
     tail: str  # last characters of the text that was tokenised
+    document_tokens: int | None = None  # ids up to the end of the document; None: not looked for
 
     @property
     def tokens(self) -> int:
@@ -146,10 +148,23 @@ def prepare(
     tokenizer: Any,
     max_length: int,
     model_type: str | None = None,
+    with_boundary: bool = False,
 ) -> PreparedPrompt:
     """Render, truncate, wrap and tokenise one example under `protocol` ("official", "ahn" ...).
 
     A tokenizer without chat template gets the bare text, as the authors' scripts do.
+
+    Args:
+        task: whose example it is.
+        example: the row.
+        protocol: whose procedure.
+        tokenizer: of the run.
+        max_length: tokens above which it is cut.
+        model_type: of the model, for its chat template.
+        with_boundary: whether to look for the end of the document, which is tokenised once more.
+
+    Raises:
+        InputError: the end of the document is wanted, and cannot be found.
     """
     rules = task.protocol(protocol)
     whole = task.render(example, protocol)
@@ -162,8 +177,13 @@ def prepare(
         text = apply_chat_template(
             text, tokenizer, model_type, rules.system_message, rules.demonstration
         )
+    ids = np.asarray(tokenizer(text, truncation=False).input_ids, dtype=np.int32)
+    document_tokens = None
+    if with_boundary:
+        end = _end_of_document(text, cut, task.after_document(example, protocol), example.where)
+        document_tokens = _tokens_before(text[:end], ids, tokenizer)
     return PreparedPrompt(
-        ids=np.asarray(tokenizer(text, truncation=False).input_ids, dtype=np.int32),
+        ids=ids,
         tokens_untruncated=cut.tokens_before,
         tokens_cut=cut.tokens_cut,
         truncation=cut.side,
@@ -171,7 +191,45 @@ def prepare(
         answer_in_prompt=found,
         answer_removed=bool(removed),
         tail=text[-TAIL_CHARACTERS:],
+        document_tokens=document_tokens,
     )
+
+
+def _end_of_document(text: str, cut: Cut, after: str | None, where: str) -> int:
+    """Characters of a prompt up to the end of its document.
+
+    Args:
+        text: the whole prompt, chat template included.
+        cut: what truncation left of it.
+        after: what follows the document before truncation and chat template; None: there is none.
+        where: of the row, for the message.
+
+    Raises:
+        InputError: what follows the document is not in the prompt: it was cut, or decoding what
+            was cut changed it.
+    """
+    if after is None:
+        return 0
+    # decoding and chat templates may strip white space at the ends
+    turn, question = cut.text.strip(), after.strip()
+    start = text.rfind(turn)
+    if start < 0 or not turn.endswith(question):
+        raise InputError(
+            f"{where}: the end of the document cannot be found in the prompt: what follows it was "
+            "cut, or decoding changed it (a variant that treats the document apart needs it)"
+        )
+    end = start + len(turn) - len(question)
+    space = after[: len(after) - len(after.lstrip())]
+    return end - len(space) if question and text[:end].endswith(space) else end
+
+
+def _tokens_before(text: str, ids: npt.NDArray[np.int32], tokenizer: Any) -> int:
+    """Leading ids that are of the text before a place; one id at least is left after them.
+
+    A token that spans the place belongs to what follows.
+    """
+    before = np.asarray(tokenizer(text, truncation=False).input_ids, dtype=np.int32)
+    return max(0, min(common_prefix(before, ids), len(ids) - 1))
 
 
 def common_prefix(first: npt.NDArray[np.int32], second: npt.NDArray[np.int32]) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from evaluation.backends.base import Answer, Backend, Cost, Document, Question, Reader
@@ -61,14 +61,27 @@ def groups_in_order(plan: Plan) -> list[Group]:
     """
     groups = []
     for planned in plan.tasks:
-        by_document: dict[str, list[int]] = {}
+        by_document: dict[Any, list[int]] = {}
         for index, example in enumerate(planned.examples):
-            by_document.setdefault(example.document_id, []).append(index)
+            document: Any = example.document_id
+            if plan.at_boundary:
+                document = _as_read(plan, planned, index)
+            by_document.setdefault(document, []).append(index)
         for indices in by_document.values():
             prompts = [planned.prompts[index] for index in indices]
-            shared = shared_tokens(prompts) if plan.configuration.reuse_prefixes else 0
+            if plan.at_boundary:
+                shared = prompts[0].document_tokens or 0
+            else:
+                shared = shared_tokens(prompts) if plan.configuration.reuse_prefixes else 0
             groups.append(Group(planned, indices, shared))
     return sorted(groups, key=lambda group: -group.longest)  # stable: ties stay in plan order
+
+
+def _as_read(plan: Plan, planned: PlannedTask, index: int) -> Any:
+    """What examples whose documents are read as one have in common: the ids up to their end."""
+    prompt = planned.prompts[index]
+    own = index if not plan.configuration.reuse_prefixes else None
+    return own, prompt.ids[: prompt.document_tokens].tobytes()
 
 
 def pending_groups(plan: Plan, variant: str, store: RunStore) -> list[tuple[Group, list[int]]]:
@@ -177,6 +190,17 @@ def _name(group: Group) -> tuple[str, int]:
     return group.planned.task.name, group.indices[0]
 
 
+def _for_peaks(plan: Plan) -> set[tuple[tuple[str, int], int]]:
+    """Examples whose peak is measured: where documents are read apart, the first of each length.
+
+    A length is a power of two of prompt tokens.
+    """
+    found: dict[int, tuple[tuple[str, int], int]] = {}
+    for group in groups_in_order(plan) if plan.at_boundary else ():
+        found.setdefault(group.longest.bit_length(), (_name(group), group.indices[0]))
+    return set(found.values())
+
+
 class Worker:
     """Turns the examples of one variant into records. It knows no store, and writes nothing.
 
@@ -189,6 +213,7 @@ class Worker:
         self._plan = plan
         self._backend: Backend = plan.models[variant]
         self._reader: Reader | None = None
+        self._peaks = _for_peaks(plan)
 
     def open(self) -> Reader:
         """Load the model, or connect."""
@@ -211,6 +236,7 @@ class Worker:
                 if document is None:
                     document = self._read(group)
                 answer = document.ask(self._question(group, index), last)
+                answer = self._with_peak(group, index, answer)
                 prediction, planned = answer.text, group.planned
                 score = planned.task.score(prediction, planned.examples[index], planned.protocol)
             except Exception as reason:  # the boundary of one example: recorded, the run goes on
@@ -221,8 +247,31 @@ class Worker:
 
     def _read(self, group: Group) -> Document:
         assert self._reader is not None, "open() comes first"
-        prompt = group.planned.prompts[group.indices[0]]
-        return self._reader.read(prompt.ids[: group.shared_tokens])
+        return self._reader.read(*self._to_read(group))
+
+    def _to_read(self, group: Group) -> tuple[Any, ...]:
+        """The arguments of `Reader.read`: the ids and, of a sizable variant, its bytes."""
+        ids = group.planned.prompts[group.indices[0]].ids[: group.shared_tokens]
+        budget = self._budget(group.shared_tokens)
+        return (ids,) if budget is None else (ids, budget)
+
+    def _budget(self, document_tokens: int | None) -> int | None:
+        """Bytes that the variant may keep of a document; None: nothing is said about it."""
+        if not self._backend.sizable:
+            return None
+        return self._plan.budget_of(document_tokens)
+
+    def _with_peak(self, group: Group, index: int, answer: Answer) -> Answer:
+        """The answer with its peak where that takes a pass of its own: for some examples."""
+        if answer.peak_bytes is not None or (_name(group), index) not in self._peaks:
+            return answer
+        assert self._reader is not None, "open() comes first"
+        ids, *budget = self._to_read(group)
+        try:
+            peak = self._reader.peak(ids, self._question(group, index), *budget)
+        except Exception:  # what is answered does not depend on it: not known
+            return answer
+        return replace(answer, peak_bytes=peak)
 
     def _question(self, group: Group, index: int) -> Question:
         planned, seed = group.planned, None
@@ -244,10 +293,23 @@ class Worker:
         measured: dict[str, Any] = {}
         if answer is not None:
             generated = answer.generated_tokens
+            prompt = planned.prompts[index]
+            counted = prompt.tokens if answer.prompt_tokens is None else answer.prompt_tokens
+            budget = self._budget(prompt.document_tokens)
             cost = Cost()
-            if generated is not None:
-                cost = self._backend.cost(planned.prompts[index].tokens, generated)
+            if generated is not None and (self._backend.needs_boundary or self._backend.sizable):
+                document = prompt.document_tokens
+                cost = self._backend.cost(prompt.tokens, generated, document, budget)
+            elif generated is not None:
+                cost = self._backend.cost(prompt.tokens, generated)
             measured = {
+                "prompt_tokens": counted,
+                "document_tokens": prompt.document_tokens,
+                "budget_bytes": self._plan.budget_of(prompt.document_tokens),
+                "kept_tokens": answer.kept_tokens if self._plan.at_boundary else None,
+                "document_bytes": answer.document_bytes if self._plan.at_boundary else None,
+                "cache_bytes_stored": answer.cache_stored,
+                "peak_bytes": answer.peak_bytes,
                 "generated_tokens": generated,
                 "prefill_seconds": answer.prefill_seconds,
                 "decode_seconds": answer.decode_seconds,
@@ -263,6 +325,5 @@ class Worker:
             prediction=prediction,
             score=score,
             error=error,
-            **example_fields(planned, index),
-            **measured,
+            **(example_fields(planned, index) | measured),
         )

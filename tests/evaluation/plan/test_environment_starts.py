@@ -155,7 +155,7 @@ def test_a_folder_of_schema_2_is_continued(run_eval, command, run, monkeypatch):
     assert first["reconstructed"] and first["environment"] is None
     assert first["command"] == before["command"] and first["time"] == before["created"]
     assert second["environment"]["AHN_BACKEND"] == "recurrent"
-    assert content["schema_version"] == 3
+    assert content["schema_version"] == 4
     assert all(path.read_bytes().startswith(old) for path, old in lines.items())
     assert {key[1]: s for key, s in starts_of_records(run).items()} == {"row0": None, "row1": 1}
     assert run_eval("check", run).exit_code == 0

@@ -246,8 +246,8 @@ def test_a_record_that_answered_another_prompt_is_refused(run_eval, again, data,
 def test_a_folder_of_an_earlier_schema_is_reported_but_not_continued(run_eval, again, tmp_path):
     run = tmp_path / "run"
     for path in (run / "run.json", *run.glob("*/*.jsonl")):
-        path.write_text(path.read_text().replace('"schema_version": 3', '"schema_version": 1'))
-        path.write_text(path.read_text().replace('"schema_version":3', '"schema_version":1'))
+        path.write_text(path.read_text().replace('"schema_version": 4', '"schema_version": 1'))
+        path.write_text(path.read_text().replace('"schema_version":4', '"schema_version":1'))
     result = run_eval(*again)
     assert result.exit_code == 2 and "earlier version of ahn-bench (schema 1" in result.stderr
     assert run_eval("report", run, "-o", tmp_path / "page.html").exit_code == 0
