@@ -31,7 +31,7 @@ from common.errors import InputError, Problems
 from common.validation import Model, validated
 from tasks.metric_registry import unknown_metric
 from tasks.metrics import METRICS, find_metric
-from tasks.schema import RowAdapter, Task, TaskProtocol, TextCut, Truncation
+from tasks.schema import RowAdapter, Task, TaskProtocol, TextCut, Truncation, Turns
 
 Settings = dict[str, bool | int | float | str]
 
@@ -99,6 +99,21 @@ class BenchmarkDefinition(_Strict):
     an ending of the first of these."""
 
 
+class TurnsDefinition(_Strict):
+    """The questions of a conversation after its first turn; see `tasks.schema.Turns`."""
+
+    answered: StrictBool
+    follow_up: str
+    follow_up_in_chat: str
+    opening: str = ""
+    new_tokens: dict[str, StrictInt] = {}
+    reserved: StrictInt = Field(default=0, ge=0)
+
+    def build(self) -> Turns:
+        """The constants themselves."""
+        return Turns(**dict(self))
+
+
 class TaskProtocolDefinition(_Strict):
     """One protocol's constants in a task's file; what is left out, the task's own apply."""
 
@@ -114,6 +129,8 @@ class TaskProtocolDefinition(_Strict):
     default_max_length: StrictInt | None = Field(default=None, gt=0)
     demonstration: list[tuple[Literal["system", "user", "assistant"], str]] = []
     """Turns, (role, text), before the prompt's."""
+    turns: TurnsDefinition | None = None
+    """Of a conversation about one document, of which `prompt` is the first turn."""
 
     @field_validator("metric")
     @classmethod
@@ -245,6 +262,7 @@ class TaskDefinition(_Strict):
             odd_token_in_tail=shared.odd_token_in_tail,
             decode_uncut=shared.decode_uncut,
             demonstration=tuple(own.demonstration),
+            turns=None if own.turns is None else own.turns.build(),
         )
 
     def problems(self, name: str, benchmark: BenchmarkDefinition, adapter: RowAdapter) -> list[str]:
@@ -278,6 +296,11 @@ class TaskDefinition(_Strict):
             for protocol, own in constants.protocols.items()
             if own.prompt is not None
         }
+        for protocol, own in constants.protocols.items():
+            if own.turns is not None:
+                where = f"protocols.{protocol}.turns"
+                prompts[f"{where}.follow_up"] = own.turns.follow_up
+                prompts[f"{where}.follow_up_in_chat"] = own.turns.follow_up_in_chat
         for key, prompt in prompts.items():
             try:
                 parts = list(string.Formatter().parse(prompt))

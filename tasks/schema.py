@@ -87,6 +87,58 @@ class TextCut:
 
 
 @dataclass(frozen=True)
+class Turns:
+    """How the questions of a conversation about one document follow its first turn (SCBench)."""
+
+    answered: bool
+    """Whether earlier questions stand in the prompt, with their reference answers. If not, the
+    protocol's template holds the document alone, and each question follows right behind it."""
+    follow_up: str
+    """Template of a further question without a chat template; `pre_ans` is the answer before."""
+    follow_up_in_chat: str
+    """Template of the user's turn in a chat template."""
+    opening: str = ""
+    """In a chat template, the beginning of the answer to a further question."""
+    new_tokens: Mapping[str, int] = field(default_factory=dict)
+    """`max_new_tokens` by kind of question, where a task mixes several."""
+    reserved: int = 0
+    """Tokens kept free besides those of the answers."""
+
+
+@dataclass(frozen=True)
+class FollowUp:
+    """A question behind what has been read, in both wordings."""
+
+    plain: str
+    """Without a chat template, with the answer before it."""
+    answer: str | None
+    """The reference answer before it; None: there is none."""
+    user: str
+    """The user's turn."""
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A prompt that is put together of turns, each tokenised by itself."""
+
+    first: str
+    """The first turn: the document and a question, or the document alone."""
+    after: str
+    """Its end, behind the document."""
+    follow_ups: tuple[FollowUp, ...]
+    answered: bool
+    """See `Turns.answered`; if not, the one follow-up belongs to the same turn."""
+    opening: str
+    reserved: int
+    """Tokens kept free, of the longest prompt, when the first turn is cut."""
+
+    @property
+    def text(self) -> str:
+        """All of it without a chat template."""
+        return self.first + "".join(turn.plain for turn in self.follow_ups)
+
+
+@dataclass(frozen=True)
 class TaskProtocol:
     """One task under one protocol: every constant that decides what its score means."""
 
@@ -117,6 +169,9 @@ class TaskProtocol:
     """Turns, (role, text), between the system's and the prompt's, where there are any."""
     odd_token_in_tail: bool = False
     """Of an odd number of tokens to keep by `middle_joined`, whether the tail gets the odd one."""
+    turns: Turns | None = None
+    """How questions of a conversation follow the template, which is its first turn; None: the
+    template is the whole prompt."""
     decode_uncut: bool = False
     """Whether a prompt that is not cut is decoded from its tokens like one that is: special tokens
     that stand in the text, as `<|im_end|>`, are lost then, too."""
@@ -180,6 +235,41 @@ class RowAdapter:
         """What averages ask of a row besides its score; goes into the example's record."""
         return {}
 
+    # -- rows of several questions ------------------------------------------------------------
+
+    def questions(self, row: Row, task: Task, first: Row) -> Sequence[Row]:
+        """The rows that are asked one by one, of a row that has been checked.
+
+        Args:
+            row: as it stands in the file.
+            task: whose row.
+            first: the first row of the file.
+        """
+        return [row]
+
+    def turns(self, row: Row, task: Task) -> Sequence[Mapping[str, Any]]:
+        """Of a conversation, the fields of each turn up to the one that is asked."""
+        return [self.fields(row, task, "official")]
+
+    def new_tokens(self, row: Row, rules: TaskProtocol) -> int:
+        """Longest answer to this row."""
+        return rules.max_new_tokens
+
+    def reserved_tokens(self, row: Row, rules: TaskProtocol) -> int:
+        """Tokens that are kept free when the first turn of a conversation is cut."""
+        return 0
+
+    def shared_gold(self, example: Example, task: Task) -> tuple[str, Any] | None:
+        """What the scores of other examples of the file need of this one, by a key; None: nothing.
+
+        `with_shared_gold` is given all of them.
+        """
+        return None
+
+    def with_shared_gold(self, example: Example, shared: Mapping[str, Sequence[Any]]) -> Example:
+        """The example with what its score needs of others."""
+        return example
+
     # -- files of rows ------------------------------------------------------------------------
 
     def folders(self, task: Task) -> list[str]:
@@ -213,6 +303,15 @@ class RowAdapter:
         return f"{task.name}.jsonl"
 
     # -- prediction files ---------------------------------------------------------------------
+
+    def line_id(self, record: Row) -> str | None:
+        """Which example a line answers, where it says so."""
+        given = [record[key] for key in ("example_id", "_id", "id") if record.get(key) is not None]
+        return str(given[0]) if given else None
+
+    def parts(self, task: Task) -> Sequence[str]:
+        """What a line may name as its task, besides the task: kinds of question that it mixes."""
+        return ()
 
     def gold(self, record: Row, task: Task) -> tuple[Example | None, list[str]]:
         """What a line of a prediction file says besides the prediction, for the metric.
@@ -297,6 +396,10 @@ class Task:
 
     def render(self, example: Example, protocol: str) -> str:
         """The prompt of an example before truncation and chat template."""
+        conversation = self.conversation(example, protocol)
+        return self._first_turn(example, protocol) if conversation is None else conversation.text
+
+    def _first_turn(self, example: Example, protocol: str) -> str:
         template = self.protocol(protocol).template
         fields = self.adapter.fields(example.row, self, protocol)
         try:
@@ -306,6 +409,33 @@ class Task:
                 f"{example.where}: field {error.args[0]!r}, which the prompt of {self.name} "
                 "needs, is missing"
             ) from None
+
+    def conversation(self, example: Example, protocol: str) -> Conversation | None:
+        """The turns of an example's prompt; None where the template is the whole prompt."""
+        rules = self.protocol(protocol)
+        if rules.turns is None:
+            return None
+        asked = self.adapter.turns(example.row, self)
+        further = asked[1:] if rules.turns.answered else asked[-1:]
+        return Conversation(
+            first=self._first_turn(example, protocol),
+            after=self.after_document(example, protocol) or "",
+            follow_ups=tuple(
+                FollowUp(
+                    plain=rules.turns.follow_up.format_map(fields),
+                    answer=str(fields["pre_ans"]) if rules.turns.answered else None,
+                    user=rules.turns.follow_up_in_chat.format_map(fields),
+                )
+                for fields in further
+            ),
+            answered=rules.turns.answered,
+            opening=rules.turns.opening,
+            reserved=self.adapter.reserved_tokens(example.row, rules),
+        )
+
+    def new_tokens(self, example: Example, protocol: str) -> int:
+        """Longest answer to an example."""
+        return self.adapter.new_tokens(example.row, self.protocol(protocol))
 
     def after_document(self, example: Example, protocol: str) -> str | None:
         """What follows the document in `render`: the question; None: the prompt has no document."""

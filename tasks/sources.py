@@ -26,6 +26,7 @@ from tasks.registry import (
     module_of,
     names_another_task,
 )
+from tasks.rows import Row
 from tasks.schema import Example, Task, document_id_of
 
 Watch = Callable[[int, int], None]
@@ -129,6 +130,8 @@ class _Reader:
         self._seen: dict[str, str] = {}  # the lines of all identifiers so far
         self._before = 0  # rows in earlier files, which identifiers made of lines count too
         self._others = 0  # rows of other tasks in shared files
+        self._first: Row | None = None
+        self._shared_gold: dict[str, list[Any]] = {}
 
     def examples(self, name: str) -> list[Example]:
         """The rows; InputError when there are none in all files, of which `name` is the first."""
@@ -136,7 +139,8 @@ class _Reader:
         if not self._examples:
             rows = f"it has no rows of {self._task.name}" if self._others else "there are no rows"
             raise InputError(f"{shown(name)}: {'' if self._others else 'is empty: '}{rows}")
-        return self._examples
+        complete = self._task.adapter.with_shared_gold
+        return [complete(example, self._shared_gold) for example in self._examples]
 
     def read(self, rows: Iterable[Line | Bad], name: str, shared: bool = False) -> None:
         """Check the rows of the file `name`, and keep them.
@@ -176,18 +180,23 @@ class _Reader:
         if wrong:
             # A row of another benchmark lacks and has much: one message says it all.
             return foreign_keys(row, task, lambda adapter: adapter.own_columns) or wrong
-        example_id = task.adapter.example_id(row, task, self._before + line.number)
         where = f"{name}:{line.number}"
-        if example_id in self._seen:
-            earlier = self._seen[example_id].removeprefix(f"{name}:")
-            return [f"id {example_id!r} is that of line {earlier} too"]
-        self._seen[example_id] = where
-        if self._limit is None or len(self._examples) < self._limit:
-            self._examples.append(as_example(task, row, example_id, where))
+        self._first = self._first or row
+        for question in task.adapter.questions(row, task, self._first):
+            example_id = task.adapter.example_id(question, task, self._before + line.number)
+            if example_id in self._seen:
+                earlier = self._seen[example_id].removeprefix(f"{name}:")
+                return [f"id {example_id!r} is that of line {earlier} too"]
+            self._seen[example_id] = where
+            example = as_example(task, question, example_id, where)
+            if entry := task.adapter.shared_gold(example, task):
+                self._shared_gold.setdefault(entry[0], []).append(entry[1])
+            if self._limit is None or len(self._examples) < self._limit:
+                self._examples.append(example)
         return []
 
 
-def as_example(task: Task, row: dict[str, Any], example_id: str, where: str) -> Example:
+def as_example(task: Task, row: Row, example_id: str, where: str) -> Example:
     """A row that has been checked, as an example."""
     adapter = task.adapter
     return Example(

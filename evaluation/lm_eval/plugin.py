@@ -303,7 +303,12 @@ class AHNLM(HFLM):
             self._checkpoint_generation,
             document.protocol,
             rules.generation,
-            _new_tokens(given.pop("max_gen_toks", rules.max_new_tokens)),
+            min(
+                _new_tokens(given.pop("max_gen_toks", rules.max_new_tokens)),
+                document.task.new_tokens(document.example, document.protocol),
+            )
+            if rules.turns is not None and rules.turns.new_tokens
+            else _new_tokens(given.pop("max_gen_toks", rules.max_new_tokens)),
             self.tokenizer,
             self._model_type,
             document.task.benchmark,

@@ -89,6 +89,7 @@ def _task_parts(planned: PlannedTask) -> dict[str, Any]:
         "metric": rules.metric,
         "metric_sha256": metric_sha256(rules.metric),
         "decoding": settings_as_dict(planned.settings),
+        **({} if rules.turns is None else {"turns": asdict(rules.turns)}),
     }
 
 

@@ -24,6 +24,8 @@ from tasks.metrics import (
     retrieval,
     rouge,
     rouge_lsum,
+    scbench,
+    scbench_function,
 )
 from tasks.schema import Metric
 
@@ -59,6 +61,15 @@ _OURS: Mapping[str, Metric] = {
     "retrieval_zh": retrieval.retrieval_zh,
     "rouge_l": rouge.rouge_l,
     "rouge_l_zh": rouge.rouge_l_zh,
+    "scbench_all_of": scbench.all_of,
+    "scbench_any_of": scbench.any_of,
+    "scbench_any_of_texts": scbench.any_of_texts,
+    "scbench_characters": scbench.characters,
+    "scbench_function": scbench_function.function,
+    "scbench_function_or_key": scbench_function.function_or_key,
+    "scbench_key": scbench.key,
+    "scbench_number": scbench.number,
+    "scbench_summary_or_passkey": scbench.summary_or_passkey,
 }
 for _name, _function in _OURS.items():
     register_metric(_name, _function)
