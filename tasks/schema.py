@@ -341,7 +341,7 @@ class RowAdapter:
         """The name that the authors' scoring script expects of that file."""
         return f"{task.name}.jsonl"
 
-    def export_path(self, task: Task, model: str) -> str:
+    def export_path(self, task: Task, model: str, protocol: str) -> str:
         """The whole path of that file for a model's predictions; tasks may share one."""
         return f"{self.export_folder(task)}/{model}/{self.export_name(task)}"
 

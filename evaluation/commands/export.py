@@ -6,11 +6,12 @@ Folders and names are those that their scorers look for, below `output`::
     lveval          outputs/<model>/<task>_<level>.jsonl                            evaluation.py
     infinitebench   results/<model>/preds_<task>.jsonl                          compute_scores.py
     longbench_v2    results/<model>.jsonl                                               result.py
+    scbench         results/<model>/prediction_<task>_<mode>.jsonl                compute_scores.py
 
-(THUDM/LongBench 2e00731; infinigence/LVEval 63e7ae9; OpenBMB/InfiniteBench 88b3daa.) Any other
-benchmark has a format of its own name, which its adapter gives (`tasks.schema.RowAdapter`).
-``<model>`` is the model's name and the variant. An example that failed has an empty prediction,
-which scores 0.
+(THUDM/LongBench 2e00731; infinigence/LVEval 63e7ae9; OpenBMB/InfiniteBench 88b3daa;
+microsoft/MInference fb56c91.) Any other benchmark has a format of its own name, which its adapter
+gives (`tasks.schema.RowAdapter`). ``<model>`` is the model's name and the variant. An example that
+failed has an empty prediction, which scores 0.
 """
 
 from __future__ import annotations
@@ -125,7 +126,7 @@ def _place(run: Run, record: ExampleRecord, model_name: str | None) -> Path:
         path = str(run.info.models.get(record.variant, {}).get("path") or run.path.name)
         model_name = f"{Path(path).name}-{record.variant}"
     task = find_task(record.benchmark, record.task)
-    return Path(task.adapter.export_path(task, model_name))
+    return Path(task.adapter.export_path(task, model_name, record.protocol))
 
 
 def _write_all(output: Path, contents: dict[Path, str]) -> None:

@@ -178,9 +178,9 @@ class LongBenchV2Adapter(RowAdapter):
             "judge": letter == answer,
         }
 
-    def export_path(self, task: Task, model: str) -> str:
+    def export_path(self, task: Task, model: str, protocol: str) -> str:
         """One file a model, which result.py names the model after."""
-        return f"results/{model}.jsonl"
+        return f"results/{model}{'' if protocol == 'official' else '_no_context'}.jsonl"
 
 
 def _has(task: Task, domain: str) -> bool:

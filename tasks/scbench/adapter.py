@@ -238,7 +238,7 @@ class SCBenchAdapter(RowAdapter):
         return None if record.get("id") is None else f"{record['id']}-{record.get('turn_idx')}"
 
     def gold(self, record: Row, task: Task) -> tuple[Example | None, list[str]]:
-        """A line of prediction_<task>_multi_turn.jsonl, or a record."""
+        """A line of prediction_<task>_<mode>.jsonl, or a record."""
         if task.name in FUNCTIONS:
             check_available()
         if "ground_truth" not in record:
@@ -280,13 +280,10 @@ class SCBenchAdapter(RowAdapter):
                 written |= {"lang": label.get("lang"), "repo": label.get("of_repo")}
         return written
 
-    def export_folder(self, task: Task) -> str:
-        """See `RowAdapter.export_folder`."""
-        return "results"
-
-    def export_name(self, task: Task) -> str:
-        """The name that run_scbench.py gives to predictions of several turns."""
-        return f"prediction_{task.name}_multi_turn.jsonl"
+    def export_path(self, task: Task, model: str, protocol: str) -> str:
+        """As run_scbench.py names predictions of several turns, and of questions alone."""
+        mode = "scdq" if protocol == "official-scdq" else "multi_turn"
+        return f"results/{model}/prediction_{task.name}_{mode}.jsonl"
 
 
 def _wrong_line(line: Gold, task: Task) -> str | None:

@@ -111,7 +111,7 @@ def test_functions_keep_what_scoring_them_again_needs(run_eval, model, tmp_path)
     assert run_eval("check", tmp_path / "run").exit_code == 0
     out = run_eval("export", tmp_path / "run", "--format", "scbench", "-o", tmp_path / "out")
     assert out.exit_code == 0, out.stderr
-    (file,) = tmp_path.glob("out/results/*/*.jsonl")
+    (file,) = tmp_path.glob(f"out/results/*/prediction_{name}_scdq.jsonl")
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert {line["func_name"] for line in lines if line["task"] == "scbench_repoqa"} == {
         "add_0", "add_10"
