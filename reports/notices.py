@@ -31,6 +31,7 @@ def notices(runs: Sequence[Run], columns: Sequence[Column]) -> list[str]:
     for run in runs:
         found += _of_run(run, [column for column in columns if column.run is run])
     found += _unlike(columns)
+    found += _fallbacks(columns)
     found += _cache_disagrees(columns)
     found += _answers_removed(columns)
     found += _generated(runs)
@@ -146,6 +147,12 @@ def _models(columns: Sequence[Column]) -> list[str]:
         f"This page has {len(names)} models ({', '.join(names.values())}). Each variant is "
         "compared with full attention and the window of its own model."
     ]
+
+
+def _fallbacks(columns: Sequence[Column]) -> list[str]:
+    """Columns that do not work as their kind does: they said so (`fallback` in run.json)."""
+    told = [(c.label, c.run.info.models.get(c.variant, {}).get("fallback")) for c in columns]
+    return [f"{label}: {fallback}." for label, fallback in told if fallback]
 
 
 def _cache_disagrees(columns: Sequence[Column]) -> list[str]:

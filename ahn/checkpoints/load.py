@@ -65,15 +65,18 @@ def load_model(
     rope_scaling: Mapping[str, Any] | None = None,
     yarn_factor: float | None = None,
     backend: str | None = None,
+    rate: int | None = None,
+    pooling: str | None = None,
+    slots: int | None = None,
 ) -> Any:
     """Load a model in one of its variants.
 
     Args:
         path_or_id: folder or hub id of a checkpoint of a known family (see `ahn.families`), or
             one with AHN weights merged in.
-        variant: `full`, `window`, `ahn` or `no-write` (see `ahn.VARIANTS`).
-        ahn: folder or hub id of AHN weights; not needed for `full` and `window`, nor when they
-            are merged into the model.
+        variant: `full`, `window`, `ahn`, `no-write` or `compressive` (see `ahn.VARIANTS`).
+        ahn: folder or hub id of AHN weights; not needed for `full`, `window` and `compressive`,
+            nor when they are merged into the model.
         window: sliding window W in tokens, the current one included, sinks not; default: the AHN
             checkpoint's, else the paper's 32,640, also where the checkpoint's is a leftover of
             training, as in the released ones (a logged warning says so).
@@ -88,6 +91,10 @@ def load_model(
         yarn_factor: short for `rope_scaling` with YaRN.
         backend: form of the memory's recurrence (see `ahn.config.BACKENDS`); `AHN_BACKEND` in the
             environment goes before it. Default: the checkpoint's, else the fastest that fits.
+        rate: of `compressive`: tokens pooled into one; default: the paper's 4.
+        pooling: of `compressive`: `mean` (default) or `max`.
+        slots: of `compressive`: pooled slots of each layer; default: the paper's `H d / (2 K)`,
+            which take the bytes of a recurrent state in the model's type.
 
     Returns:
         A `PreTrainedModel` in eval mode; `forward` and `generate` work. Its `config` holds the
@@ -109,6 +116,9 @@ def load_model(
         rope_scaling=rope_scaling,
         yarn_factor=yarn_factor,
         backend=backend,
+        rate=rate,
+        pooling=pooling,
+        slots=slots,
     )
     for notice in checkpoint.notices:
         tell_once(notice)

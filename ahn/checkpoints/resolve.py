@@ -31,7 +31,7 @@ from ahn.checkpoints.names import ahn_path
 from ahn.checkpoints.placement import resolve_device_map, resolve_dtype
 from ahn.checkpoints.rope import context_length, with_rope
 from ahn.checkpoints.safetensors_files import StoredTensor
-from ahn.config import BACKENDS, AHNConfig, LayerLayout
+from ahn.config import BACKENDS, VARIANTS, AHNConfig, LayerLayout, example_layout
 from ahn.cost.shapes import ModelShape
 from ahn.families import Family, family_of
 from ahn.released import read_ahn_config, window_notice
@@ -51,7 +51,8 @@ class ResolvedCheckpoint:
         config: the base's `config.json`, with the RoPE scaling that was asked for.
         family: `model_type` of its row in `ahn.families`.
         shape: the base's sizes.
-        settings: variant, cell, window, sinks, layers with full attention, form of the recurrence.
+        settings: variant, cell, window, sinks, pooled slots, layers with full attention, form of
+            the recurrence.
         tensors: every tensor that is loaded, base and memory, by key.
         idle: keys of memories that are not loaded, because their layers keep full attention.
         dtype: name of the type of all weights once loaded.
@@ -135,6 +136,9 @@ def resolve_checkpoint(
     rope_scaling: Mapping[str, Any] | None = None,
     yarn_factor: float | None = None,
     backend: str | None = None,
+    rate: int | None = None,
+    pooling: str | None = None,
+    slots: int | None = None,
 ) -> ResolvedCheckpoint:
     """What `ahn.load_model` would load with these arguments, without loading it.
 
@@ -147,7 +151,16 @@ def resolve_checkpoint(
             and shapes of the weights.
     """
     problems = Problems()
-    problems.add(*AHNConfig.problems(variant, None, window, sinks, backend=backend))
+    pooled = {"rate": rate, "pooling": pooling, "slots": slots}
+    given: dict[str, Any] = {name: x for name, x in pooled.items() if x is not None}
+    wrong = AHNConfig.problems(
+        variant, None, window, sinks, backend=backend, rate=rate, pooling=pooling, slots=slots
+    )
+    problems.add(*wrong)
+    if given and variant in VARIANTS and not example_layout(variant).slots:
+        problems.add(
+            f"{', '.join(given)}: variant {variant!r} pools nothing (variant 'compressive' does)"
+        )
     with problems.collecting():
         placed = resolve_device_map(device, device_map)
     with problems.collecting():
@@ -162,7 +175,7 @@ def resolve_checkpoint(
         memory = described = _files(ahn if isinstance(ahn, CheckpointFiles) else ahn_path(ahn))
         settings = _settings_beside(base, family, memory)
         memory = base if memory.is_same(base) else memory
-    if AHNConfig(variant=variant).layer(0).cell is None:
+    if example_layout(variant).cell is None:
         memory = None
     elif memory is None:
         raise InputError(
@@ -176,9 +189,12 @@ def resolve_checkpoint(
     if variant != "full":
         settings = settings.with_span(window, sinks)
     settings = replace(
-        settings, variant=variant, backend=settings.backend if backend is None else backend
+        settings,
+        variant=variant,
+        backend=settings.backend if backend is None else backend,
+        **given,
     )
-    shape = _shape(base, settings)
+    settings, shape = _sized(base, settings)
     check_values(config, base.place)
     base.check_stop_tokens(shape.vocab_size)
     sliding = family.sliding_layers(config) if own is None else []
@@ -187,7 +203,7 @@ def resolve_checkpoint(
         raise InputError(
             f"{base}: config.json has {found}: {len(sliding)} of its layers have a window of their "
             "own, which variant 'full' does not compute and the others replace: give a window of "
-            "yours (window=, --window; variants window, ahn, no-write), or " + remedy
+            "yours (window=, --window; variants window, ahn, no-write, compressive), or " + remedy
         )
     try:
         config = with_rope(config, rope_scaling, yarn_factor)
@@ -262,17 +278,20 @@ def memory_settings(memory: CheckpointFiles) -> AHNConfig:
     return settings
 
 
-def _shape(base: CheckpointFiles, settings: AHNConfig) -> ModelShape:
-    """The base's sizes, which the settings of the memory must fit."""
+def _sized(base: CheckpointFiles, settings: AHNConfig) -> tuple[AHNConfig, ModelShape]:
+    """The settings with what depends on the base's sizes, and these; they must fit."""
     try:
         shape = ModelShape.from_config(base.config)
+        settings = settings.with_default_slots(
+            shape.num_attention_heads, shape.num_key_value_heads, shape.head_dim
+        )
         try:
             settings.layouts(shape.num_hidden_layers)
         except InputError as error:
             raise InputError(f"{'; '.join(error.problems)} (fa_layer_ids)") from None
     except InputError as error:
         raise error.prefixed(f"{base}: config.json: ") from None
-    return shape
+    return settings, shape
 
 
 def _check_backend(

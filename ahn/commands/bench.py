@@ -26,7 +26,7 @@ from ahn.checkpoints.locate import CheckpointFiles
 from ahn.checkpoints.resolve import resolve_checkpoint
 from ahn.commands.options import Bench
 from ahn.config import VARIANTS
-from ahn.cost.accounting import ModelShape, cache_bytes, flops
+from ahn.cost.accounting import ModelShape, layout_bytes, layout_flops
 from common.commands import settings_command
 
 
@@ -137,16 +137,6 @@ def _summary(
     model: Any, variant: str, shape: ModelShape, tokens: int, timings: list[_Timing]
 ) -> Measurement:
     """The median of all but the first of a variant's `timings`, beside the analytic figures."""
-    windowed = next((layer for layer in model.layout if layer.window is not None), None)
-    kind: dict[str, Any] = {
-        "full_attention_layers": [
-            index for index, layer in enumerate(model.layout) if layer.window is None
-        ]
-    }
-    if windowed is None:
-        kind = {}
-    else:
-        kind |= {"window": windowed.window, "sinks": windowed.sinks, "cell": windowed.cell}
     warm = timings[1:]
     return Measurement(
         variant=variant,
@@ -154,10 +144,10 @@ def _summary(
         prefill_seconds=statistics.median(t.prefill_seconds for t in warm),
         decode_seconds_per_token=statistics.median(t.decode_seconds for t in warm),
         cache_bytes=warm[-1].cache_bytes,
-        cache_bytes_analytic=cache_bytes(
-            shape, variant, tokens, dtype_bytes=model.dtype.itemsize, **kind
+        cache_bytes_analytic=layout_bytes(
+            shape, model.layout, tokens, dtype_bytes=model.dtype.itemsize
         ).total,
-        prefill_flops=flops(shape, variant, tokens, **kind).prefill,
+        prefill_flops=layout_flops(shape, model.layout, tokens).prefill,
         peak_memory_bytes=max((t.peak_memory_bytes or 0 for t in timings), default=0) or None,
     )
 

@@ -45,6 +45,9 @@ def answer(asked: Generate) -> None:
         asked.dtype,
         asked.device,
         yarn_factor=asked.yarn_factor,
+        rate=asked.rate,
+        pooling=asked.pooling,
+        slots=asked.slots,
     )
     tokenizer_place = base if asked.tokenizer is None else asked.tokenizer
     try:

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from ahn.config import CELLS, MOST_TOKENS, VARIANTS
+from ahn.config import CELLS, MOST_RATE, MOST_TOKENS, POOLINGS, VARIANTS
 from common.settings import Flag, Number, Seed, Settings, Tokens, Whole, as_dtype
 
 DType = Annotated[Literal["auto", "float32", "bfloat16", "float16", "float64"], as_dtype]
@@ -51,6 +51,21 @@ class Generate(Settings):
     )
     window: Window = None
     sinks: Sinks = None
+    rate: Tokens | None = Field(
+        None,
+        ge=1,
+        le=MOST_RATE,
+        description="Of compressive: tokens pooled into one. Default: 4, the paper's.",
+    )
+    pooling: str | None = Field(
+        None, description=f"Of compressive: {' or '.join(POOLINGS)}. Default: {POOLINGS[0]}."
+    )
+    slots: Whole | None = Field(
+        None,
+        ge=1,
+        le=MOST_TOKENS,
+        description="Of compressive: pooled slots a layer. Default: the bytes of AHN's state.",
+    )
     yarn_factor: Factor = None
     dtype: DType | None = None
     """Weights' type (bf16 ... are understood). Default: the model's."""

@@ -11,7 +11,12 @@ from ahn.cost.accounting import (
     allocated_slots,
     cache_bytes,
     flops,
+    layer_slots,
+    layout_bytes,
+    layout_flops,
+    variant_layouts,
 )
+from ahn.cost.budget import fit_layouts
 from ahn.cost.shapes import ModelShape
 
 __all__ = [
@@ -23,5 +28,10 @@ __all__ = [
     "ModelShape",
     "allocated_slots",
     "cache_bytes",
+    "fit_layouts",
     "flops",
+    "layer_slots",
+    "layout_bytes",
+    "layout_flops",
+    "variant_layouts",
 ]

@@ -3,7 +3,8 @@
 A forward pass brings a chunk of T tokens; the cache holds some earlier ones in *slots*. For a
 layer with S sinks and a window of W tokens, token `j` of a sequence is kept in slot `j` if `j < S`,
 else in slot `S + (j - S) mod W`: the sinks stay, the rest is a ring. With full attention token
-`j` is kept in slot `j`.  Everything here is index arithmetic on that rule, done once per forward
+`j` is kept in slot `j`.  Layouts that pool what leaves have a few slots more
+(`ahn.models.pooling`).  Everything here is index arithmetic on that rule, done once per forward
 pass and shared by all layers of one layout.
 
 Shape letters: B batch, b = 1 or B (1 when all rows have the same length), T tokens of the chunk,
@@ -16,6 +17,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +25,8 @@ from torch.nn import functional as F
 
 from ahn.config import LayerLayout
 from ahn.models.plan import Buffers, Leaving, Plan
+from ahn.models.pooling import ChunkGroups, visible_until
+from ahn.models.slots import SlotWrite, held_tokens, ring_slots, take
 from ahn.models.window_attention import mask_free, split_attention, takes_flash
 
 #: At most so many query-key pairs are masked at a time; longer chunks go in query blocks.
@@ -50,31 +54,6 @@ class MemoryStep:
         columns = self.columns if isinstance(self.columns, slice) else self.columns.to(device)
         writes = None if self.writes is None else self.writes.to(device)
         return MemoryStep(self.first_query, columns, writes)
-
-
-@dataclass(frozen=True)
-class SlotWrite:
-    """Which tokens of the chunk are kept, and where.
-
-    Attributes:
-        rows: `[n]` batch rows, or None when every row does the same.
-        tokens: `[n]` token positions in the chunk.
-        slots: `[n]` their slots.
-    """
-
-    rows: Tensor | None
-    tokens: Tensor
-    slots: Tensor
-
-    def to(self, device: torch.device) -> SlotWrite:
-        """The same with tensors on another device."""
-        rows = None if self.rows is None else self.rows.to(device)
-        return SlotWrite(rows, self.tokens.to(device), self.slots.to(device))
-
-    def clone(self) -> SlotWrite:
-        """The same with tensors of its own."""
-        rows = None if self.rows is None else self.rows.clone()
-        return SlotWrite(rows, self.tokens.clone(), self.slots.clone())
 
 
 class Chunk:
@@ -145,32 +124,38 @@ class Chunk:
 
     def plan(self, layout: LayerLayout) -> LayerPlan:
         """What a layer of this layout does with the chunk."""
-        return LayerPlan(self, layout.window, layout.sinks)
+        return LayerPlan(self, layout)
 
     def plans(self, layouts: Sequence[LayerLayout]) -> list[LayerPlan]:
-        """One for each layer, shared by layers with the same window and sinks."""
+        """One for each layer, shared by layers whose queries see the same."""
         # not kept by the chunk: plans refer to it, and a cycle would keep masks in memory
-        made: dict[tuple[int | None, int], LayerPlan] = {}
+        made: dict[tuple[Any, ...], LayerPlan] = {}
         for layout in layouts:
-            key = (layout.window, layout.sinks)
-            if key not in made:
-                made[key] = self.plan(layout)
-        return [made[layout.window, layout.sinks] for layout in layouts]
+            if layout.span not in made:
+                made[layout.span] = self.plan(layout)
+        return [made[layout.span] for layout in layouts]
 
 
 class LayerPlan(Plan):
-    """The index arithmetic of one chunk for one window and number of sinks.
+    """The index arithmetic of one chunk for one layout.
 
     Columns are what `LayerCache.joined` makes: what the cache holds, then the chunk. While all
     rows have the same length they are in the order of their positions, so that the window of a
-    run of queries, and what leaves it, are slices.
+    run of queries, and what leaves it, are slices. Behind them stand the columns of pooled groups.
+
+    Args:
+        chunk: the tokens.
+        layout: of the layers; what they do with what leaves the window does not matter here.
 
     Attributes:
         uniform_rows: whether all rows have the same length and there is no padding.
+        groups: pooled groups of tokens; None: the layout has none.
     """
 
-    def __init__(self, chunk: Chunk, window: int | None, sinks: int) -> None:
-        self.chunk, self.window, self.sinks = chunk, window, sinks
+    def __init__(self, chunk: Chunk, layout: LayerLayout) -> None:
+        self.chunk, self.layout = chunk, layout
+        self.window, self.sinks, self.ring = layout.window, layout.sinks, layout.ring
+        sinks = self.sinks
         #: `[b, T]` position of each token, -1: padding
         self.index = chunk.index
         #: padding before the first token of the row that has most
@@ -178,13 +163,34 @@ class LayerPlan(Plan):
         #: slots in use before this chunk
         self.cached = self._slots(chunk.seen)
         self.uniform_rows = chunk.valid is None and isinstance(chunk.seen, int)
-        held = self._held(chunk.seen, self.cached)
+        device = chunk.index.device
+        length = torch.as_tensor(chunk.seen, device=device).reshape(-1, 1)  # [b, 1]
+        held = held_tokens(length, self.cached, self.ring, sinks)
         if self.ring_offset:
             ring = held[:, sinks:].roll(-self.ring_offset, 1)
             held = torch.cat([held[:, :sinks], ring], 1)
         rows = max(held.shape[0], chunk.index.shape[0])
-        #: `[b, N]` token in each column, -1: none
+        #: `[b, N]` token in each column, or the first one that sees its group; -1: none
         self.keys = torch.cat([held.expand(rows, -1), chunk.index.expand(rows, -1)], 1)
+        #: `[b, N]` first position that does not see the column any more; None: all later ones do
+        self._until = None if self.window is None else visible_until(self.keys, layout)
+        #: columns of tokens; those of groups follow
+        self._tokens = self.keys.shape[1]
+        self.groups: ChunkGroups | None = None
+        if layout.slots:
+            self.groups = ChunkGroups(
+                layout,
+                chunk.seen,
+                chunk.after,
+                self.cached,
+                chunk.tokens,
+                chunk.left,
+                self.uniform_rows,
+                device,
+            )
+            assert self._until is not None
+            self.keys = torch.cat([self.keys, self.groups.opens], 1)
+            self._until = torch.cat([self._until, self.groups.closes], 1)
         self._mask: Tensor | None = None
         self._elsewhere: dict[str, LayerPlan] = {}
 
@@ -197,6 +203,8 @@ class LayerPlan(Plan):
             twin = copy.copy(self)
             twin._mask, twin._elsewhere = None, {}
             twin.keys, twin.index = self.keys.to(target), self.index.to(target)
+            twin._until = None if self._until is None else self._until.to(target)
+            twin.groups = None if self.groups is None else self.groups.to(target)
             twin.slot_write = self.slot_write.to(target)
             twin.memory_step = None if self.memory_step is None else self.memory_step.to(target)
             self._elsewhere[str(target)] = twin
@@ -209,30 +217,19 @@ class LayerPlan(Plan):
         Only defined when all rows have the same length; 0 otherwise.
         """
         seen = self.chunk.seen
-        if not self.uniform_rows or self.window is None or not isinstance(seen, int):
+        if not self.uniform_rows or self.ring is None or not isinstance(seen, int):
             return 0
-        return (seen - self.sinks) % self.window if seen > self.sinks + self.window else 0
+        return (seen - self.sinks) % self.ring if seen > self.sinks + self.ring else 0
 
     def _slots(self, seen: int | Tensor) -> int:
         longest = seen if isinstance(seen, int) else int(seen.max())
-        return longest if self.window is None else min(longest, self.sinks + self.window)
-
-    def _held(self, seen: int | Tensor, count: int) -> Tensor:
-        """`[b, count]` token in each slot when `seen` tokens have passed, -1: empty."""
-        device = self.chunk.index.device
-        slots = torch.arange(count, device=device)
-        length = torch.as_tensor(seen, device=device).reshape(-1, 1)  # [b, 1]
-        held = slots.expand(length.shape[0], -1)
-        if self.window is not None:
-            laps = torch.div(length - 1 - slots, self.window, rounding_mode="floor")
-            held = torch.where(slots < self.sinks, slots, slots + laps * self.window)
-        return torch.where(slots < length, held, -1)
+        return longest if self.ring is None else min(longest, self.sinks + self.ring)
 
     @property
     def causal(self) -> bool:
         """Whether plain causal attention over the chunk is all there is to compute."""
         chunk = self.chunk
-        reach = self.window is None or chunk.tokens <= self.sinks + self.window
+        reach = self.ring is None or chunk.tokens <= self.sinks + self.ring
         return self.cached == 0 and chunk.valid is None and reach
 
     def visible(self, first: int, last: int, columns: Tensor | slice) -> Tensor:
@@ -240,8 +237,8 @@ class LayerPlan(Plan):
         query = self.index[:, first:last, None]
         key = self.keys[:, None, columns]
         seen = (key >= 0) & (key <= query)
-        if self.window is not None:
-            seen &= (key < self.sinks) | (key > query - self.window)
+        if self._until is not None:
+            seen &= query < self._until[:, None, columns]
         # a padding query sees everything, so that its softmax is finite; nobody reads it
         return (seen | (query < 0))[:, None]
 
@@ -250,6 +247,11 @@ class LayerPlan(Plan):
     ) -> tuple[Tensor, Tensor, Leaving | None]:
         """All columns; what leaves the window is picked from them."""
         joined = {name: past.joined(name, tensor, self) for name, tensor in new.items()}
+        if self.groups is not None:
+            joined = {
+                name: self.groups.beside(tensor, past.slots.get(name))
+                for name, tensor in joined.items()
+            }
         step = self.memory_step if evicts else None
         leaving = None
         if step is not None:
@@ -258,15 +260,21 @@ class LayerPlan(Plan):
         return joined["keys"], joined["values"], leaving
 
     def keep(self, past: Buffers, new: Mapping[str, Tensor]) -> None:
-        """Store those tokens of the chunk that stay in the window."""
-        past.store(new, self)
+        """Store those tokens of the chunk that stay in the window, and the groups it completes."""
+        pooled = {}
+        if self.groups is not None and self.groups.new:
+            pooled = {
+                name: self.groups.pool(past.joined(name, tensor, self))
+                for name, tensor in new.items()
+            }
+        past.store(new, self, pooled)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, scaling: float) -> Tensor:
         """Attention of the chunk's queries.
 
         Args:
             q: `[B, H, T, d]`.
-            k: `[B, K, N, d]`, what the cache holds, then the chunk.
+            k: `[B, K, N, d]`, what the cache holds, then the chunk, then pooled groups.
             v: `[B, K, N, d]`.
             scaling: factor of the scores.
 
@@ -276,7 +284,12 @@ class LayerPlan(Plan):
         tokens, columns = q.shape[2], k.shape[2]
         if self.causal:
             return _attention(q, k, v, None, scaling)
-        if mask_free(q) and self.uniform_rows and isinstance(self.chunk.seen, int):
+        if (
+            mask_free(q)
+            and self.uniform_rows
+            and isinstance(self.chunk.seen, int)
+            and self.groups is None  # which queries see a group is no window
+        ):
             return split_attention(q, k, v, self.chunk.seen, self.window, self.sinks, scaling)
         if tokens * columns <= _PAIRS:
             if self._mask is None:
@@ -300,20 +313,33 @@ class LayerPlan(Plan):
 
     def _columns(self, first: int, last: int) -> Tensor | slice:
         """Columns that any of the queries `first ... last - 1` may see; a tensor is `[1, n]`."""
+        columns = self._token_columns(first, last)
+        if self.groups is None:
+            return columns
+        if isinstance(columns, slice):
+            columns = torch.arange(columns.stop, device=self.keys.device)[None]
+        queries = self.index[:, first:last] + 1
+        low, high = self.groups.seen_by(queries.amin(1), queries.amax(1))
+        new = self._tokens + self.groups.held
+        held = torch.arange(self._tokens, new, device=columns.device)
+        fresh = torch.arange(new + low, new + high, device=columns.device)
+        return torch.cat([columns, held[None], fresh[None]], 1)
+
+    def _token_columns(self, first: int, last: int) -> Tensor | slice:
         device = self.keys.device
-        if self.window is None:
+        if self.ring is None:
             return slice(0, self.cached + last)
         if self.uniform_rows:
-            # the oldest column in the window of `first`; the columns before it are sinks
-            oldest = self.cached + first - self.window + 1
+            # the oldest column that `first` may see beside the sinks, which stand before it
+            oldest = self.cached + first - self.ring + 1
             if oldest <= self.sinks:
                 return slice(0, self.cached + last)
             sinks = torch.arange(self.sinks, device=device)
             window = torch.arange(oldest, self.cached + last, device=device)
             return torch.cat([sinks, window])[None]
-        low = max(0, first - self.window + 1)
+        low = max(0, first - self.ring + 1)
         # a row's tokens follow its left padding: the row with most padding reaches back furthest
-        in_ring = first - self.padding < self.window - 1
+        in_ring = first - self.padding < self.ring - 1
         cached = self.cached if in_ring else min(self.cached, self.sinks)
         head = min(low, self.padding + self.sinks)
         return torch.cat(
@@ -327,7 +353,7 @@ class LayerPlan(Plan):
     @cached_property
     def memory_step(self) -> MemoryStep | None:
         """What leaves the window, and which queries read then; None when nothing leaves."""
-        if self.window is None or self.chunk.tokens == 0:
+        if self.window is None or self.groups is not None or self.chunk.tokens == 0:
             return None
         sinks, window, index = self.sinks, self.window, self.index
         seen, tokens = self.chunk.seen, self.chunk.tokens
@@ -347,7 +373,7 @@ class LayerPlan(Plan):
         leaving, writes = leaving[:, first:].clamp(min=sinks), writes[:, first:]
         length = torch.as_tensor(seen, device=index.device).reshape(-1, 1)
         left = torch.zeros_like(length) if self.chunk.left is None else self.chunk.left[:, None]
-        slots = sinks + (leaving - sinks) % window
+        slots = ring_slots(leaving, window, sinks)
         columns = torch.where(leaving < length, slots, self.cached + left + leaving - length)
         columns = columns.clamp(max=self.cached + tokens - 1)  # where nothing is written
         return MemoryStep(first, columns, writes)
@@ -359,27 +385,17 @@ class LayerPlan(Plan):
         if self.uniform_rows and isinstance(seen, int):  # without waiting for a GPU
             last = seen + self.chunk.tokens
             kept = torch.arange(seen, last, device=index.device)
-            if self.window is not None and last - max(seen, self.sinks) > self.window:
+            if self.ring is not None and last - max(seen, self.sinks) > self.ring:
                 sinks = kept[: max(0, self.sinks - seen)]
-                kept = torch.cat([sinks, kept[-self.window :]])
-            return SlotWrite(None, kept - seen, self._ring(kept))
+                kept = torch.cat([sinks, kept[-self.ring :]])
+            return SlotWrite(None, kept - seen, ring_slots(kept, self.ring, self.sinks))
         after = torch.as_tensor(self.chunk.after, device=index.device).reshape(-1, 1)
         keep = index >= 0
-        if self.window is not None:
-            keep = keep & ((index < self.sinks) | (index >= after - self.window))
+        if self.ring is not None:
+            keep = keep & ((index < self.sinks) | (index >= after - self.ring))
         rows, tokens = keep.expand(after.shape[0], -1).nonzero(as_tuple=True)
         kept = index.expand(after.shape[0], -1)[rows, tokens]
-        return SlotWrite(rows, tokens, self._ring(kept))
-
-    def _ring(self, positions: Tensor) -> Tensor:
-        return ring_slots(positions, self.window, self.sinks)
-
-
-def ring_slots(positions: Tensor, window: int | None, sinks: int) -> Tensor:
-    """The slot in which the token at each position is kept."""
-    if window is None:
-        return positions
-    return torch.where(positions < sinks, positions, sinks + (positions - sinks) % window)
+        return SlotWrite(rows, tokens, ring_slots(kept, self.ring, self.sinks))
 
 
 def repeats_heads(
@@ -423,13 +439,3 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scaling: fl
         scale=scaling,
         enable_gqa=groups > 1,
     )
-
-
-def take(x: Tensor, columns: Tensor | slice) -> Tensor:
-    """Pick columns of `x [B, heads, N, ...]`: the same for all rows, or `[B, n]`."""
-    if isinstance(columns, slice):
-        return x[:, :, columns]
-    if columns.shape[0] == 1:
-        return x.index_select(2, columns[0])
-    index = columns[:, None].reshape(columns.shape[0], 1, -1, *([1] * (x.dim() - 3)))
-    return x.gather(2, index.expand(-1, x.shape[1], -1, *x.shape[3:]))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -18,12 +19,13 @@ from transformers import Cache
 
 from ahn.cells.registry import CELLS
 from ahn.config import LayerLayout
-from ahn.cost.accounting import allocated_slots
-from ahn.models.attention import Chunk, LayerPlan, SlotWrite
+from ahn.cost.accounting import layer_slots
+from ahn.models.attention import Chunk, LayerPlan
 from ahn.models.cache_files import SavedCache, identify, mismatches, read_cache, write_cache
 from ahn.models.decode_step import TokenStep
 from ahn.models.layouts import layout_table
 from ahn.models.plan import Plan
+from ahn.models.slots import SlotWrite
 from common.errors import InputError
 
 
@@ -34,7 +36,8 @@ class LayerCache:
         layout: window, sinks and cell of the layer.
         slots: tensors with one slot for each token that is kept, by name, `[B, heads, slots, ...]`:
             `keys` and `values [B, num_key_value_heads, slots, d]`, after RoPE, and the gates of
-            the layer's cell. Empty before the first pass.
+            the layer's cell. Slots of pooled groups follow those of tokens (`pooled_keys`). Empty
+            before the first pass.
         states: of the layer's cell, by name `[B, ...]`.
     """
 
@@ -61,6 +64,22 @@ class LayerCache:
     @values.setter
     def values(self, values: Tensor | None) -> None:
         self._replace("values", values)
+
+    @property
+    def pooled_keys(self) -> Tensor | None:
+        """Slots of pooled groups `[B, num_key_value_heads, n, d]`, a part of `keys`; None: none."""
+        return self._pooled(self.keys)
+
+    @property
+    def pooled_values(self) -> Tensor | None:
+        """As `pooled_keys`."""
+        return self._pooled(self.values)
+
+    def _pooled(self, buffer: Tensor | None) -> Tensor | None:
+        if buffer is None or not self.layout.slots or self.layout.ring is None:
+            return None
+        first = self.layout.sinks + self.layout.ring
+        return buffer[:, :, first:] if buffer.shape[2] > first else None
 
     def __getattr__(self, name: str) -> Tensor | None:
         """A gate or state by its name (`write`, `state`); None: the layer holds no such tensor.
@@ -167,19 +186,36 @@ class LayerCache:
                 old.copy_(states[name])
 
     def joined(self, name: str, new: Tensor, plan: LayerPlan) -> Tensor:
-        """The columns of a plan: what buffer `name` holds, then `new [B, heads, T, ...]`."""
+        """The columns of tokens: what buffer `name` holds, then `new [B, heads, T, ...]`."""
         held = self.slots.get(name)
         if held is None or not plan.cached:
             return new
         if not plan.ring_offset:
             return torch.cat([held[:, :, : plan.cached], new], 2)
         sinks, oldest = plan.sinks, plan.sinks + plan.ring_offset
-        parts = [held[:, :, :sinks], held[:, :, oldest:], held[:, :, sinks:oldest], new]
+        ring = held[:, :, oldest : plan.cached], held[:, :, sinks:oldest]
+        parts = [held[:, :, :sinks], *ring, new]
         return torch.cat(parts, 2)
 
-    def store(self, new: Mapping[str, Tensor], plan: LayerPlan) -> None:
-        """Keep what the layout keeps of a chunk's keys, values and gates `[B, heads, T, ...]`."""
-        target, slots = plan.slot_write, self._slots(plan.chunk)
+    def store(
+        self,
+        new: Mapping[str, Tensor],
+        plan: LayerPlan,
+        pooled: Mapping[str, Tensor] = MappingProxyType({}),
+    ) -> None:
+        """Keep what the layout keeps of a chunk.
+
+        Args:
+            new: its keys, values and gates `[B, heads, T, ...]`.
+            plan: of the chunk.
+            pooled: keys and values of the groups that it completes `[B, heads, n, d]`.
+        """
+        self._store(new, plan.slot_write, self._slots(plan.chunk))
+        if pooled and plan.groups is not None:
+            self._store(pooled, plan.groups.write, 0)
+        self.settle()
+
+    def _store(self, new: Mapping[str, Tensor], target: SlotWrite, slots: int) -> None:
         if self.recorded and not torch.is_grad_enabled():
             # unrecorded, gradients of what a slot holds now would reach what it held before
             with torch.inference_mode(False), torch.enable_grad():
@@ -187,16 +223,12 @@ class LayerCache:
                 self._write(constants, target.clone(), slots)
         else:
             self._write(new, target, slots)
-        self.settle()
 
     def _write(self, new: Mapping[str, Tensor], target: SlotWrite, slots: int) -> None:
         for name, tensor in new.items():
             fresh = self._with_room(self.slots.get(name), tensor, slots)
             # in place also where gradients flow: `joined` copies what attention sees
-            if target.rows is None:
-                fresh.index_copy_(2, target.slots, tensor.index_select(2, target.tokens))
-            else:
-                fresh[target.rows, :, target.slots] = tensor[target.rows, :, target.tokens]
+            target.put(fresh, tensor)
             self.slots[name] = fresh
 
     def make_room(self, chunk: Chunk) -> None:
@@ -213,7 +245,7 @@ class LayerCache:
         """Slots that the layer needs after a chunk."""
         after = chunk.after
         longest = after if isinstance(after, int) else int(after.max())
-        return allocated_slots(longest, self.layout.sinks, self.layout.window)
+        return layer_slots(self.layout, longest)
 
     @staticmethod
     def _with_room(buffer: Tensor | None, like: Tensor, slots: int) -> Tensor:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from torch import Tensor
 from ahn.cells.base import kept_dtype
 from ahn.cells.registry import CELLS
 from ahn.config import LayerLayout
-from ahn.cost.accounting import allocated_slots
+from ahn.cost.accounting import layer_slots
 from ahn.models.weights import stored_weights
 from common.errors import InputError
 from common.writing import replacing
@@ -32,6 +32,8 @@ from common.writing import replacing
 FORMAT = "ahn-cache"
 VERSION = 1
 _KEY = "ahn_cache"
+#: fields of every layout
+_LAYOUT = ("window", "sinks", "cell", "write")
 _SHAPE = (
     "model_type",
     "num_hidden_layers",
@@ -121,7 +123,10 @@ def write_cache(saved: SavedCache, path: Path) -> None:
         "format": FORMAT,
         "version": VERSION,
         "model": dict(saved.model),
-        "layouts": [asdict(layout) for layout in saved.layouts],
+        "layouts": [
+            {name: getattr(layout, name) for name in _LAYOUT} | layout.pooled
+            for layout in saved.layouts
+        ],
         "rows": saved.rows,
         "seen": saved.seen,
         "columns": saved.columns,
@@ -212,7 +217,7 @@ def _problems(
     if len(layouts) != model["num_hidden_layers"]:
         return [f"{len(layouts)} layouts for {model['num_hidden_layers']} layers"]
     for index, layout in enumerate(layouts if rows else []):
-        slots = allocated_slots(longest, layout.sinks, layout.window)
+        slots = layer_slots(layout, longest)
         names = dict.fromkeys(("keys", "values"), ((rows, kv_heads, slots, d), dtype))
         if layout.cell is not None:
             cell = CELLS.find(layout.cell).sized(int(model["hidden_size"]), heads, d)

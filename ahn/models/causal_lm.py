@@ -94,9 +94,20 @@ class StreamingCausalLM(OwnAttention, InitialisesCells):
         """The layout as text, one line for each run of equal layers."""
         return layout_table(self.layout)
 
-    def new_cache(self) -> AHNCache:
-        """An empty cache for this model."""
-        return AHNCache(self.layout, self)
+    def new_cache(self, layout: Sequence[LayerLayout] | None = None) -> AHNCache:
+        """An empty cache for this model.
+
+        Args:
+            layout: what each layer sees in the passes that use the cache, which must name it too
+                (`layout=` of `forward` and `generate`); default: the model's.
+
+        Raises:
+            ValueError: layouts for another number of layers.
+        """
+        layouts = self.layout if layout is None else list(layout)
+        if len(layouts) != len(self.layout):
+            raise ValueError(f"{len(layouts)} layouts for {len(self.layout)} layers")
+        return AHNCache(layouts, self)
 
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
         """As transformers', and GatedDeltaNet's `D`, which published counts include."""
@@ -340,7 +351,7 @@ class StreamingCausalLM(OwnAttention, InitialisesCells):
         cache = model_kwargs.get("past_key_values")
         if cache is None:
             if generation_config.use_cache is not False:
-                model_kwargs["past_key_values"] = self.new_cache()
+                model_kwargs["past_key_values"] = self.new_cache(model_kwargs.get("layout"))
             return
         if not isinstance(cache, AHNCache):
             raise ValueError(

@@ -12,6 +12,9 @@ def layout_text(layout: LayerLayout) -> str:
     if layout.window is None:
         return "full attention"
     seen = f"window {layout.window:,}, sinks {layout.sinks:,}"
+    if layout.slots:
+        pooled = f"{layout.slots:,} slots for the {layout.pooling} of {layout.rate:,} tokens each"
+        return f"{seen}, {pooled}"
     if layout.cell is None:
         return f"{seen}, no memory"
     return f"{seen}, memory {layout.cell}" + ("" if layout.write else " (never written to)")

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -341,12 +342,12 @@ class PackedPlan(Plan):
 def packed_plans(
     documents: Documents, layouts: Sequence[LayerLayout], device: torch.device
 ) -> list[PackedPlan]:
-    """One plan for each layer, shared by layers with the same window and sinks."""
+    """One plan for each layer, shared by layers whose queries see the same."""
     lengths = {length for length, real in documents.lengths if real}
     by_length = {n: Chunk(n, 0, None, device).plans(layouts) for n in sorted(lengths)}
-    made: dict[tuple[int | None, int], PackedPlan] = {}
+    made: dict[tuple[Any, ...], PackedPlan] = {}
     for index, layout in enumerate(layouts):
-        key = (layout.window, layout.sinks)
-        if key not in made:
-            made[key] = PackedPlan(documents, {n: plans[index] for n, plans in by_length.items()})
-    return [made[layout.window, layout.sinks] for layout in layouts]
+        if layout.span not in made:
+            plan = PackedPlan(documents, {n: plans[index] for n, plans in by_length.items()})
+            made[layout.span] = plan
+    return [made[layout.span] for layout in layouts]

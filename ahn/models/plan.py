@@ -31,8 +31,10 @@ class Buffers(Protocol):
     def joined(self, name: str, new: Tensor, plan: Any) -> Tensor:
         """What buffer `name` holds, in the order of the tokens, then `new`."""
 
-    def store(self, new: Mapping[str, Tensor], plan: Any) -> None:
-        """Keep those of the new tokens that the layout keeps."""
+    def store(
+        self, new: Mapping[str, Tensor], plan: Any, pooled: Mapping[str, Tensor] = ...
+    ) -> None:
+        """Keep those of the new tokens, and of the groups they complete, that the layout keeps."""
 
 
 Past = TypeVar("Past", bound=Buffers)

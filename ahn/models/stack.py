@@ -4,8 +4,8 @@
 `ahn.families`). What differs from those: a decoder layer may own a memory cell (`layers.N.ahn.fn`),
 and attention sees sinks, window and memory (`ahn.models.streaming`). Training and prompts go
 through the layers in chunks, decode steps in place on the cache: both are plans
-(`ahn.models.plan`), which are tested to give the same result. `full`, `window`, `ahn` and
-`no-write` differ in their layout only.
+(`ahn.models.plan`), which are tested to give the same result. `full`, `window`, `ahn`, `no-write`
+and `compressive` differ in their layout only.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ from common.errors import InputError
 
 def ahn_config(config: Any) -> AHNConfig:
     """The AHN part of a model's configuration."""
-    return AHNConfig(**config.ahn)
+    heads, key_heads = config.num_attention_heads, config.num_key_value_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return AHNConfig(**config.ahn).with_default_slots(heads, key_heads, head_dim)
 
 
 class Memory(nn.Module):

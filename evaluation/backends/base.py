@@ -43,6 +43,7 @@ class RunSettings:
         dtype: `--dtype`, or `auto`.
         device: `--device`, or `auto`.
         yarn_factor: `--yarn-factor`.
+        endpoint: `--endpoint`, the URL of a server.
         budget: `--budget`, as given: what sizable variants may keep of a document.
     """
 
@@ -53,6 +54,7 @@ class RunSettings:
     dtype: str = "auto"
     device: str = "auto"
     yarn_factor: float | None = None
+    endpoint: str | None = None
     budget: str | None = None
     _made: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
@@ -80,6 +82,19 @@ class Cost:
 
     flops: int | None = None
     cache_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What a back-end makes of the generation settings of a task that it cannot follow to the word.
+
+    Attributes:
+        settings: what it is told, as JSON, for run.json.
+        notices: what people must know of it.
+    """
+
+    settings: Mapping[str, Any]
+    notices: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -151,7 +166,15 @@ class Document(ABC):
 
 
 class Reader(ABC):
-    """A back-end that is ready: a loaded model, or a connection."""
+    """A back-end that is ready: a loaded model, or a connection.
+
+    Attributes:
+        concurrency: questions that it takes at once. More than one: `read` and `ask` are called
+            from several threads, each question reads its document for itself, and `close` ends
+            those that are under way.
+    """
+
+    concurrency: int = 1
 
     @abstractmethod
     def read(self, ids: Ids, budget: int | None = None) -> Document:
@@ -191,6 +214,8 @@ class Backend(ABC):
         context: positions it was made for; None: no limit that it knows.
         parameters: weights that compute on this machine.
         notices: what people must be told before it is asked.
+        reads_model: it reads the files of `--model`, or may. Where no variant does, `--model` may
+            name something that is not here.
         needs_boundary: where the document ends changes its answers: something is done to what was
             read before the question comes.
         sizable: how much it keeps follows from a budget of bytes for each document (`--budget`).
@@ -204,6 +229,7 @@ class Backend(ABC):
     context: int | None = None
     parameters: int | None = None
     notices: Sequence[str] = ()
+    reads_model: bool = True
 
     @abstractmethod
     def identity(self) -> Mapping[str, Any]:
@@ -228,6 +254,19 @@ class Backend(ABC):
     def describe(self) -> Mapping[str, Any]:
         """For run.json and the plan's table; `variant` names the kind."""
         return {"variant": self.name, **self.identity()}
+
+    def generation(self, settings: Any, stop: Sequence[str], tokenizer: Any) -> Generation | None:
+        """What it makes of a task's generation settings; None: all of them are followed.
+
+        Args:
+            settings: `Question.settings` of the task.
+            stop: `Question.stop` of the task.
+            tokenizer: of the run's prompts.
+
+        Raises:
+            InputError: it cannot answer by them.
+        """
+        return None
 
     def cost(
         self,

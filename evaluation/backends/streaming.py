@@ -1,20 +1,11 @@
-"""The models of `ahn`: full attention, a window, and a window with a memory of what left it.
+"""The models of `ahn`: full attention, a window, and what remains of what left it.
 
-The prompt except its last token is *prefilled* here; `generate` then reads the last token and
-decodes. So ``decode_seconds`` covers exactly one forward pass per generated token, and
-``prefill_seconds`` everything before.
-
-Examples about one document share the beginning of their prompts. Its cache is filled once and
-copied per example, which the attention sinks, the ring window and the recurrent state allow
-just as keys and values do.
+Attention sinks, the ring window and the recurrent state are copied for the questions about one
+document just as keys and values are.
 """
 
 from __future__ import annotations
 
-import gc
-import random
-import time
-from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +13,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import GenerationConfig
 
@@ -39,25 +29,23 @@ from ahn.checkpoints.resolve import (
 )
 from ahn.checkpoints.rope import with_rope
 from ahn.config import AHNConfig, LayerLayout
-from ahn.cost.accounting import cache_bytes, flops
+from ahn.cost.accounting import layout_bytes, layout_flops
+from ahn.cost.budget import fit_layouts
+from ahn.families import find_family
 from ahn.models.cache import AHNCache
 from ahn.ops.selector import asked, pick
 from ahn.released import read_ahn_config
 from common.errors import InputError, Problems
 from evaluation.backends.base import (
-    Answer,
     Backend,
     Cost,
-    Document,
     Ids,
     Question,
     Reader,
     RunSettings,
 )
-from evaluation.backends.cache_bytes import held
-from evaluation.backends.generation import stop_ids
-from evaluation.backends.peak import GpuPeak, cpu_peak
-from evaluation.backends.requests import VariantRequest, tokens
+from evaluation.backends.local import LocalReader, seed_everything
+from evaluation.backends.requests import VariantRequest, tokens, whole
 
 Layouts = Callable[[int, int | None], Sequence[LayerLayout]]
 """What layers see of a document, from its tokens and the bytes that it may take."""
@@ -72,12 +60,14 @@ class Kind:
         needs_window: it keeps sinks and a window.
         needs_memory: it has AHN weights.
         sizable: its window can be chosen for each document (`--budget`).
+        pools: what leaves the window is pooled; the number of pooled slots can be chosen, too.
     """
 
     summary: str
     needs_window: bool
     needs_memory: bool
     sizable: bool = False
+    pools: bool = False
 
 
 KINDS: dict[str, Kind] = {
@@ -85,6 +75,9 @@ KINDS: dict[str, Kind] = {
     "window": Kind("sinks and a sliding window, nothing else", True, False, True),
     "ahn": Kind("sinks, window, and a memory of what left the window", True, True),
     "no-write": Kind("as ahn, but nothing is written into the memory", True, True),
+    "compressive": Kind(
+        "sinks, window, and the pooled keys and values of what left it", True, False, True, True
+    ),
 }
 
 
@@ -153,8 +146,11 @@ class StreamingModels:
         return tuple(layers or ())
 
     def default_kinds(self) -> list[str]:
-        """What is compared when no variant is named."""
+        """What is compared when no variant is named; of a model of no family of ours, itself."""
         settings = self.settings
+        kind = self.base.config.get("model_type")
+        if find_family(kind) is None and read_ahn_config(self.base.config, self.base.place) is None:
+            return ["hf"]
         last = default_variant(self.base, bool(settings.ahn), settings.window is not None)
         return list(KINDS)[: list(KINDS).index(last) + 1]
 
@@ -170,21 +166,30 @@ class StreamingModels:
 def make_variant(request: VariantRequest, settings: RunSettings) -> StreamingBackend:
     """A variant of one of `KINDS`; options `window`, `sinks` (tokens) and `weights` (a name).
 
+    Kinds that pool also have `rate` (tokens), `pooling` (`mean`, `max`) and `slots`. Where a budget
+    sizes them, options that are given stay: the window follows from the budget, or, where that is
+    an option, the number of slots.
+
     Raises:
         InputError: everything that is wrong with it; see `ahn.resolve_checkpoint`.
     """
     kind, models, problems = KINDS[request.kind], settings.once(StreamingModels), Problems()
     readers: dict[str, Any] = {}
-    sizable = kind.sizable and settings.budget is not None and "window" not in request.options
+    size = _size_to_choose(request, settings)
     if kind.needs_window:
         readers |= {"window": tokens, "sinks": tokens}
     if kind.needs_memory:
         readers["weights"] = str
+    if kind.pools:
+        readers |= {"rate": tokens, "pooling": str, "slots": whole}
     own = request.take(**readers)
+    pooled = {key: own[key] for key in ("rate", "pooling", "slots") if key in own}
     window, sinks = own.get("window", settings.window), own.get("sinks", settings.sinks)
-    if sizable and window is None:
+    if size == "window" and window is None:
         window = 1  # it has one for each document
     problems.add(*map(_by_flag, AHNConfig.problems(request.kind, None, window, sinks)))
+    wrong = AHNConfig.problems(request.kind, None, None, None, **pooled)
+    problems.add(*(f"--variant {request}: {problem}" for problem in wrong))
     device, dtype = "cpu", "float32"
     with problems.collecting(), _naming_flags():
         device, dtype = models.device_and_dtype
@@ -210,11 +215,12 @@ def make_variant(request: VariantRequest, settings: RunSettings) -> StreamingBac
             dtype,
             device,
             yarn_factor=settings.yarn_factor,
+            **pooled,
         )
     if checkpoint.context is None:
         raise InputError(f"--model: {models.base}: config.json has no max_position_embeddings")
     seen, notices = checkpoint.settings, list(checkpoint.notices)
-    if kind.needs_window and not sizable and sinks is None and seen.window < seen.sinks:
+    if kind.needs_window and size is None and sinks is None and seen.window < seen.sinks:
         notices.append(
             f"--window: {seen.window} tokens are fewer than the {seen.sinks} sinks (the default; "
             "see --sinks)"
@@ -227,8 +233,18 @@ def make_variant(request: VariantRequest, settings: RunSettings) -> StreamingBac
         str(memory) if read else None,
         settings.yarn_factor,
         tuple(notices),
-        sizable,
+        size,
     )
+
+
+def _size_to_choose(request: VariantRequest, settings: RunSettings) -> str | None:
+    """What a budget chooses for each document: `window`, `slots`; None: nothing."""
+    kind = KINDS[request.kind]
+    if not kind.sizable or settings.budget is None:
+        return None
+    if "window" not in request.options:
+        return "window"
+    return "slots" if kind.pools and "slots" not in request.options else None
 
 
 def _check_agreement(
@@ -280,7 +296,7 @@ class StreamingBackend(Backend):
         ahn: place of the AHN weights, as given.
         yarn_factor: as given.
         notices: what people must be told.
-        sizable: its window follows from a budget for each document.
+        size: what follows from a budget for each document: `window` or `slots`.
     """
 
     def __init__(
@@ -291,9 +307,10 @@ class StreamingBackend(Backend):
         ahn: str | None = None,
         yarn_factor: float | None = None,
         notices: Sequence[str] = (),
-        sizable: bool = False,
+        size: str | None = None,
     ) -> None:
-        self.sizable = sizable
+        self.size = size
+        self.sizable = size is not None
         self.name = name
         self.kind = kind
         self.checkpoint = checkpoint
@@ -306,10 +323,18 @@ class StreamingBackend(Backend):
 
     @property
     def _seen(self) -> dict[str, Any]:
-        """Window, sinks, cell and layers with full attention, as far as this kind has them."""
+        """Window, sinks, cell and layers with full attention, as far as this kind has them.
+
+        And what is pooled how, where it pools.
+        """
         settings, kind = self.checkpoint.settings, KINDS[self.kind]
-        return {
-            "window": settings.window if kind.needs_window and not self.sizable else None,
+        pooled = {
+            "rate": settings.rate,
+            "pooling": settings.pooling,
+            "slots": None if self.size == "slots" else settings.slots,
+        }
+        return (pooled if kind.pools else {}) | {
+            "window": settings.window if kind.needs_window and self.size != "window" else None,
             "sinks": settings.sinks if kind.needs_window else None,
             "cell": settings.cell if kind.needs_memory else None,
             "full_attention_layers": settings.full_attention_layers if kind.needs_window else (),
@@ -360,70 +385,58 @@ class StreamingBackend(Backend):
         budget: int | None = None,
     ) -> Cost:
         """See `Backend`: "exact" accounting; the last generated token is never read."""
-        seen = self._settings_of_cost()
-        if self.sizable:
-            seen["window"] = self.window_for(document_tokens or prompt_tokens, budget)
-        counted = flops(
-            self.checkpoint.shape,
-            self.kind,
-            prompt_tokens,
-            generated_tokens,
-            accounting="exact",
-            **seen,
+        layouts = self.layouts(document_tokens or prompt_tokens, budget)
+        counted = layout_flops(self.checkpoint.shape, layouts, prompt_tokens, generated_tokens)
+        return Cost(
+            int(counted.total), self._held(prompt_tokens + max(generated_tokens - 1, 0), layouts)
         )
-        held = self._held(prompt_tokens + max(generated_tokens - 1, 0), seen)
-        return Cost(int(counted.total), held)
 
-    def _settings_of_cost(self) -> dict[str, Any]:
-        seen = {**self._seen, "sinks": self._seen["sinks"] or 0}
-        seen["layers"] = self.checkpoint.settings.layers if self._own_layers else None
-        return seen
-
-    def _held(self, tokens: int, seen: Mapping[str, Any]) -> int:
+    def _held(self, tokens: int, layouts: Sequence[LayerLayout]) -> int:
         of_element = DTYPE_BYTES[self.checkpoint.dtype]
-        return cache_bytes(
-            self.checkpoint.shape, self.kind, tokens, dtype_bytes=of_element, **seen
-        ).total
+        return layout_bytes(self.checkpoint.shape, layouts, tokens, dtype_bytes=of_element).total
 
     def document_bytes(self, tokens: int) -> int | None:
         """See `Backend`."""
-        return None if self.sizable else self._held(tokens, self._settings_of_cost())
-
-    def window_for(self, document_tokens: int, budget: int | None) -> int:
-        """The largest window whose bytes after a document are within a budget.
-
-        Without a budget the window holds the document.
-
-        Raises:
-            InputError: no window is small enough.
-        """
-        seen = self._settings_of_cost()
-        most = max(1, document_tokens - seen["sinks"])
-
-        def beyond(window: int) -> bool:
-            return self._held(document_tokens, seen | {"window": window}) > (budget or 0)
-
-        if budget is None or not beyond(most):
-            return most
-        found = bisect_left(range(1, most + 1), True, key=beyond)
-        if not found:
-            least = self._held(document_tokens, seen | {"window": 1})
-            raise InputError(
-                f"{self.name} holds {least:,} bytes with its {seen['sinks']} sinks and a window of "
-                f"one token, and the budget is {budget:,}"
-            )
-        return found
+        return None if self.sizable else self._held(tokens, self.layouts(tokens, None))
 
     def kept(self, document_tokens: int, budget: int) -> float:
         """See `Backend`."""
         return kept_tokens(document_tokens, self.layouts(document_tokens, budget))
 
-    def layouts(self, document_tokens: int, budget: int | None) -> list[LayerLayout]:
-        """What each layer sees of a document that may take so many bytes."""
-        settings, count = self.checkpoint.settings, self.checkpoint.shape.num_hidden_layers
-        if self.sizable:
-            settings = settings.with_span(self.window_for(document_tokens, budget), None)
-        return list(settings.layouts(count))
+    def layouts(self, document_tokens: int, budget: int | None) -> Sequence[LayerLayout]:
+        """What each layer sees of a document that may take so many bytes.
+
+        A window that is sized is the largest one whose bytes after the document are within the
+        budget, pooled slots that are sized are the most; without a budget the window holds the
+        document, and slots are as many as the paper's.
+
+        Raises:
+            InputError: no size is small enough.
+        """
+        settings, shape = self.checkpoint.settings, self.checkpoint.shape
+        count = shape.num_hidden_layers
+        largest = settings
+        if self.size == "window":
+            largest = settings.with_span(max(1, document_tokens - settings.sinks), None)
+        layouts = largest.layouts(count)
+        if self.size is None or budget is None:
+            return layouts
+        whole_fits = self.size == "window" or all(
+            layout.groups(document_tokens) <= layout.slots for layout in layouts
+        )
+        if whole_fits and self._held(document_tokens, layouts) <= budget:
+            return layouts
+        try:
+            return fit_layouts(
+                shape,
+                layouts,
+                budget,
+                self.size,
+                tokens=document_tokens,
+                dtype_bytes=DTYPE_BYTES[self.checkpoint.dtype],
+            )
+        except InputError as error:
+            raise error.prefixed(f"{self.name}: ") from None
 
     def open(self, tokenizer: Any, seed: int) -> Reader:
         """See `Backend`."""
@@ -434,31 +447,10 @@ class StreamingBackend(Backend):
 
 def kept_tokens(tokens: int, layouts: Sequence[LayerLayout]) -> float:
     """How many of a document's tokens a layer keeps as they are, mean over layers."""
-    spans = [tokens if x.window is None else min(tokens, x.sinks + x.window) for x in layouts]
-    return sum(spans) / len(spans)
+    return sum(layout.lossless(tokens) for layout in layouts) / len(layouts)
 
 
-def seed_everything(seed: int) -> None:
-    """Seed all generators and ask for repeatable kernels, as the authors' scripts do."""
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = True
-
-
-def before_stop(text: str, stop: Sequence[str]) -> str:
-    """`text` up to the first place where one of the texts `stop` begins."""
-    ends = [at for end in stop if end and (at := text.find(end)) >= 0]
-    return text[: min(ends, default=len(text))]
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the device, or the machine, had no memory left."""
-    return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError)
-
-
-class StreamingReader(Reader):
+class StreamingReader(LocalReader):
     """A loaded model.
 
     Args:
@@ -469,12 +461,10 @@ class StreamingReader(Reader):
     """
 
     def __init__(self, model: Any, tokenizer: Any, layouts: Layouts | None = None) -> None:
+        super().__init__(model, tokenizer)
         self._layouts = layouts
         # `generate` fills what a call leaves open from here; each call comes with all settings.
         model.generation_config = GenerationConfig()
-        self.model = model
-        self.tokenizer = tokenizer
-        self.device = next(model.parameters()).device
 
     def describe(self) -> Mapping[str, Any]:
         """See `Reader`."""
@@ -484,7 +474,7 @@ class StreamingReader(Reader):
             "cell": cells[0] if cells else None,
             "parameters": self.model.num_parameters(),
             "layout": [
-                {"window": layer.window, "sinks": layer.sinks, "cell": layer.cell}
+                {"window": layer.window, "sinks": layer.sinks, "cell": layer.cell, **layer.pooled}
                 for layer in layers
             ],
         }
@@ -511,138 +501,51 @@ class StreamingReader(Reader):
             for phase, one_token in (("prefill", False), ("decode", True))
         }
 
-    def read(self, ids: Ids, budget: int | None = None) -> StreamingDocument:
-        """See `Reader`. It is read with its first question, whose time it is part of."""
-        layouts = None if self._layouts is None else self._layouts(max(len(ids), 1), budget)
-        return StreamingDocument(self, ids, layouts)
+    def fill(self, ids: Ids, budget: int | None = None) -> AHNCache:
+        """See `LocalReader`."""
+        cache: AHNCache = self.model.new_cache()
+        if self._layouts is not None:
+            cache = AHNCache(list(self._layouts(max(len(ids), 1), budget)), self.model)
+        self.prefill(ids, cache)
+        return cache
 
-    def peak(self, ids: Ids, question: Question, budget: int | None = None) -> int | None:
-        """See `Reader`: on a CPU; on a GPU each answer tells it."""
-        if self.device.type != "cpu":
-            return None
-        return cpu_peak(lambda: self.read(ids, budget).ask(question))
-
-    def close(self) -> None:
-        """See `Reader`."""
-        self.model = None
-        free_memory()
-
-    def prefill(self, ids: Ids, cache: Any) -> None:
-        """Read `ids` into `cache`."""
+    def prefill(self, ids: Ids, cache: AHNCache) -> None:
+        """See `LocalReader`."""
         if len(ids):
             self.model(
                 input_ids=self.as_batch(ids),
                 past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=1,
-                layout=[layer.layout for layer in cache.layers],
+                layout=_layouts_of(cache),
             )
 
-    def new_cache(self, layouts: Sequence[LayerLayout] | None = None) -> AHNCache:
-        """An empty cache for the model, whose layers see what `layouts` say."""
-        return self.model.new_cache() if layouts is None else AHNCache(list(layouts), self.model)
-
-    def as_batch(self, ids: Ids) -> torch.Tensor:
-        """Token ids `[T]` as a tensor `[1, T]` on the model's device."""
-        return torch.from_numpy(ids.astype(np.int64))[None].to(self.device)
-
-    def now(self) -> float:
-        """Seconds of a clock, when the device has done all its work."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        elif self.device.type == "mps":
-            torch.mps.synchronize()
-        return time.perf_counter()
-
-
-def free_memory() -> None:
-    """Give unused memory back to the device."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-class StreamingDocument(Document):
-    """The beginning of some prompts, and its cache once it was read."""
-
-    def __init__(
-        self, reader: StreamingReader, ids: Ids, layouts: Sequence[LayerLayout] | None = None
-    ) -> None:
-        self._reader = reader
-        self._ids = ids
-        self._layouts = layouts
-        self._cache: Any = None
-        self._bytes: int | None = None
-
-    def ask(self, question: Question, last: bool = True) -> Answer:
-        """See `Document`.
-
-        Where memory runs out, the copy of the cache that is kept for the next question may be what
-        did not fit: the question is asked once more without it.
-        """
-        if not len(question.ids):
-            raise ValueError("a question has at least one token")
-        try:
-            return self._answer(question, keep=not last)
-        except Exception as error:
-            self._forget()
-            if last or not is_out_of_memory(error):
-                raise
-        return self._answer(question, keep=False)
-
-    def _forget(self) -> None:
-        self._cache = None
-        free_memory()
-
-    @torch.inference_mode()
-    def _answer(self, question: Question, keep: bool) -> Answer:
-        reader, settings = self._reader, question.settings
-        if question.seed is not None:
-            torch.manual_seed(question.seed)
-        peak = GpuPeak(reader.device)
-        copy = 0 if self._cache is None else int(self._cache.nbytes)
-        started = reader.now()
-        cache, reused = self._take_cache(keep)
-        reader.prefill(question.ids[:-1], cache)
-        prefilled = reader.now()
-        prompt = reader.as_batch(np.concatenate([self._ids, question.ids]))
+    def decode(self, prompt: torch.Tensor, cache: AHNCache, question: Question) -> list[int]:
+        """See `LocalReader`."""
         stop = list(question.stop)
-        output = reader.model.generate(
+        output = self.model.generate(
             input_ids=prompt,
             attention_mask=torch.ones_like(prompt),
             past_key_values=cache,
-            generation_config=settings,
-            layout=[layer.layout for layer in cache.layers],
-            **({"stop_strings": stop, "tokenizer": reader.tokenizer} if stop else {}),
+            generation_config=question.settings,
+            layout=_layouts_of(cache),
+            **({"stop_strings": stop, "tokenizer": self.tokenizer} if stop else {}),
         )
         new_ids: list[int] = output[0, prompt.shape[1] :].tolist()
-        finished = reader.now()
-        ended = bool(new_ids) and new_ids[-1] in stop_ids(settings)
-        whole = reader.tokenizer.decode(new_ids, skip_special_tokens=True)
-        text = before_stop(whole, stop)
-        return Answer(
-            text=text,
-            finish_reason="stop" if text != whole else "eos" if ended else "length",
-            generated_tokens=len(new_ids),
-            prefill_seconds=prefilled - started,
-            decode_seconds=finished - prefilled,
-            reused_tokens=reused,
-            cache_bytes=int(cache.nbytes),
-            token_ids=new_ids,
-            kept_tokens=kept_tokens(len(self._ids), [layer.layout for layer in cache.layers]),
-            document_bytes=self._bytes,
-            cache_stored=held(cache).stored,
-            peak_bytes=peak.bytes(copy),
-        )
+        return new_ids
 
-    def _take_cache(self, keep: bool) -> tuple[Any, int]:
-        """A cache that holds the document, and how many of its tokens were there already."""
-        cache, self._cache = self._cache, None
-        reused = 0 if cache is None else len(self._ids)
-        if cache is None:
-            cache = self._reader.new_cache(self._layouts)
-            self._reader.prefill(self._ids, cache)
-            self._bytes = int(cache.nbytes)
-        if keep and len(self._ids):
-            self._cache = cache.copy()
-        return cache, reused
+    def copy(self, cache: AHNCache) -> AHNCache:
+        """See `LocalReader`."""
+        return cache.copy()
+
+    def used(self, cache: AHNCache) -> int:
+        """See `LocalReader`."""
+        return int(cache.nbytes)
+
+    def kept(self, cache: AHNCache, document_tokens: int) -> float:
+        """See `LocalReader`."""
+        return kept_tokens(document_tokens, _layouts_of(cache))
+
+
+def _layouts_of(cache: AHNCache) -> list[LayerLayout]:
+    return [layer.layout for layer in cache.layers]

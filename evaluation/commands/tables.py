@@ -77,7 +77,7 @@ def _variant_table(plan: Plan) -> Table:
     for name, model in plan.models.items():
         said = model.describe()
         costs = [
-            model.cost(prompt.tokens, planned.rules.max_new_tokens)
+            plan.cost_of(name, prompt, planned.rules.max_new_tokens)
             for planned in plan.tasks
             for prompt in planned.prompts
         ]

@@ -48,7 +48,8 @@ from common.notices import tell_once
 from common.quantities import token_count
 from evaluation.backends.base import Question
 from evaluation.backends.generation import generation_settings, load_generation_config
-from evaluation.backends.streaming import StreamingReader, is_out_of_memory
+from evaluation.backends.local import is_out_of_memory
+from evaluation.backends.streaming import StreamingReader
 from evaluation.lm_eval.scoring import LikelihoodScorer, Scored, cut_left, with_smaller_batches
 from evaluation.plan.plan import CONTEXT_SLACK, sampling_seed
 from evaluation.plan.prompts import PreparedPrompt, prepare, shared_tokens, smallest_max_length
@@ -93,11 +94,14 @@ class AHNLM(HFLM):
     Args:
         pretrained: folder, hub id, or ``pocket``.
         ahn: AHN weights: folder, hub id, or ``pocket``; None where they are merged or not needed.
-        variant: ``full``, ``window``, ``ahn`` or ``no-write``. Default: ``ahn`` with AHN weights,
-            else ``window`` with a window, else ``full``.
+        variant: ``full``, ``window``, ``ahn``, ``no-write`` or ``compressive``. Default: ``ahn``
+            with AHN weights, else ``window`` with a window, else ``full``.
         window: sliding window, in tokens. Default: that of the AHN weights.
         sinks: attention sinks, in tokens. Default: that of the AHN weights, else 128.
         yarn_factor: RoPE is stretched by YaRN with this factor. Default: as the checkpoint has it.
+        rate: of ``compressive``: tokens pooled into one. Default: the paper's 4.
+        pooling: of ``compressive``: ``mean`` or ``max``. Default: ``mean``.
+        slots: of ``compressive``: pooled slots of each layer. Default: the paper's.
         tokenizer: folder or hub id. Default: the model's own.
         dtype: ``auto`` (bfloat16 on cuda, float32 elsewhere), or a type's name (also ``bf16``).
         device: ``cpu``, ``cuda``, ``cuda:1``. Default: cuda where there is one.
@@ -118,6 +122,9 @@ class AHNLM(HFLM):
         window: int | None = None,
         sinks: int | None = None,
         yarn_factor: float | None = None,
+        rate: int | None = None,
+        pooling: str | None = None,
+        slots: int | None = None,
         tokenizer: str | None = None,
         dtype: str = "auto",
         device: str | None = None,
@@ -151,6 +158,9 @@ class AHNLM(HFLM):
             dtype,
             device,
             yarn_factor=yarn_factor,
+            rate=rate,
+            pooling=pooling,
+            slots=slots,
         )
         for notice in checkpoint.notices:
             tell_once(notice)
@@ -362,6 +372,7 @@ class AHNLM(HFLM):
                 "window": layer.window,
                 "sinks": layer.sinks if layer.window is not None else None,
                 "cell": layer.cell,
+                **layer.pooled,
             }
             for layer in self.model.layout
         ]

@@ -32,7 +32,7 @@ from common.settings import (
     read_file,
     settings,
 )
-from evaluation.backends.requests import join_options
+from evaluation.backends.requests import join_options, server_url
 from tasks.sources import MOST_ROWS
 
 DTypeName = Annotated[Literal["auto", "float32", "bfloat16", "float16"], as_dtype]
@@ -89,8 +89,12 @@ class RunConfiguration(Settings):
         default_factory=list
     )
     """full, window, ahn, no-write, or a back-end's name; KIND:key=value,... has settings of its own
-    (window:window=64,sinks=4,name=narrow). Of several AHN weights 'ahn' means each, 'ahn-gdn' one;
-    repeatable. Default: full; with a window also window; with AHN weights also window and ahn."""
+    (window:window=64,sinks=4,name=narrow), in a file also {kind: window, window: 64}. Of several
+    AHN weights 'ahn' means each, 'ahn-gdn' one; repeatable. Default: full; with a window also
+    window; with AHN weights also window and ahn; with --endpoint: endpoint."""
+    endpoint: Annotated[Name | None, Flag(metavar="URL")] = None
+    """OpenAI-compatible server that the variant 'endpoint' asks for --model (vLLM, SGLang, TGI,
+    transformers serve); its key is read from AHN_BENCH_API_KEY or OPENAI_API_KEY."""
     window: Tokens | None = Field(default=None, le=MOST_TOKENS)
     """Sliding window, in tokens (also 32k). Default: that of the AHN weights."""
     sinks: Tokens | None = Field(default=None, le=MOST_TOKENS)
@@ -177,6 +181,12 @@ class RunConfiguration(Settings):
             raise ValueError("several AHN weights need names, NAME=PATH")
         return value
 
+    @field_validator("endpoint")
+    @classmethod
+    def _is_url(cls, value: str | None) -> str | None:
+        """Refuse here what would write a password into the run folder."""
+        return None if value is None else server_url(value)
+
     @field_validator("variants", "tasks", "lengths", mode="before")
     @classmethod
     def _split_commas(cls, value: object, info: ValidationInfo) -> object:
@@ -186,6 +196,8 @@ class RunConfiguration(Settings):
         plan can refuse it; it does not mean the default. A length may be a number.
         """
         given = value if isinstance(value, list) else [value]
+        if info.field_name == "variants":
+            given = [_as_text(item) if isinstance(item, Mapping) else item for item in given]
         items = [str(item) for item in given if isinstance(item, str) or type(item) is int]
         if len(items) < len(given):
             return given
@@ -193,6 +205,25 @@ class RunConfiguration(Settings):
         if info.field_name == "variants":
             names = join_options(names)
         return list(dict.fromkeys(name for name in names if name)) or ([""] if names else [])
+
+
+def _as_text(item: Mapping[Any, Any]) -> str:
+    """A variant that a file gives as a mapping with `kind`, as `KIND:key=value,...`.
+
+    Raises:
+        ValueError: it has no kind, or a value that cannot be written so.
+    """
+    if not isinstance(item.get("kind"), str):
+        raise ValueError(f"a variant that is a mapping needs its kind: {shown(str(dict(item)))}")
+    options = []
+    for key, value in item.items():
+        if isinstance(value, bool):
+            value = str(value).lower()
+        if not isinstance(value, str | int | float) or "," in str(value):
+            raise ValueError(f"{item['kind']}: {key}: must be one word or number, not {value!r}")
+        if key != "kind":
+            options.append(f"{key}={value}")
+    return f"{item['kind']}:{','.join(options)}" if options else item["kind"]
 
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")

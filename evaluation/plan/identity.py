@@ -157,16 +157,6 @@ def run_info(plan: Plan) -> RunInfo:
     """``run.json`` of a run that starts now. Reads all weight files once, for the identity."""
     parts = identity_parts(plan)
     devices = [model.device for model in plan.models.values() if model.device is not None]
-    per_task = {planned.task.name: settings_as_dict(planned.settings) for planned in plan.tasks}
-    common = {
-        key: value
-        for key, value in next(iter(per_task.values())).items()
-        if all(settings.get(key) == value for settings in per_task.values())
-    }
-    own = {
-        name: {key: value for key, value in settings.items() if key not in common}
-        for name, settings in per_task.items()
-    }
     files = [file for planned in plan.tasks for file in planned.files]
     start = Start(
         time=now(),
@@ -185,7 +175,7 @@ def run_info(plan: Plan) -> RunInfo:
         starts=[start],
         command=start.command,
         configuration=start.configuration,
-        generation={variant: common | {"per_task": own} for variant in plan.models},
+        generation={name: _generation(plan, model) for name, model in plan.models.items()},
         git=start.git,
         packages=start.packages,
         hardware=start.hardware,
@@ -194,6 +184,25 @@ def run_info(plan: Plan) -> RunInfo:
         data_files=[dict(entry) for i, entry in enumerate(files) if entry not in files[:i]],
         status="running",
     )
+
+
+def _generation(plan: Plan, model: Backend) -> dict[str, Any]:
+    """How a variant answers: what all tasks have in common, and `per_task` what they have not."""
+    per_task: dict[str, dict[str, Any]] = {}
+    for planned in plan.tasks:
+        told = model.generation(planned.settings, planned.rules.stop, plan.tokenizer)
+        settings = settings_as_dict(planned.settings) if told is None else dict(told.settings)
+        per_task[planned.task.name] = settings
+    common = {
+        key: value
+        for key, value in next(iter(per_task.values())).items()
+        if all(settings.get(key) == value for settings in per_task.values())
+    }
+    own = {
+        name: {key: value for key, value in settings.items() if key not in common}
+        for name, settings in per_task.items()
+    }
+    return common | {"per_task": own}
 
 
 def _task_description(planned: PlannedTask) -> dict[str, Any]:

@@ -79,6 +79,8 @@ class _Draft:
         self._base = self._settings.once(StreamingModels)
         self._model_config: dict[str, Any] = {}
         self._models: dict[str, Backend] = {}
+        self._reads_model = True
+        self._generation: dict[str, list[str]] = {}
         self._budget: Budget | None = None
         self._context: int | None = None
         self._asked = AskedTasks([], "", ())
@@ -97,22 +99,29 @@ class _Draft:
         """Make every variant that is asked for; each refuses what is wrong with it."""
         configuration = self.configuration
         texts, read = list(configuration.variants), set[str]()
+        if not texts and configuration.endpoint is not None:
+            texts = ["endpoint"]
         if not texts:
             with self.problems.collecting():
                 texts = self._base.default_kinds()
+        makers = []
         for text in texts:
             with self.problems.collecting():
                 for request in variant_requests(text, list(configuration.ahn)):
                     if request.kind in KINDS and KINDS[request.kind].needs_memory:
                         read.add(request.options.get("weights", ""))
                     with self.problems.collecting():
-                        model = find_backend(request.kind)(request, self._settings)
+                        makers.append(find_backend(request.kind))
+                        model = makers[-1](request, self._settings)
                         assert model.name == request.name, f"{request.kind}: it names itself"
                         self._add(model)
         unread = [name for name in configuration.ahn if name not in read]
         if unread:
             which = f" {', '.join(unread)}" if any(unread) else ""
             self.warnings.append(f"--ahn: none of the variants reads these weights{which}")
+        if configuration.endpoint is not None and find_backend("endpoint") not in makers:
+            self.warnings.append("--endpoint: none of the variants asks it (--variant endpoint)")
+        self._reads_model = not makers or any(getattr(m, "reads_model", True) for m in makers)
         for model in self._models.values():
             self.warnings += [notice for notice in model.notices if notice not in self.warnings]
 
@@ -146,7 +155,7 @@ class _Draft:
         contexts = [model.context for model in self._models.values()]
         if configuration.model is not None:
             with self.problems.collecting():
-                self._model_config = self._base.config
+                self._model_config = self._config_of_model(configuration.model)
                 contexts.append(context_length(self._model_config))
         self._context = min((c for c in contexts if c is not None), default=None)
         longest = configuration.max_length
@@ -157,6 +166,28 @@ class _Draft:
                 f"--max-length: {longest} is more than the model's max_position_embeddings "
                 f"{self._context} (give --allow-overlong if that is meant)"
             )
+
+    def _config_of_model(self, name: str) -> dict[str, Any]:
+        """The base model's `config.json`; {} where no variant needs it and it is not here.
+
+        Raises:
+            InputError: it is needed, or without it nothing says which tokenizer makes the prompts.
+        """
+        try:
+            return self._base.config
+        except InputError as error:
+            if self._reads_model:
+                raise
+            if self.configuration.tokenizer is None:
+                raise InputError(
+                    f"--tokenizer: needed, since nothing here tells that of --model {name} "
+                    f"({error}); give the folder or hub id whose tokenizer makes the prompts"
+                ) from None
+        self.warnings.append(
+            f"--model {name}: its files are not here, so the server's own defaults hold for what "
+            "the protocol does not say (repetition penalty, stop tokens)"
+        )
+        return {}
 
     def choose_tasks(self) -> None:
         """The tasks under the protocol."""
@@ -195,7 +226,8 @@ class _Draft:
 
     def prepare_prompts(self) -> None:
         """The prompts of every task that has rows, and the settings that answer them."""
-        if self._tokenizer is None or (self.configuration.model and not self._model_config):
+        without_files = self.configuration.model and not self._model_config and self._reads_model
+        if self._tokenizer is None or without_files:
             return
         config, protocol, model_type = (
             self._model_config,
@@ -255,9 +287,19 @@ class _Draft:
                 planned = PlannedTask(
                     task, protocol, length, source.examples, prompts, source.files, settings
                 )
+                self._check_generation(planned)
                 self.problems.add(*self._wrong_with(planned), *unwritable(planned))
                 self.problems.add(*self._too_small(planned))
                 self._planned.append(planned)
+
+    def _check_generation(self, planned: PlannedTask) -> None:
+        """Note which variants cannot follow a task's generation settings, and how."""
+        for model in self._models.values():
+            with self.problems.collecting(f"{planned.task.name}: {model.name}: "):
+                told = model.generation(planned.settings, planned.rules.stop, self._tokenizer)
+                for notice in () if told is None else told.notices:
+                    tasks = self._generation.setdefault(f"{model.name}: {notice}", [])
+                    tasks.append(planned.task.name)
 
     def _max_length(self, task: str, rules: TaskProtocol) -> int:
         """Longest prompt of `task`, in tokens.
@@ -331,6 +373,9 @@ class _Draft:
             InputError: everything that was found to be wrong.
         """
         self.problems.check()
+        for notice, tasks in self._generation.items():
+            some = "" if len(tasks) == len(self._planned) else f" ({', '.join(tasks)})"
+            self.warnings.append(f"{notice}{some}")
         return Plan(
             configuration=self.configuration,
             models=self._models,

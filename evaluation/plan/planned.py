@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from evaluation.backends.base import Backend
+from evaluation.backends.base import Backend, Cost
 from evaluation.plan.budget import Budget
 from evaluation.plan.configuration import RunConfiguration
 from evaluation.plan.prompts import PreparedPrompt
@@ -71,3 +71,11 @@ class Plan:
         if self.budget is None or not document_tokens:
             return None
         return self.budget.of(document_tokens)
+
+    def cost_of(self, variant: str, prompt: PreparedPrompt, generated: int) -> Cost:
+        """What a prompt costs a variant by arithmetic, with so many generated tokens."""
+        model, document = self.models[variant], prompt.document_tokens
+        if not (model.needs_boundary or model.sizable):
+            return model.cost(prompt.tokens, generated)
+        budget = self.budget_of(document) if model.sizable else None
+        return model.cost(prompt.tokens, generated, document, budget)

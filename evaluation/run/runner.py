@@ -8,10 +8,12 @@ not underestimated. An example that fails is recorded with its error and the run
 from __future__ import annotations
 
 import copy
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 from evaluation.backends.base import Answer, Backend, Cost, Document, Question, Reader
@@ -19,6 +21,7 @@ from evaluation.plan.plan import sampling_seed
 from evaluation.plan.planned import Plan, PlannedTask
 from evaluation.plan.prompts import shared_tokens
 from evaluation.plan.recording import example_fields
+from evaluation.run.at_once import AtOnce
 from evaluation.run.store import RunStore
 from reports.records import ExampleRecord
 
@@ -121,22 +124,36 @@ class VariantRun:
         self._store.describe_model(self._variant, reader.describe(), reader.forms())
         self._seconds += time.perf_counter() - started
 
-    def answer(self, group: Group, left: list[int]) -> None:
-        """Answer the examples `left` of a group.
+    def answer(self, pending: Sequence[tuple[Group, list[int]]]) -> None:
+        """Answer the examples that are left of some groups.
 
         Raises `TooManyErrors` as soon as more than ``max_errors`` have failed in this variant.
         """
         started = time.perf_counter()
-        for record in self._worker.answer(group, left):
-            self._store.append(record)
-            self._listener.example_done(record, record.prompt_tokens or 0)
-            self.errors += record.error is not None
-            if self.errors > self._plan.configuration.max_errors:
-                raise TooManyErrors(
-                    f"{self._variant}: {self.errors} examples failed, more than --max-errors "
-                    f"{self._plan.configuration.max_errors} allows; the last: {record.error}"
-                )
+        if self._worker.concurrency == 1:
+            for group, left in pending:
+                for record in self._worker.answer(group, left):
+                    self._write(record)
+        else:
+            at_once = self._worker.at_once(pending)
+            try:
+                for record in at_once:
+                    self._write(record)
+            except (KeyboardInterrupt, TooManyErrors):
+                for record in at_once.ready():  # they were answered, and may have been paid for
+                    self._store.append(record)
+                raise
         self._seconds += time.perf_counter() - started
+
+    def _write(self, record: ExampleRecord) -> None:
+        self._store.append(record)
+        self._listener.example_done(record, record.prompt_tokens or 0)
+        self.errors += record.error is not None
+        if self.errors > self._plan.configuration.max_errors:
+            raise TooManyErrors(
+                f"{self._variant}: {self.errors} examples failed, more than --max-errors "
+                f"{self._plan.configuration.max_errors} allows; the last: {record.error}"
+            )
 
     def finish(self) -> None:
         """Say how long it took."""
@@ -157,8 +174,7 @@ def run_variant(plan: Plan, variant: str, store: RunStore, listener: Listener) -
         return 0
     with closing(run):
         run.load()
-        for group, left in run.pending:
-            run.answer(group, left)
+        run.answer(run.pending)
         run.finish()
     return run.errors
 
@@ -180,7 +196,7 @@ def run_in_turns(plan: Plan, store: RunStore, listener: Listener) -> int:
             for turn in range(len(runs)):
                 at = (number + turn) % len(runs)
                 if _name(group) in left[at]:
-                    runs[at].answer(*left[at][_name(group)])
+                    runs[at].answer([left[at][_name(group)]])
         for run in runs:
             run.finish()
     return sum(run.errors for run in runs)
@@ -215,6 +231,12 @@ class Worker:
         self._backend: Backend = plan.models[variant]
         self._reader: Reader | None = None
         self._peaks = _for_peaks(plan)
+        self._scoring = threading.Lock()  # metrics need not be ready for several threads
+
+    @property
+    def concurrency(self) -> int:
+        """Questions that the open reader takes at once."""
+        return 1 if self._reader is None else self._reader.concurrency
 
     def open(self) -> Reader:
         """Load the model, or connect."""
@@ -226,6 +248,19 @@ class Worker:
         reader, self._reader = self._reader, None
         if reader is not None:
             reader.close()
+
+    def at_once(self, pending: Sequence[tuple[Group, list[int]]]) -> AtOnce[ExampleRecord]:
+        """One record per index of some groups as they are ready, several being asked at once."""
+
+        def only(group: Group, index: int) -> ExampleRecord:
+            return next(self.answer(group, [index]))
+
+        pieces = [
+            (_name(group), partial(only, group, index))
+            for group, indices in pending
+            for index in indices
+        ]
+        return AtOnce(pieces, self.concurrency)
 
     def answer(self, group: Group, indices: list[int]) -> Iterator[ExampleRecord]:
         """One record per index, in order. The document of the group is read once."""
@@ -239,7 +274,10 @@ class Worker:
                 answer = document.ask(self._question(group, index), last)
                 answer = self._with_peak(group, index, answer)
                 prediction, planned = answer.text, group.planned
-                score = planned.task.score(prediction, planned.examples[index], planned.protocol)
+                with self._scoring:
+                    score = planned.task.score(
+                        prediction, planned.examples[index], planned.protocol
+                    )
             except Exception as reason:  # the boundary of one example: recorded, the run goes on
                 document = None  # it is read anew, whatever state it is in
                 first_line = (str(reason).splitlines() or [""])[0]
@@ -300,13 +338,9 @@ class Worker:
             generated = answer.generated_tokens
             prompt = planned.prompts[index]
             counted = prompt.tokens if answer.prompt_tokens is None else answer.prompt_tokens
-            budget = self._budget(prompt.document_tokens)
             cost = Cost()
-            if generated is not None and (self._backend.needs_boundary or self._backend.sizable):
-                document = prompt.document_tokens
-                cost = self._backend.cost(prompt.tokens, generated, document, budget)
-            elif generated is not None:
-                cost = self._backend.cost(prompt.tokens, generated)
+            if generated is not None:
+                cost = self._plan.cost_of(self._backend.name, prompt, generated)
             measured = {
                 "prompt_tokens": counted,
                 "document_tokens": prompt.document_tokens,

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
-import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -23,6 +20,7 @@ import ahn
 from ahn.commands.serve import check_servable
 from tests.ahn.checkpoints.makers import base_folder, edit_config, memory_folder
 from tests.ahn.conftest import FAMILIES, tokens
+from tests.servers import running_server
 
 SERVER = "transformers.cli.transformers"
 
@@ -179,33 +177,13 @@ class TestServing:
 @contextmanager
 def served(command: list[str]) -> Iterator[Any]:
     """A server on a free port of this machine; called with a path and what is posted there."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, *command, "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"],
-        env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    with running_server(command) as url:
 
-    def ask(path: str, content: Any = None) -> Any:
-        data = None if content is None else json.dumps(content).encode()
-        kind = {"Content-Type": "application/json"}
-        request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data, kind)
-        with urllib.request.urlopen(request, timeout=60) as response:
-            return json.load(response)
+        def ask(path: str, content: Any = None) -> Any:
+            data = None if content is None else json.dumps(content).encode()
+            kind = {"Content-Type": "application/json"}
+            request = urllib.request.Request(url + path, data, kind)
+            with urllib.request.urlopen(request, timeout=60) as response:
+                return json.load(response)
 
-    try:
-        for _ in range(300):
-            try:
-                ask("/health")
-                break
-            except (urllib.error.URLError, ConnectionError):
-                assert process.poll() is None, process.stdout and process.stdout.read()
-                time.sleep(0.5)
         yield ask
-    finally:
-        process.terminate()
-        process.communicate(timeout=60)

@@ -298,3 +298,10 @@ def test_a_report_needs_neither_torch_nor_the_other_wings(pocket_run: Path, tmp_
         check=True,
     )
     assert result.stdout.strip() == "[]"
+
+
+def test_a_figure_that_rests_on_a_fallback_says_so(make_run: MakeRun, tmp_path: Path) -> None:
+    told = {"hf": {"variant": "hf", "fallback": "questions are read as: token by token"}}
+    run = make_run("run", {"hf": {"qa": [1.0] * 4}}, models=told)
+    text = "".join(read(build_report([run], tmp_path / "report.html")).text)
+    assert "hf: questions are read as: token by token." in text

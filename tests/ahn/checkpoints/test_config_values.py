@@ -18,10 +18,12 @@ from click.testing import CliRunner
 
 import ahn
 from ahn.checkpoints.config_values import non_finite, stop_problems
+from ahn.checkpoints.locate import CheckpointFiles
 from ahn.checkpoints.tokenizer import load_tokenizer
 from ahn.cli import app
 from ahn.commands.info import checkpoint_info
 from ahn.commands.prompting import Sampling, generate_text
+from common.errors import InputError
 
 #: text of config.json's place, with `{}` for what is there; what the message must say
 NUMBERS = [
@@ -171,3 +173,12 @@ def test_places_in_a_document() -> None:
     assert non_finite(float("nan")) == ["the document: NaN is not a finite number"]
     assert stop_problems(None, 5) == stop_problems(4, 5) == stop_problems([0, 4], 5) == []
     assert len(stop_problems([5, True, None, 1], 5)) == 3
+
+
+def test_an_infinite_limit_of_mamba2_is_read(tmp_path: Path) -> None:
+    """transformers writes it so; nothing else may be infinite."""
+    (tmp_path / "config.json").write_text('{"time_step_limit": [0.0, Infinity]}')
+    assert CheckpointFiles(tmp_path).config["time_step_limit"][1] == float("inf")
+    (tmp_path / "config.json").write_text('{"time_step_limits": [0.0, Infinity]}')
+    with pytest.raises(InputError, match="not a finite number"):
+        _ = CheckpointFiles(tmp_path).config

@@ -68,3 +68,30 @@ def test_full_attention_is_compiled_for_blocks_of_slots() -> None:
     assert graphs == [graphs[0]] * 6 + [graphs[6]] * 14
     assert graphs[0] < graphs[6] <= 2 * graphs[0]
     torch.testing.assert_close(compiled, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_layout_that_pools_has_one_graph_more_for_steps_that_complete_a_group(
+    padded: bool,
+) -> None:
+    model, start, steps = one_layer("compressive"), 90, 14
+    ids, mask = tokens(start + steps, rows=2), torch.ones(2, start, dtype=torch.long)
+    if padded:
+        mask[1, :29] = 0
+
+    @torch.no_grad()
+    def run() -> tuple[Tensor, list[int]]:
+        cache = model.new_cache()
+        model(ids[:, :start], attention_mask=mask, past_key_values=cache)
+        counters.clear()
+        logits, graphs = [], []
+        for at in range(start, start + steps):
+            logits.append(model(ids[:, at : at + 1], past_key_values=cache).logits)
+            graphs.append(counters["stats"]["unique_graphs"])
+        return torch.cat(logits, 1), graphs
+
+    expected, _ = run()
+    ahn.compile_decode(model)
+    compiled, graphs = run()
+    assert graphs[-1] == 2 and graphs[4:] == [2] * (steps - 4)
+    torch.testing.assert_close(compiled, expected, rtol=0, atol=1e-5)

@@ -18,6 +18,10 @@ from evaluation.plan.variants import variant_requests
         ("window:window=64,sinks=4,name=w", "window", {"window": "64", "sinks": "4"}, "w"),
         ("server:url=http://a/b?c=d", "server", {"url": "http://a/b?c=d"}, None),
         ("x: a = 1 ", "x", {"a": "1"}, "x-a1"),
+        ("kvpress:SnapKV", "kvpress", {"press": "SnapKV"}, "kvpress-SnapKV"),
+        ("kvpress:cur,keep=9", "kvpress", {"press": "cur", "keep": "9"}, "kvpress-cur-keep9"),
+        ("kvpress:snapkv,name=s", "kvpress", {"press": "snapkv"}, "s"),
+        ("kvpress:press=snapkv", "kvpress", {"press": "snapkv"}, "kvpress-presssnapkv"),
     ],
 )
 def test_a_text_is_taken_apart(text, kind, options, name):
@@ -38,6 +42,10 @@ def test_a_text_is_taken_apart(text, kind, options, name):
         ("x:=1", "'=1' is not key=value"),
         ("x:a=1,,b=2", "'' is not key=value"),
         ("x:a=1,a=2", "a is given twice"),
+        ("kvpress:a,b", "'b' is not key=value"),
+        ("kvpress:keep=9,snapkv", "'snapkv' is not key=value"),
+        ("kvpress:snapkv,press=knorm", "press is given twice"),
+        ("kvpress:,keep=1", "'' is not key=value"),
         ("x:name=../up", "name: '../up'"),
         ("x:name=.hidden", "name: '.hidden'"),
     ],
@@ -46,6 +54,13 @@ def test_what_cannot_be_read_is_refused(text, said):
     with pytest.raises(InputError) as caught:
         parse_request(text)
     assert said in str(caught.value) and text in str(caught.value)
+
+
+def test_a_request_says_what_was_asked_for():
+    text = "kvpress:snapkv,window_size=32,keep=64"
+    assert str(parse_request(text)) == text
+    assert str(parse_request("kvpress:keep=64,press=snapkv")) == "kvpress:snapkv,keep=64"
+    assert parse_request(str(parse_request(text))) == parse_request(text)
 
 
 def test_options_survive_lists_that_are_cut_at_commas():

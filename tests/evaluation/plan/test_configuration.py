@@ -81,6 +81,24 @@ def test_names_may_be_joined_by_commas_and_are_taken_once():
     assert configuration.variants == ["full", "window"]
 
 
+def test_a_variant_in_a_file_may_be_a_mapping(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text(
+        "variants:\n- full\n- {kind: window, window: 64, sinks: 4, name: narrow}\n- kind: hf\n"
+    )
+    configuration, problems = resolve_configuration({}, str(file))
+    assert problems == []
+    assert configuration.variants == ["full", "window:window=64,sinks=4,name=narrow", "hf"]
+    for wrong, reason in (
+        ("{window: 64}", "needs its kind"),
+        ("{kind: window, window: [64]}", "window: window: must be one word or number"),
+        ("{kind: window, name: 'a,b'}", "must be one word or number, not 'a,b'"),
+    ):
+        file.write_text(f"variants: [{wrong}]\n")
+        _, problems = resolve_configuration({}, str(file))
+        assert len(problems) == 1 and reason in problems[0], problems
+
+
 def test_keys_may_be_written_as_flags_are(tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text("max-length: 100\nreuse-prefixes: false\n")

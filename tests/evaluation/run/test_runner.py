@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from evaluation.backends.streaming import StreamingDocument
+from evaluation.backends.local import CachedDocument
 from evaluation.plan.configuration import RunConfiguration
 from evaluation.plan.plan import make_plan
 from evaluation.plan.prompts import shared_tokens
@@ -310,19 +310,19 @@ def test_variants_in_turns_give_the_same_records(run_eval, arguments, finished, 
 def test_failures_in_turns_are_counted_once_and_tried_by_the_next_start(
     run_eval, arguments, finished, tmp_path, monkeypatch
 ):
-    answer = StreamingDocument.ask
+    answer = CachedDocument.ask
 
     def fail_sometimes(self, question, last):
         if (len(self._ids) + len(question.ids)) % 2:
             raise RuntimeError("no luck")
         return answer(self, question, last)
 
-    monkeypatch.setattr(StreamingDocument, "ask", fail_sometimes)
+    monkeypatch.setattr(CachedDocument, "ask", fail_sometimes)
     result = run_eval(*arguments, "--in-turns")
     failed = [r for r in records_of(tmp_path / "run") if r["error"]]
     assert result.exit_code == 1 and f"{len(failed)} examples failed" in result.stderr
     assert 0 < len(failed) < 10 and len(records_of(tmp_path / "run")) == 10
-    monkeypatch.setattr(StreamingDocument, "ask", answer)
+    monkeypatch.setattr(CachedDocument, "ask", answer)
     assert run_eval(*arguments, "--in-turns").exit_code == 0
     assert records_of(tmp_path / "run") == records_of(finished[1])
 
@@ -350,14 +350,14 @@ def test_other_weights_or_other_rows_are_another_run(run_eval, again, tmp_path, 
 def test_an_example_that_fails_is_recorded_and_tried_again(
     run_eval, arguments, finished, tmp_path, monkeypatch
 ):
-    answer = StreamingDocument.ask
+    answer = CachedDocument.ask
 
     def fail_sometimes(self, question, last):
         if (len(self._ids) + len(question.ids)) % 2:
             raise RuntimeError("no luck\nwith this one")
         return answer(self, question, last)
 
-    monkeypatch.setattr(StreamingDocument, "ask", fail_sometimes)
+    monkeypatch.setattr(CachedDocument, "ask", fail_sometimes)
     result = run_eval(*arguments)
     run = tmp_path / "run"
     failed = [r for r in records_of(run) if r["error"]]
@@ -368,7 +368,7 @@ def test_an_example_that_fails_is_recorded_and_tried_again(
     assert {r["score"] for r in failed} == {None}
     assert json.loads((run / "run.json").read_text())["status"] == "finished"
 
-    monkeypatch.setattr(StreamingDocument, "ask", answer)
+    monkeypatch.setattr(CachedDocument, "ask", answer)
     result = run_eval(*arguments)
     assert result.exit_code == 0
     assert records_of(run) == records_of(finished[1])
@@ -378,7 +378,7 @@ def test_a_run_in_which_everything_fails_stops_early(run_eval, arguments, tmp_pa
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("broken")
 
-    monkeypatch.setattr(StreamingDocument, "ask", fail)
+    monkeypatch.setattr(CachedDocument, "ask", fail)
     result = run_eval(*arguments, "--max-errors", 3)
     assert result.exit_code == 1
     assert "stopped: full: 4 examples failed" in result.stderr and "broken" in result.stderr
@@ -390,14 +390,14 @@ def test_a_run_in_which_everything_fails_stops_early(run_eval, arguments, tmp_pa
 def test_out_of_memory_drops_the_kept_document_first(
     run_eval, arguments, finished, tmp_path, monkeypatch
 ):
-    answer = StreamingDocument._answer
+    answer = CachedDocument._answer
 
     def crowded(self, question, keep):
         if keep:
             raise MemoryError("no room for two caches")
         return answer(self, question, keep)
 
-    monkeypatch.setattr(StreamingDocument, "_answer", crowded)
+    monkeypatch.setattr(CachedDocument, "_answer", crowded)
     result = run_eval(*arguments)
     assert result.exit_code == 0, result.stderr
     assert records_of(tmp_path / "run") == records_of(finished[1])

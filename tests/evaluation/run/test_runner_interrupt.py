@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from evaluation.backends.streaming import StreamingDocument
+from evaluation.backends.local import CachedDocument
 from evaluation.cli import _tidy_interrupts, main
 from tests.evaluation.conftest import ROOT, question, records_of, write_rows
 from tests.processes import start_fork
@@ -48,17 +48,17 @@ HELD_AFTER = 5
 
 def run_and_wait(arguments: list[str], waiting: Path) -> None:
     """`run_eval ARGUMENTS`, which makes the file `waiting` and stops in its sixth example."""
-    answer = StreamingDocument.ask
+    answer = CachedDocument.ask
     answered: list[Any] = []
 
-    def held(self: StreamingDocument, *args: Any, **kwargs: Any) -> Any:
+    def held(self: CachedDocument, *args: Any, **kwargs: Any) -> Any:
         if len(answered) == HELD_AFTER:
             waiting.touch()
             time.sleep(600)
         answered.append(answer(self, *args, **kwargs))
         return answered[-1]
 
-    StreamingDocument.ask = held  # type: ignore[method-assign]
+    CachedDocument.ask = held  # type: ignore[method-assign]
     sys.argv = ["run_eval", *arguments]
     main()
 

@@ -32,7 +32,7 @@ class Counting(Backend):
     def identity(self) -> dict[str, Any]:
         return {"kind": "counting"}
 
-    def cost(self, prompt_tokens: int, generated_tokens: int) -> Cost:
+    def cost(self, prompt_tokens: int, generated_tokens: int, *more: int | None) -> Cost:
         return Cost(flops=prompt_tokens + generated_tokens)
 
     def open(self, tokenizer: Any, seed: int) -> Reader:
@@ -44,7 +44,7 @@ class CountingReader(Reader):
     def __init__(self, backend: Counting) -> None:
         self.backend = backend
 
-    def read(self, ids: Any) -> Document:
+    def read(self, ids: Any, budget: int | None = None) -> Document:
         self.backend.calls["read"] += 1
         return CountingDocument(self.backend)
 

@@ -1,0 +1,607 @@
+"""`quantized`: a stock model whose keys and values are kept in 8, 4 or 2 bits.
+
+`quantized:bits=4` is asked like `hf`, with a cache of `evaluation.backends.quantized_cache`. How a
+document is read is part of what is compared:
+
+- `chunk=whole`, the default: in one pass, in which attention sees keys and values as they are.
+  Each layer is quantised as soon as it has been computed. This takes the activations of a whole
+  document. The question and the answer see the quantised document.
+- `chunk=TOKENS`: in pieces; each sees the earlier ones quantised, some of them several times (see
+  `quantized_cache`). Needs less memory, and gives other logits.
+
+Questions and answers wait in full precision until `residual` tokens are together; then all that is
+kept is quantised again, as transformers does it.
+
+With `--budget`, a document that fits is kept whole, and the record says how much of the budget it
+takes. Of one that does not fit, tokens are dropped before it is quantised: a press chooses them
+(`press=snapkv`, after a pass in full precision), and without one the first `sinks` and the last
+tokens stay, as in StreamingLLM. `keep=TOKENS` drops without a budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from transformers import AutoModelForCausalLM, DynamicCache
+from transformers.cache_utils import DynamicLayer
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from ahn.checkpoints.placement import DTYPE_BYTES
+from ahn.cost.accounting import flops
+from common.errors import InputError, Problems
+from evaluation.backends.base import Cost, Ids, Reader, RunSettings
+from evaluation.backends.local import seed_everything
+from evaluation.backends.quantized_cache import (
+    AXES,
+    BITS,
+    DEFAULT_BACKEND,
+    DEFAULT_RESIDUAL,
+    PACKAGES,
+    KVShape,
+    Scheme,
+    default_group,
+    quantize,
+)
+from evaluation.backends.requests import VariantRequest, tokens
+from evaluation.backends.stock import Past, StockBackend, StockModels, StockReader
+
+INSTALL = "pip install 'ahn-bench[quantized]'"
+DEFAULT_SINKS = 4
+_FP8_VERSION = "1"
+"""Of the format of `quantized_cache.Fp8Layer`."""
+_MODULES = {"hqq": "hqq", "quanto": "optimum.quanto"}
+_SMALLEST_GROUP = 8
+
+
+def kv_shapes(settings: RunSettings) -> tuple[KVShape, ...]:
+    """Keys and values of each layer of the run's model, found without weights.
+
+    Raises:
+        InputError: not all of its layers keep keys and values of all tokens.
+    """
+    models = settings.once(StockModels)
+    place, kind = models.files.place, models.config["model_type"]
+    config = CONFIG_MAPPING[kind].from_dict(models.config)
+    try:
+        cache = DynamicCache(config=config)
+        _check_layers(cache, place)
+        dtype = getattr(torch, models.device_and_dtype[1])
+        with torch.device("meta"), torch.inference_mode():
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+            ids = torch.zeros(1, 1, dtype=torch.long)
+            cache = model(input_ids=ids, past_key_values=cache, use_cache=True).past_key_values
+    except InputError:
+        raise
+    except Exception as error:  # whatever a model's own code raises
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{place}: {kind} cannot be quantized: it does not take transformers' cache ({reason})"
+        ) from error
+    _check_layers(cache, place)
+    found = [(layer.keys, layer.values) for layer in cache.layers]
+    if not all(isinstance(keys, torch.Tensor) and keys.dim() == 4 for keys, _ in found):
+        raise InputError(f"{place}: {kind} cannot be quantized: some layers keep no keys")
+    return tuple(KVShape(k.shape[1], k.shape[3], v.shape[3]) for k, v in found)
+
+
+def _check_layers(cache: Any, place: Path | str) -> None:
+    """Refuse layers that do not keep the keys and values of all tokens.
+
+    Raises:
+        InputError: which layers, and what they keep.
+    """
+    layers = getattr(cache, "layers", [])
+    others = {n: type(x).__name__ for n, x in enumerate(layers) if type(x) is not DynamicLayer}
+    if others:
+        number, name = next(iter(others.items()))
+        raise InputError(
+            f"{place}: only models whose layers all have full attention can be quantized; here "
+            f"{len(others)} of {len(layers)} do not (layer {number}: {name}); ask it as hf"
+        )
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What becomes of a document.
+
+    Attributes:
+        kept: tokens that stay in each layer.
+        quantized: of them, those that are quantised.
+        waiting: of them, those in full precision.
+        again: it is quantised once more after it was read, because tokens are dropped or none may
+            wait.
+    """
+
+    kept: int
+    quantized: int
+    waiting: int
+    again: bool
+
+
+def _bits(text: str) -> int:
+    if text not in ("8", "4", "2"):
+        raise ValueError(f"{text!r} is none of 8, 4, 2")
+    return int(text)
+
+
+def _backend(text: str) -> str:
+    if text not in BITS:
+        raise ValueError(f"{text!r} is none of {', '.join(BITS)}")
+    return text
+
+
+def _group(text: str) -> int:
+    if not text.isdecimal() or int(text) < _SMALLEST_GROUP or int(text) % _SMALLEST_GROUP:
+        raise ValueError(f"{text!r} is no multiple of {_SMALLEST_GROUP}")
+    return int(text)
+
+
+def _axis(text: str) -> int:
+    if text not in ("0", "1", "-1"):
+        raise ValueError(f"{text!r} is none of 0, 1 (hqq), 0, -1 (quanto)")
+    return int(text)
+
+
+def _from_0(text: str) -> int:
+    if (number := tokens(text)) < 0:
+        raise ValueError(f"{text!r} is below 0")
+    return number
+
+
+def _from_1(text: str) -> int:
+    if (number := tokens(text)) < 1:
+        raise ValueError(f"{text!r} is below 1")
+    return number
+
+
+class QuantizedBackend(StockBackend):
+    """A model of transformers with a quantised cache; see the module.
+
+    Args:
+        request: options `bits` (8, 4 or 2; needed), `backend` (quanto: 4 or 2 bits, the default of
+            these; hqq: 8, 4 or 2, the default of 8; fp8: 8, needs no package), `group` (elements
+            that share a scale), `axis_key` and `axis_value` (what a group is; see
+            `quantized_cache`), `residual` (tokens that wait unquantised, 128), `chunk` (tokens
+            read at a time, or `whole`), `keep` (tokens of a document that stay), `sinks` (first
+            tokens that stay where others are dropped, 4), `attention` (as of `hf`), and `press`
+            (of kvpress) with its own fields.
+        settings: of the run.
+
+    Raises:
+        InputError: everything that is wrong with it.
+    """
+
+    needs_boundary = True
+    readers: ClassVar[Mapping[str, Callable[[str], Any]]] = {
+        **StockBackend.readers,
+        "bits": _bits,
+        "backend": _backend,
+        "group": _group,
+        "axis_key": _axis,
+        "axis_value": _axis,
+        "residual": _from_0,
+        "sinks": _from_0,
+        "keep": _from_1,
+    }
+
+    def __init__(self, request: VariantRequest, settings: RunSettings) -> None:
+        own = dict(request.options)
+        pressed = "press" in own
+        of_press = {k: own.pop(k) for k in list(own) if pressed and k not in self.readers}
+        if own.get("chunk") == "whole":
+            del own["chunk"]
+        super().__init__(replace(request, options=own), settings)
+        self._where = f"--variant {request}"
+        problems = Problems()
+        if "bits" not in self.options:
+            problems.add(f"{self._where}: how many bits? (bits=8, bits=4 or bits=2)")
+        self.shapes: tuple[KVShape, ...] = ()
+        with problems.collecting():
+            self.shapes = settings.once(kv_shapes)
+        problems.check()
+        problems.add(*self._wrong_scheme())
+        self.press: Any = None
+        if pressed:
+            with problems.collecting():
+                self.press = OnTop(
+                    replace(request, options=of_press), self.options, self.models.config
+                )
+        elif self.options.get("sinks", 0) > self.options.get("keep", self.context or 2**62):
+            problems.add(f"{self._where}: more sinks than tokens that are kept (keep)")
+        problems.check()
+        self.scheme = self._scheme()
+        fixed = self.press.fixed if pressed else "keep" in self.options
+        self.sizable = settings.budget is not None and not fixed
+        if pressed and not fixed and not self.sizable:
+            raise InputError(
+                f"{self._where}: how much does the press keep? (keep=TOKENS, ratio=SHARE that is "
+                "dropped, or --budget for the run)"
+            )
+        if pressed and self.press.eager:
+            self.options.setdefault("attention", "eager")
+
+    # -- what was asked for -------------------------------------------------------------------
+
+    def _wrong_scheme(self) -> Iterator[str]:
+        """What is wrong with bits, back-end, group and axes."""
+        options, where = self.options, self._where
+        backend, bits = self._backend, options["bits"]
+        if bits not in BITS[backend]:
+            able = ", ".join(name for name, choices in BITS.items() if bits in choices)
+            has = ", ".join(map(str, BITS[backend]))
+            yield f"{where}: {backend} has {has} bits; {bits} bits: backend={able}"
+        module = _MODULES.get(backend)
+        if module is not None and not _is_installed(module):
+            yield (
+                f"{where}: backend={backend} needs {PACKAGES[backend]}: {INSTALL} (backend=fp8, "
+                "8 bits, needs no package)"
+            )
+        for key in ("group", "axis_key", "axis_value", "residual"):
+            if key not in options:
+                continue
+            if backend == "fp8":
+                yield (
+                    f"{where}: {key}: fp8 has a scale for each token and head, and quantises each "
+                    "token once"
+                )
+            elif key.startswith("axis") and options[key] not in AXES[backend]:
+                axes = " or ".join(map(str, sorted(AXES[backend])))
+                yield f"{where}: {key}: of {backend} it is {axes}"
+        if backend == "fp8" and (self.device or "").startswith("mps"):
+            yield f"{where}: fp8 is not there on mps; choose --device cpu, or another back-end"
+
+    @property
+    def _backend(self) -> str:
+        return str(self.options.get("backend", DEFAULT_BACKEND[self.options["bits"]]))
+
+    def _scheme(self) -> Scheme:
+        options = self.options
+        backend, bits = self._backend, options["bits"]
+        if backend == "fp8":
+            return Scheme(backend, bits)
+        axis = AXES[backend][0]
+        return Scheme(
+            backend,
+            bits,
+            options.get("group", default_group(self.shapes)),
+            options.get("axis_key", axis),
+            options.get("axis_value", axis),
+            options.get("residual", DEFAULT_RESIDUAL),
+        )
+
+    def identity(self) -> Mapping[str, Any]:
+        """See `Backend`."""
+        scheme, options = self.scheme, self.options
+        package = PACKAGES.get(scheme.backend)
+        found = {
+            **super().identity(),
+            "chunk": options.get("chunk", "whole"),
+            "backend": scheme.backend,
+            "backend_version": _FP8_VERSION if package is None else metadata.version(package),
+            "bits": scheme.bits,
+            "keep": options.get("keep"),
+            "sinks": options.get("sinks", DEFAULT_SINKS) if self.press is None else None,
+            "press": None if self.press is None else self.press.described(),
+        }
+        if scheme.backend != "fp8":
+            found |= {
+                "group": scheme.group,
+                "axis_key": scheme.axis_key,
+                "axis_value": scheme.axis_value,
+                "residual": scheme.residual,
+            }
+        return found
+
+    # -- sizes --------------------------------------------------------------------------------
+
+    @property
+    def _element(self) -> int:
+        return DTYPE_BYTES[self.dtype]
+
+    def _bytes(self, quantized: int, waiting: int) -> int:
+        """Bytes of all layers."""
+        return sum(
+            self.scheme.layer_bytes(shape, quantized, waiting, self._element)
+            for shape in self.shapes
+        )
+
+    def _as_read(self, document: int) -> tuple[int, int]:
+        """Tokens that are quantised, and that wait, after a document that was read as asked."""
+        return self.scheme.after(pieces(document, self.options.get("chunk")))
+
+    def fit(self, document: int, budget: int | None) -> Fit:
+        """What becomes of a document of so many tokens.
+
+        Raises:
+            InputError: the budget is too small for a token, or for the press.
+        """
+        budget = budget if self.sizable else None
+        as_read = self._as_read(document)
+        wanted = self._wanted(document)
+        if wanted is None and budget is not None and self._bytes(*as_read) > budget:
+            wanted = self._most(document, budget)
+        if wanted is None or (wanted >= document and budget is None):
+            return Fit(document, *as_read, again=False)
+        kept = min(wanted, document)
+        if self.press is not None and kept < document:
+            self.press.check(document, kept, self._element)
+        return Fit(kept, kept, 0, again=True)
+
+    def _wanted(self, document: int) -> int | None:
+        """Tokens to keep by the variant's own options; None: the budget decides, or all."""
+        if self.press is not None:
+            found: int | None = self.press.tokens(document)
+            return found
+        kept: int | None = self.options.get("keep")
+        return kept
+
+    def _most(self, document: int, budget: int) -> int:
+        """Tokens that fit a budget.
+
+        Raises:
+            InputError: none.
+        """
+        scheme, shapes, element = self.scheme, self.shapes, self._element
+        if self._bytes(document, 0) <= budget:
+            return document
+        spare = 0
+        if self.press is not None:
+            # Layers may keep different numbers: each may fill up a group of its own.
+            spare = sum(scheme.padding(shape, element) for shape in shapes)
+        most = scheme.most_tokens(shapes, element, budget - spare, document)
+        if most < 1:
+            raise InputError(
+                f"{self.name}: {budget:,} bytes hold no token: the first takes "
+                f"{self._bytes(1, 0) + spare:,}"
+            )
+        return most
+
+    def kept(self, document_tokens: int, budget: int) -> float:
+        """See `Backend`."""
+        return self.fit(document_tokens, budget).kept
+
+    def document_bytes(self, tokens: int) -> int | None:
+        """See `Backend`."""
+        if self._own_size:
+            return None
+        fit = self.fit(tokens, None)
+        return self._bytes(fit.quantized, fit.waiting)
+
+    @property
+    def _own_size(self) -> bool:
+        """Whether what is kept is only known once the document was read."""
+        return self.press is not None and bool(self.press.own_size)
+
+    def cost(
+        self,
+        prompt_tokens: int,
+        generated_tokens: int,
+        document_tokens: int | None = None,
+        budget: int | None = None,
+    ) -> Cost:
+        """See `Backend`: products of matrices; that keys and values are unpacked is not counted.
+
+        The document costs what it costs with full attention; question and answer see what is kept
+        of it.
+        """
+        if self._own_size:
+            return Cost()
+        document = document_tokens or 0
+        fit = self.fit(document, budget) if document else Fit(0, 0, 0, again=False)
+        question = prompt_tokens - document
+        # All of the question but its last token is one chunk; then token by token.
+        chunks = [max(question - 1, 0), *[1] * generated_tokens]
+        at_end = self._bytes(*self.scheme.after(chunks, (fit.quantized, fit.waiting)))
+        shape = self.models.shape
+        if shape is None or question < 1:
+            return Cost(None, at_end)
+
+        def after(kept: int) -> float:
+            return flops(
+                shape,
+                "full",
+                kept + question,
+                generated_tokens,
+                accounting="exact",
+                reused_tokens=kept,
+            ).total
+
+        whole = flops(shape, "full", prompt_tokens, generated_tokens, accounting="exact").total
+        return Cost(int(whole - after(document) + after(fit.kept)), at_end)
+
+    # -- reading ------------------------------------------------------------------------------
+
+    def open(self, tokenizer: Any, seed: int) -> Reader:
+        """See `Backend`.
+
+        Raises:
+            InputError: the weights are not those of the model, or the model cannot go on from a
+                cache.
+        """
+        seed_everything(seed)
+        return QuantizedReader(self._load(), tokenizer, self, seed)
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # of its parent
+        return False
+
+
+def pieces(document: int, chunk: int | None) -> Iterator[int]:
+    """Lengths of the pieces in which a document is read."""
+    step = chunk or max(document, 1)
+    yield from (min(step, document - start) for start in range(0, document, step))
+
+
+class OnTop:
+    """A press of kvpress that chooses what stays of a document before it is quantised.
+
+    Args:
+        request: the press and its fields.
+        options: those of the variant: `keep`, `chunk`, `sinks`.
+        config: of the model.
+
+    Raises:
+        InputError: what is wrong with it.
+    """
+
+    def __init__(
+        self, request: VariantRequest, options: Mapping[str, Any], config: Mapping[str, Any]
+    ) -> None:
+        from evaluation.backends.press_library import read_request
+        from evaluation.backends.press_room import FAMILIES
+
+        where, problems = f"--variant {request}", Problems()
+        keep = {"keep": str(options["keep"])} if "keep" in options else {}
+        self.spec, self.size = read_request(replace(request, options={**request.options, **keep}))
+        name = self.spec.name
+        if config["model_type"] not in FAMILIES:
+            problems.add(
+                f"{where}: presses are made for {', '.join(FAMILIES)}, not {config['model_type']}"
+            )
+        if self.spec.masks:
+            problems.add(
+                f"{where}: {name} frees no memory that could be quantized: {self.spec.masks}"
+            )
+        if self.spec.rotates:
+            problems.add(
+                f"{where}: {name} moves keys to other positions; not with a quantized cache"
+            )
+        for key, reason in (
+            ("chunk", "a press reads a document in one piece"),
+            ("sinks", "the press chooses what stays"),
+        ):
+            if key in options:
+                problems.add(f"{where}: {key}: {reason}")
+        problems.check()
+        self.config = CONFIG_MAPPING[config["model_type"]].from_dict(dict(config))
+
+    @property
+    def own_size(self) -> bool:
+        """Whether its own settings say how much it keeps."""
+        return self.spec.sized is None
+
+    @property
+    def fixed(self) -> bool:
+        """Whether no budget is needed."""
+        return self.own_size or bool(self.size.described())
+
+    @property
+    def eager(self) -> bool:
+        """Whether the model must compute attention weights."""
+        return self.spec.eager
+
+    def described(self) -> Mapping[str, Any]:
+        """As JSON."""
+        from evaluation.backends.press_library import VERSION
+
+        return {**self.spec.described(), **self.size.described(), "kvpress": VERSION}
+
+    def tokens(self, document: int) -> int | None:
+        """Tokens that are to be kept of so many; None: the budget decides."""
+        wanted = self.size.tokens(document)
+        return None if wanted is None else max(wanted, self.spec.least)
+
+    def budget(self, document: int, kept: int, element: int) -> int:
+        """Bytes of so many tokens in full precision, by which presses are sized."""
+        from evaluation.backends.press_room import Layers
+
+        layers = Layers.of(self.config, element)
+        return kept * layers.room(document).per_token * layers.slot
+
+    def check(self, document: int, kept: int, element: int) -> None:
+        """Refuse a size that the press does not reach.
+
+        Raises:
+            InputError: it always keeps more.
+        """
+        from evaluation.backends.press_library import Size
+        from evaluation.backends.press_room import Layers, target_of
+
+        layers = Layers.of(self.config, element)
+        target_of(self.spec, Size(), layers, document, self.budget(document, kept, element))
+
+
+class QuantizedReader(StockReader):
+    """A loaded model with a quantised cache.
+
+    Args:
+        model: of `AutoModelForCausalLM`.
+        tokenizer: makes texts of ids.
+        backend: what was asked for.
+        seed: of presses that draw.
+
+    Raises:
+        InputError: the model does not go on from a cache with several tokens as it should.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, backend: QuantizedBackend, seed: int) -> None:
+        super().__init__(model, tokenizer, backend.options.get("chunk"))
+        if self.reading == "whole prompt":
+            raise InputError(f"{backend.name}: {self.fallback}: nothing is left to be quantized")
+        self.backend = backend
+        self.layers = len(backend.shapes)
+        self.pressed: Any = None
+        if backend.press is not None:
+            from evaluation.backends.press_library import Size
+            from evaluation.backends.press_reading import PressedModel
+
+            self.pressed = PressedModel(backend.press.spec, Size(), model, seed)
+
+    def fill(self, ids: Ids, budget: int | None = None) -> Past:
+        """See `LocalReader`."""
+        past = super().fill(ids, budget)
+        if past.cache is None:
+            past.cache = self.backend.scheme.cache(self.layers)
+        return past
+
+    def read_document(self, ids: torch.Tensor, past: Past, budget: int | None) -> None:
+        """See `StockReader`."""
+        scheme, document = self.backend.scheme, ids.shape[1]
+        fit = None if self.backend._own_size else self.backend.fit(document, budget)
+        if self.pressed is not None and (fit is None or fit.kept < document):
+            cache = self.pressed.new_cache()
+            size = fit and self.backend.press.budget(document, fit.kept, self.backend._element)
+            self.pressed.read(ids, cache, size)
+            past.cache, past.seen = quantize(cache, scheme), document
+            return
+        # What is dropped at once is not quantised before.
+        in_full = fit is not None and fit.again and self.chunk is None
+        past.cache = (
+            DynamicCache(config=self.model.config) if in_full else scheme.cache(self.layers)
+        )
+        for length in ids.split(list(pieces(document, self.chunk)), 1):
+            self._pass(length, past)
+        if fit is not None and fit.again:
+            kept = self._first_and_last(document, fit.kept)
+            past.cache = quantize(past.cache, scheme, [kept] * self.layers)
+
+    def _first_and_last(self, document: int, kept: int) -> torch.Tensor | None:
+        """Indices `[kept]` of the first and the last tokens; None: all."""
+        if kept == document:
+            return None
+        first = min(self.backend.options.get("sinks", DEFAULT_SINKS), kept)
+        places = [*range(first), *range(document - (kept - first), document)]
+        return torch.tensor(places, device=self.device)
+
+    def kept(self, past: Past, document_tokens: int) -> float | None:
+        """See `LocalReader`."""
+        return mean_slots(past.cache.layers)
+
+    def describe(self) -> Mapping[str, Any]:
+        """See `Reader`."""
+        found = {**super().describe(), "cache": type(self.backend.scheme.layer()).__name__}
+        return found if self.pressed is None else {**found, **self.pressed.describe()}
+
+
+def mean_slots(layers: Sequence[Any]) -> float:
+    """Tokens that layers hold, mean over them."""
+    return sum(layer.get_seq_length() for layer in layers) / len(layers)
