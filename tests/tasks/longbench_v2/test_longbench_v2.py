@@ -207,8 +207,9 @@ def test_a_list_of_any_size_is_read_in_pieces(tmp_path, monkeypatch):
     assert found.files[0]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_bytes_that_are_no_utf8_are_refused(tmp_path):
-    (tmp_path / "data.json").write_bytes(b'[{"_id": "\xff"}]')
+@pytest.mark.parametrize("content", [b'[{"_id": "\xff"}]', b"[]\xc3"])
+def test_bytes_that_are_no_utf8_are_refused(tmp_path, content):
+    (tmp_path / "data.json").write_bytes(content)
     assert "is not UTF-8" in problems(tmp_path)[0]
 
 
