@@ -69,7 +69,7 @@ _OURS: Mapping[str, Metric] = {
     "scbench_function_or_key": scbench_function.function_or_key,
     "scbench_key": scbench.key,
     "scbench_number": scbench.number,
-    "scbench_summary_or_passkey": scbench.summary_or_passkey,
+    "scbench_summary_passkey": scbench.summary_or_passkey,
 }
 for _name, _function in _OURS.items():
     register_metric(_name, _function)

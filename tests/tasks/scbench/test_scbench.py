@@ -275,14 +275,14 @@ def test_some_numbers(said, label, score):
 def test_empty_labels_score_nothing():
     for name in ("scbench_key", "scbench_any_of", "scbench_all_of", "scbench_characters"):
         assert our(name, "text", []) == 0.0, name
-    assert our("scbench_summary_or_passkey", "text", None) == 0.0
+    assert our("scbench_summary_passkey", "text", None) == 0.0
     assert our("scbench_function", "text", None) == 0.0
 
 
 def test_mixed_tasks_are_scored_by_the_kind_of_question():
     summary = {"task": "scbench_summary", "gold": "the lamp is red"}
     passkey = {"task": "scbench_passkey", "gold": "71432"}
-    mixed = "scbench_summary_or_passkey"
+    mixed = "scbench_summary_passkey"
     assert our(mixed, "the lamp is red", summary) == 1.0
     assert our(mixed, "the lamp", summary) == pytest.approx(2 * 1 * 0.5 / 1.5)
     assert our(mixed, "The key is 71432. Or 5.", passkey) == 1.0
@@ -512,3 +512,22 @@ def test_a_wrong_line_is_refused(tmp_path, name, changed, said):
     with pytest.raises(InputError) as caught:
         score_file(saved(tmp_path, lines), "scbench", name, "official")
     assert any(said in problem for problem in caught.value.problems), caught.value.problems
+
+
+@pytest.mark.parametrize("name", ["scbench_mf", "scbench_summary_with_needles"])
+def test_documents_of_lm_eval_are_asked_and_scored_the_same(tmp_path, name):
+    pytest.importorskip("datasets")
+    from tasks.lm_eval import document_of, rows, score
+
+    folder = write(tmp_path, name, [row(name, 0), row(name, 1)])
+    task, found = task_of(name), load(folder, name)
+    documents = list(rows("scbench", name, data=str(folder))["test"])
+    for example, document in zip(found, documents, strict=True):
+        assert document["prompt"] == task.render(example, "official")
+        meant = document_of(document)
+        assert meant is not None and meant.example.label == example.label
+        assert task.conversation(meant.example, "official") == task.conversation(
+            example, "official"
+        )
+        assert task.new_tokens(meant.example, "official") == task.new_tokens(example, "official")
+        assert score(document, [example.answers[0]]) == {"score": 1.0}
