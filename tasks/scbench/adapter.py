@@ -241,6 +241,8 @@ class SCBenchAdapter(RowAdapter):
         """A line of prediction_<task>_<mode>.jsonl, or a record."""
         if task.name in FUNCTIONS:
             check_available()
+        if "ground_truth" not in record and "answers" not in record:
+            return None, ["field 'ground_truth' (or 'answers') is missing"]
         if "ground_truth" not in record:
             kept, problems = parse(RecordGold, record)
             if not isinstance(kept, RecordGold):

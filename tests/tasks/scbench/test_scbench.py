@@ -503,12 +503,15 @@ def test_the_authors_files_are_scored_by_task_and_turn(request, tmp_path, name):
         ("scbench_summary_with_needles", {"task": None}, "'task' is None, not scbench_summary"),
         ("scbench_summary_with_needles", {"task": "scbench_kv"}, "'task' is 'scbench_kv'"),
         ("scbench_kv", {"task": "scbench_vt"}, "is being scored"),
+        ("scbench_kv", {}, "field 'ground_truth' (or 'answers') is missing"),
         ("scbench_kv", {"turn_idx": 1}, "example '0-1' is that of line 2 too"),
     ],
 )
 def test_a_wrong_line_is_refused(tmp_path, name, changed, said):
     lines = predictions(name, 1)
-    lines[2 if "turn_idx" in changed and changed["turn_idx"] else 0] |= changed
+    lines[2 if changed.get("turn_idx") else 0] |= changed
+    if not changed:
+        del lines[0]["ground_truth"]
     with pytest.raises(InputError) as caught:
         score_file(saved(tmp_path, lines), "scbench", name, "official")
     assert any(said in problem for problem in caught.value.problems), caught.value.problems
