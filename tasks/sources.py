@@ -30,6 +30,7 @@ from tasks.registry import (
     module_of,
     names_another_task,
 )
+from tasks.rows import Row
 from tasks.schema import Example, Task, document_id_of
 
 Watch = Callable[[int, int], None]
@@ -141,7 +142,8 @@ def _read(task: Task, parts: list[Part], revision: str | None, limit: int | None
     files: list[dict[str, str | None]] = []
     for part in parts:
         digest = hashlib.sha256()
-        reader.read(part.rows(digest), part.name)
+        shared = part.path.name in task.adapter.shared_files(task)
+        reader.read(part.rows(digest), part.name, shared)
         files.append({"path": part.name, "sha256": digest.hexdigest(), "revision": revision})
     return RowSource(reader.examples(parts[0].name), files)
 
@@ -156,22 +158,30 @@ class _Reader:
         self._problems = Problems()
         self._seen: dict[str, str] = {}  # the lines of all identifiers so far
         self._before = 0  # rows in earlier files, which identifiers made of lines count too
+        self._others = 0  # rows of other tasks in shared files
+        self._first: Row | None = None
+        self._shared_gold: dict[str, list[Any]] = {}
 
     def examples(self, name: str) -> list[Example]:
         """The rows; InputError when there are none in all files, of which `name` is the first."""
         self._problems.check()
         if not self._examples:
-            raise InputError(f"{shown(name)}: is empty: there are no rows")
-        return self._examples
+            rows = f"it has no rows of {self._task.name}" if self._others else "there are no rows"
+            raise InputError(f"{shown(name)}: {'' if self._others else 'is empty: '}{rows}")
+        complete = self._task.adapter.with_shared_gold
+        return [complete(example, self._shared_gold) for example in self._examples]
 
-    def read(self, rows: Iterable[Line | Bad], name: str) -> None:
-        """Check and keep the rows of the file `name`."""
+    def read(self, rows: Iterable[Line | Bad], name: str, shared: bool = False) -> None:
+        """Check the rows of the file `name`, and keep them.
+
+        Of a `shared` file only the rows of this task are kept.
+        """
         problems: list[Problem] = []
         count = 0
         for line in rows:
             if isinstance(line, Line):
                 count += 1
-                wrong = self._add(line, name)
+                wrong = self._add(line, name, shared)
             else:
                 wrong = [line.problem]
             problems += [(line.number, problem) for problem in wrong]
@@ -185,27 +195,37 @@ class _Reader:
         if problems:
             self._problems.add(*located(shown(name), problems).problems)
 
-    def _add(self, line: Line, name: str) -> list[str]:
+    def _add(self, line: Line, name: str, shared: bool) -> list[str]:
         """What is wrong with a row; when nothing is, it is kept."""
         row, task = line.value, self._task
         wrong = task.adapter.check(row, task)
         if not wrong and names_another_task(row, task):
             wrong = [f"'dataset' is {row['dataset']!r}: a row of another task than {task.name!r}"]
+        if not wrong and not task.adapter.is_of(row, task):
+            if not shared:
+                return [f"is a row of another task than {task.name!r}"]
+            self._others += 1
+            return []
         if wrong:
             # A row of another benchmark lacks and has much: one message says it all.
             return foreign_keys(row, task, lambda adapter: adapter.own_columns) or wrong
-        example_id = task.adapter.example_id(row, task, self._before + line.number)
         where = f"{name}:{line.number}"
-        if example_id in self._seen:
-            earlier = self._seen[example_id].removeprefix(f"{name}:")
-            return [f"id {example_id!r} is that of line {earlier} too"]
-        self._seen[example_id] = where
-        if self._limit is None or len(self._examples) < self._limit:
-            self._examples.append(as_example(task, row, example_id, where))
+        self._first = self._first or row
+        for question in task.adapter.questions(row, task, self._first):
+            example_id = task.adapter.example_id(question, task, self._before + line.number)
+            if example_id in self._seen:
+                earlier = self._seen[example_id].removeprefix(f"{name}:")
+                return [f"id {example_id!r} is that of line {earlier} too"]
+            self._seen[example_id] = where
+            example = as_example(task, question, example_id, where)
+            if entry := task.adapter.shared_gold(example, task):
+                self._shared_gold.setdefault(entry[0], []).append(entry[1])
+            if self._limit is None or len(self._examples) < self._limit:
+                self._examples.append(example)
         return []
 
 
-def as_example(task: Task, row: dict[str, Any], example_id: str, where: str) -> Example:
+def as_example(task: Task, row: Row, example_id: str, where: str) -> Example:
     """A row that has been checked, as an example."""
     adapter = task.adapter
     return Example(

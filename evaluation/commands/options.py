@@ -59,7 +59,7 @@ class Score(Settings):
     file: Annotated[Path, Flag(argument=True, metavar="FILE")]
     """Predictions, one JSON object per line."""
     benchmark: str
-    """Of the predictions: longbench, longbench_e, lveval, infinitebench, ruler."""
+    """Of the predictions: longbench, longbench_v2, lveval, infinitebench, ruler, scbench ..."""
     task: str
     """Task that the predictions are of."""
     protocol: str = "official"
@@ -79,7 +79,7 @@ class Export(Settings):
     run: _Run
     """Run folder."""
     format: str
-    """longbench, lveval, infinitebench or ruler."""
+    """The run's benchmark: longbench, longbench_v2, lveval, infinitebench, ruler, scbench ..."""
     output: Annotated[Path | None, Flag(("--output", "-o"), metavar="DIR")] = None
     """Folder. Default: RUN/export."""
     variants: Annotated[list[str], Flag(("--variant",), metavar="NAME", own_form=True)] = []

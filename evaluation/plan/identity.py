@@ -93,6 +93,7 @@ def _task_parts(planned: PlannedTask) -> dict[str, Any]:
         "metric": rules.metric,
         "metric_sha256": metric_sha256(rules.metric),
         "decoding": settings_as_dict(planned.settings),
+        **({} if rules.turns is None else {"turns": asdict(rules.turns)}),
     }
 
 
@@ -226,4 +227,5 @@ def _task_description(planned: PlannedTask) -> dict[str, Any]:
         "language": task.language,
         "category": task.category,
         "source": task.source,
+        **({} if task.chance is None else {"chance": task.chance}),
     }

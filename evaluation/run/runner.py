@@ -7,6 +7,7 @@ not underestimated. An example that fails is recorded with its error and the run
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -315,11 +316,15 @@ class Worker:
 
     def _question(self, group: Group, index: int) -> Question:
         planned, seed = group.planned, None
+        example, settings = planned.examples[index], planned.settings
+        longest = planned.task.new_tokens(example, planned.protocol)
+        if longest != planned.rules.max_new_tokens:
+            settings = copy.copy(settings)
+            settings.max_new_tokens = longest
         if planned.settings.do_sample:
-            example = planned.examples[index]
             seed = sampling_seed(self._plan.seed, planned.task.name, example.example_id)
         ids = planned.prompts[index].ids[group.shared_tokens :]
-        return Question(ids, planned.settings, planned.rules.stop, seed)
+        return Question(ids, settings, planned.rules.stop, seed)
 
     def _as_record(
         self,
