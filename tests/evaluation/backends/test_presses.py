@@ -26,6 +26,7 @@ from evaluation.backends.presses import PressBackend, PressReader
 from evaluation.backends.requests import parse_request
 from evaluation.backends.stock import StockBackend
 from evaluation.cli import main
+from tests.evaluation.backends.test_press_reading import model_of
 
 if find_spec("kvpress") is None:
     pytest.skip(f"kvpress is not installed: {INSTALL}", allow_module_level=True)
@@ -314,6 +315,18 @@ def test_bytes_by_arithmetic_are_those_that_are_measured(text, tokenizer):
     prompt, generated = len(DOCUMENT) + 7, answer.generated_tokens or 0
     cost = made.cost(prompt, generated, len(DOCUMENT))
     assert cost.cache_bytes == answer.cache_bytes
+
+
+@pytest.mark.parametrize("family", ["llama", "phi3", "qwen2", "gemma3"])
+def test_a_model_of_another_family_is_pressed_from_its_folder(family, tmp_path, tokenizer):
+    model_of(family).save_pretrained(tmp_path)
+    made = backend("pyramidkv,window_size=8,keep=60", model=str(tmp_path))
+    answer = opened(made, tokenizer).read(DOCUMENT).ask(question(QUESTIONS[0]), last=True)
+    assert answer.kept_tokens == (60 if family != "gemma3" else (60 + 31) / 2)
+    assert made.document_bytes(200) == answer.document_bytes
+    cost = made.cost(207, answer.generated_tokens or 0, 200)
+    assert cost.cache_bytes == answer.cache_bytes
+    assert (cost.flops is None) == (family in ("phi3", "gemma3")), "shapes that ahn.cost knows"
 
 
 def test_flops_are_those_of_a_full_prefill_and_of_the_slots_that_are_kept():
