@@ -215,6 +215,15 @@ def test_identity_holds_all_that_changes_what_is_kept():
     assert backend("SnapKV_press,keep=99").identity() == backend("snapkv,keep=99").identity()
 
 
+def test_statistics_of_the_user_are_among_the_files_that_change_an_answer(tmp_path):
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_text("x", "utf-8")
+    made = backend(f"expectedattentionstats,keep=99,stats_folder={tmp_path}")
+    names = [file.name for file in made.weight_files() if file.parent == tmp_path]
+    assert names == ["config.json", "model.safetensors"]
+    assert not set(backend("snapkv,keep=99").weight_files()) - set(made.weight_files())
+
+
 @pytest.mark.parametrize(
     ("text", "budget", "sizable"),
     [
