@@ -144,10 +144,8 @@ for _command in COMMANDS:
             params=_RUN,
             help=_command.summary,
             helps=_command.helps,
-            without=("benchmark", *_command.without),
-            examples=(
-                f"run_eval {_command.benchmark} --model pocket --ahn pocket --limit 2 --dry-run",
-            ),
+            without=("benchmark", *_command.hidden),
+            examples=(f"run_eval {_command.benchmark} {_command.example} --limit 2 --dry-run",),
         )
     )
 

@@ -94,6 +94,9 @@ class BenchmarkDefinition(_Strict):
     """Tasks that `data="synthetic"` generates."""
     generated: StrictBool = False
     """Whether the rows of all tasks are generated, and there are no others."""
+    made_for_tokenizer: StrictBool = False
+    """Whether rows are made for the tokenizer of a run, at any length, unless a folder has them:
+    `<task>_<tokens>` has rows of so many."""
     lengths: list[StrictInt] = []
     """Tokens of generated texts: `<task>_<tokens>` has texts of so many, and a task without such
     an ending of the first of these."""
@@ -136,6 +139,8 @@ class Constants(_Strict):
     citation: str
     source: list[str] = Field(min_length=1)
     prompt: str
+    answer_prefix: str = ""
+    """What the answer begins with, behind the chat template's opening of it."""
     metric: str
     chat_template: StrictBool | None = None
     protocols: dict[str, TaskProtocolDefinition]
@@ -242,6 +247,7 @@ class TaskDefinition(_Strict):
             odd_token_in_tail=shared.odd_token_in_tail,
             decode_uncut=shared.decode_uncut,
             demonstration=tuple(own.demonstration),
+            answer_prefix=constants.answer_prefix,
         )
 
     def problems(self, name: str, benchmark: BenchmarkDefinition, adapter: RowAdapter) -> list[str]:
@@ -270,7 +276,7 @@ class TaskDefinition(_Strict):
                 f"metadata.unavailable: may name {sorted(lacking)}, the protocols that it lacks"
             )
         allowed = adapter.prompt_fields
-        prompts = {"prompt": constants.prompt} | {
+        prompts = {"prompt": constants.prompt, "answer_prefix": constants.answer_prefix} | {
             f"protocols.{protocol}.prompt": own.prompt
             for protocol, own in constants.protocols.items()
             if own.prompt is not None

@@ -138,6 +138,7 @@ def _names(task: Task) -> list[str]:
         f"{name}.jsonl.gz",
         f"{name}.parquet",
         f"{name}-*.parquet",
+        *(f"{name}/{split}.jsonl" for split in task.adapter.splits if split != "test"),
         f"{name}/test*.parquet",
         f"{name}/*.parquet",
         f"{name}/{_SAVED} (saved by datasets)",
@@ -205,9 +206,9 @@ def _in_folder(task: Task, data: Path) -> list[list[Part]]:
         if shards := _tables(folder, f"{name}-"):
             places.append(shards)
         if _is_folder(folder / name):
-            places += _in_task_folder(folder / name)
+            places += _in_task_folder(folder / name, task)
     if data.name == name or data.absolute().name == name:
-        places += _in_task_folder(data)
+        places += _in_task_folder(data, task)
     for archive in _archives(task, data):
         member = find_member(archive, task.adapter.member(task))
         places += [[Part(archive, member)]] if member else []
@@ -236,13 +237,14 @@ def _in_file(task: Task, path: Path) -> list[list[Part]]:
     return []
 
 
-def _in_task_folder(folder: Path) -> list[list[Part]]:
+def _in_task_folder(folder: Path, task: Task) -> list[list[Part]]:
     """The rows in a folder that is named as the task."""
     places = [_saved(folder)] if _is_file(folder / _SAVED) else []
     if _is_file(folder / _SAVED_SPLITS):
         places.append(_saved(folder / _split_of(folder / _SAVED_SPLITS)))
         return places
-    places += [[Part(p)] for p in (folder / f"test{end}" for end in _JSONL) if _is_file(p)]
+    files = [folder / f"{split}{end}" for split in task.adapter.splits for end in _JSONL]
+    places += [[Part(path)] for path in files if _is_file(path)]
     if tables := _tables(folder):
         places.append(tables)
     below = folder / "test"

@@ -53,6 +53,11 @@ def not_carried_out(rules: TaskProtocol) -> list[str]:
         parts.append("a system message goes first")
     if rules.demonstration:
         parts.append("turns of a demonstration stand before the prompt")
+    if rules.answer_prefix:
+        parts.append(
+            "the beginning of the answer stands behind the chat template's opening of it (here at "
+            "the end of the prompt)"
+        )
     if rules.decode_uncut:
         parts.append("special tokens are taken out of the text")
     if "newline_eos" in rules.generation or "min_new_tokens" in rules.generation:

@@ -116,6 +116,9 @@ class TaskProtocol:
     """Turns, (role, text), between the system's and the prompt's, where there are any."""
     odd_token_in_tail: bool = False
     """Of an odd number of tokens to keep by `middle_joined`, whether the tail gets the odd one."""
+    answer_prefix: str = ""
+    """`str.format` template of what the answer begins with: it stands behind the chat template's
+    opening of the answer, at the end of the prompt where there is none."""
     decode_uncut: bool = False
     """Whether a prompt that is not cut is decoded from its tokens like one that is: special tokens
     that stand in the text, as `<|im_end|>`, are lost then, too."""
@@ -142,6 +145,8 @@ class RowAdapter:
     """Keys that only this benchmark's prediction files have: they give a mixed-up file away."""
     own_columns: frozenset[str] = frozenset()
     """Likewise for rows."""
+    splits: tuple[str, ...] = ("test",)
+    """What files of rows in a folder named as the task are called."""
 
     # -- one row ------------------------------------------------------------------------------
 
@@ -164,6 +169,10 @@ class RowAdapter:
     def label(self, row: Row, task: Task) -> Any:
         """The gold with its JSON types; None where the answers say all."""
         return self.answers(row)
+
+    def attributes(self, row: Row, task: Task) -> dict[str, Any]:
+        """What a generator left in its rows of what is known of them; of real rows nothing."""
+        return {}
 
     def context(self, row: Row) -> str:
         """The document; rows with the same one form a cluster."""
@@ -273,7 +282,14 @@ class Task:
 
     def render(self, example: Example, protocol: str) -> str:
         """The prompt of an example before truncation and chat template."""
-        template = self.protocol(protocol).template
+        return self._filled(self.protocol(protocol).template, example, protocol)
+
+    def render_answer_prefix(self, example: Example, protocol: str) -> str:
+        """What stands behind the chat template's opening of the answer; mostly nothing."""
+        return self._filled(self.protocol(protocol).answer_prefix, example, protocol)
+
+    def _filled(self, template: str, example: Example, protocol: str) -> str:
+        """A template with the fields of a row."""
         fields = self.adapter.fields(example.row, self, protocol)
         try:
             return template.format_map(fields)

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,6 +38,11 @@ from ahn.cost.accounting import flops
 from common.errors import InputError, Problems
 from evaluation.backends.base import Cost, Ids, Reader, RunSettings
 from evaluation.backends.local import seed_everything
+from evaluation.backends.press_library import PressSpec, Size, read_request
+from evaluation.backends.press_reading import PressedModel
+from evaluation.backends.press_room import Layers, kept_of, target_of
+from evaluation.backends.press_sizes import count_kept, share_to_drop, sized_press
+from evaluation.backends.presses import PressBackend
 from evaluation.backends.quantized_cache import (
     AXES,
     BITS,
@@ -188,12 +194,17 @@ class QuantizedBackend(StockBackend):
         "residual": _from_0,
         "sinks": _from_0,
         "keep": _from_1,
+        "press": str,
     }
 
     def __init__(self, request: VariantRequest, settings: RunSettings) -> None:
-        own = dict(request.options)
-        pressed = "press" in own
-        of_press = {k: own.pop(k) for k in list(own) if pressed and k not in self.readers}
+        own, of_press = dict(request.options), {}
+        if "press" in own:
+            # Whatever is wrong with an option of any kind; what can be chosen is told.
+            read_request(request, {**self.readers, "chunk": str})
+            fields = [key for key in own if key not in self.readers]
+            of_press = {key: own.pop(key) for key in ("press", *fields)}
+            of_press |= {key: own[key] for key in ("keep", "attention") if key in own}
         if own.get("chunk") == "whole":
             del own["chunk"]
         super().__init__(replace(request, options=own), settings)
@@ -206,25 +217,26 @@ class QuantizedBackend(StockBackend):
             self.shapes = settings.once(kv_shapes)
         problems.check()
         problems.add(*self._wrong_scheme())
-        self.press: Any = None
-        if pressed:
-            with problems.collecting():
-                self.press = OnTop(
-                    replace(request, options=of_press), self.options, self.models.config
-                )
+        self.press: PressBackend | None = None
+        if of_press:
+            part = replace(request, options=of_press)
+            try:
+                self.press = PressBackend(part, settings)
+            except InputError as error:
+                asked = f"--variant {part}"
+                problems.add(*(text.replace(asked, self._where) for text in error.problems))
+        if self.press is not None:
+            problems.add(*self._wrong_press(self.press))
+            self.options["attention"] = self.press.options["attention"]
+            self.notices = self.press.notices
         elif self.options.get("sinks", 0) > self.options.get("keep", self.context or 2**62):
             problems.add(f"{self._where}: more sinks than tokens that are kept (keep)")
         problems.check()
         self.scheme = self._scheme()
-        fixed = self.press.fixed if pressed else "keep" in self.options
-        self.sizable = settings.budget is not None and not fixed
-        if pressed and not fixed and not self.sizable:
-            raise InputError(
-                f"{self._where}: how much does the press keep? (keep=TOKENS, ratio=SHARE that is "
-                "dropped, or --budget for the run)"
-            )
-        if pressed and self.press.eager:
-            self.options.setdefault("attention", "eager")
+        chosen = "keep" in self.options or self._own_size
+        self.sizable = settings.budget is not None and not chosen
+        if self.press is not None:
+            self.sizable = self.press.sizable
 
     # -- what was asked for -------------------------------------------------------------------
 
@@ -255,6 +267,20 @@ class QuantizedBackend(StockBackend):
                 yield f"{where}: {key}: of {backend} it is {axes}"
         if backend == "fp8" and (self.device or "").startswith("mps"):
             yield f"{where}: fp8 is not there on mps; choose --device cpu, or another back-end"
+
+    def _wrong_press(self, press: PressBackend) -> Iterator[str]:
+        """What is wrong with a press on top of a quantised cache."""
+        name = press.spec.name
+        if press.spec.masks:
+            yield f"{self._where}: {name} frees no memory, quantised or not: {press.spec.masks}"
+        if press.spec.rotates:
+            yield f"{self._where}: {name} moves keys; it works on a cache in full precision only"
+        for key, reason in (
+            ("chunk", "a press reads a document in one piece"),
+            ("sinks", "the press chooses what stays"),
+        ):
+            if key in self.options:
+                yield f"{self._where}: {key}: {reason}"
 
     @property
     def _backend(self) -> str:
@@ -287,8 +313,10 @@ class QuantizedBackend(StockBackend):
             "bits": scheme.bits,
             "keep": options.get("keep"),
             "sinks": options.get("sinks", DEFAULT_SINKS) if self.press is None else None,
-            "press": None if self.press is None else self.press.described(),
         }
+        if self.press is not None:
+            of_press = self.press.identity()
+            found |= {key: of_press[key] for key in ("kvpress", "press", "size")}
         if scheme.backend != "fp8":
             found |= {
                 "group": scheme.group,
@@ -316,7 +344,7 @@ class QuantizedBackend(StockBackend):
         return self.scheme.after(pieces(document, self.options.get("chunk")))
 
     def fit(self, document: int, budget: int | None) -> Fit:
-        """What becomes of a document of so many tokens.
+        """What becomes of a document of so many tokens; a press may keep fewer.
 
         Raises:
             InputError: the budget is too small for a token, or for the press.
@@ -330,16 +358,29 @@ class QuantizedBackend(StockBackend):
             return Fit(document, *as_read, again=False)
         kept = min(wanted, document)
         if self.press is not None and kept < document:
-            self.press.check(document, kept, self._element)
+            # refuses what the press does not reach
+            target_of(
+                self.press.spec,
+                Size(),
+                self.press.layers,
+                document,
+                self.in_full_precision(document, kept),
+            )
         return Fit(kept, kept, 0, again=True)
 
     def _wanted(self, document: int) -> int | None:
         """Tokens to keep by the variant's own options; None: the budget decides, or all."""
-        if self.press is not None:
-            found: int | None = self.press.tokens(document)
-            return found
-        kept: int | None = self.options.get("keep")
-        return kept
+        if self.press is None:
+            kept: int | None = self.options.get("keep")
+            return kept
+        wanted = self.press.size.tokens(document)
+        return None if wanted is None else max(wanted, self.press.spec.least)
+
+    def in_full_precision(self, document: int, kept: int) -> int:
+        """Bytes of so many tokens in full precision, by which a press is sized."""
+        assert self.press is not None
+        layers = self.press.layers
+        return kept * layers.room(document).per_token * layers.slot
 
     def _most(self, document: int, budget: int) -> int:
         """Tokens that fit a budget.
@@ -362,21 +403,38 @@ class QuantizedBackend(StockBackend):
             )
         return most
 
+    def _by_layer(self, document: int, budget: int | None) -> list[tuple[int, int]] | None:
+        """Tokens of each layer that are quantised, and that wait; None: known once it was read."""
+        fit, press = self.fit(document, budget), self.press
+        if press is None or (fit.kept == document and not self._own_size):
+            return [(fit.quantized, fit.waiting)] * len(self.shapes)
+        target = None if self._own_size else self.in_full_precision(document, fit.kept)
+        room = press.layers.room(document)
+        kept = slots_by_layer(press.spec, press.layers, document, target)
+        return None if kept is None else [(slots // room.heads, 0) for slots in kept]
+
     def kept(self, document_tokens: int, budget: int) -> float:
-        """See `Backend`."""
-        return self.fit(document_tokens, budget).kept
+        """See `Backend`; of a press that keeps whole chunks, the most that it may keep."""
+        layers = self._by_layer(document_tokens, budget)
+        if layers is None:
+            return self.fit(document_tokens, budget).kept
+        return float(mean_kept(layers))
 
     def document_bytes(self, tokens: int) -> int | None:
         """See `Backend`."""
-        if self._own_size:
-            return None
-        fit = self.fit(tokens, None)
-        return self._bytes(fit.quantized, fit.waiting)
+        layers = None if self.sizable else self._by_layer(tokens, None)
+        return None if layers is None else self._bytes_by_layer(layers)
+
+    def _bytes_by_layer(self, layers: Sequence[tuple[int, int]]) -> int:
+        return sum(
+            self.scheme.layer_bytes(shape, *held, self._element)
+            for shape, held in zip(self.shapes, layers, strict=True)
+        )
 
     @property
     def _own_size(self) -> bool:
-        """Whether what is kept is only known once the document was read."""
-        return self.press is not None and bool(self.press.own_size)
+        """Whether settings of the press alone say what is kept."""
+        return self.press is not None and self.press.spec.sized is None
 
     def cost(
         self,
@@ -387,33 +445,43 @@ class QuantizedBackend(StockBackend):
     ) -> Cost:
         """See `Backend`: products of matrices; that keys and values are unpacked is not counted.
 
-        The document costs what it costs with full attention; question and answer see what is kept
-        of it.
+        The document costs what it costs with full attention, question and answer what they see of
+        it. Not counted is what a press computes.
         """
-        if self._own_size:
+        if document_tokens is None or (self.sizable and document_tokens and budget is None):
             return Cost()
-        document = document_tokens or 0
-        fit = self.fit(document, budget) if document else Fit(0, 0, 0, again=False)
+        document, layers = document_tokens, [(0, 0)] * len(self.shapes)
+        if document:
+            found = self._by_layer(document, budget)
+            if found is None:
+                return Cost()
+            layers = found
         question = prompt_tokens - document
         # All of the question but its last token is one chunk; then token by token.
         chunks = [max(question - 1, 0), *[1] * generated_tokens]
-        at_end = self._bytes(*self.scheme.after(chunks, (fit.quantized, fit.waiting)))
-        shape = self.models.shape
-        if shape is None or question < 1:
-            return Cost(None, at_end)
+        at_end = self._bytes_by_layer([self.scheme.after(chunks, held) for held in layers])
+        return Cost(self._flops(layers, document, question, generated_tokens), at_end)
 
-        def after(kept: int) -> float:
+    def _flops(
+        self, layers: Sequence[tuple[int, int]], document: int, question: int, generated: int
+    ) -> int | None:
+        shape, press = self.models.shape, self.press
+        again = press is not None and any(part.traits.again for part in press.spec.all)
+        if shape is None or question < 1 or again:
+            return None
+
+        def after(kept: int) -> int:
+            """Of question and answer, after so many tokens in each layer."""
             return flops(
-                shape,
-                "full",
-                kept + question,
-                generated_tokens,
-                accounting="exact",
-                reused_tokens=kept,
+                shape, "full", kept + question, generated, accounting="exact", reused_tokens=kept
             ).total
 
-        whole = flops(shape, "full", prompt_tokens, generated_tokens, accounting="exact").total
-        return Cost(int(whole - after(document) + after(fit.kept)), at_end)
+        whole = flops(shape, "full", document + question, generated, accounting="exact").total
+        # Linear in what is kept, so the mean of the layers stands for all of them.
+        mean = mean_kept(layers)
+        low = int(mean)
+        more = (mean - low) * (after(low + 1) - after(low)) if mean > low else 0
+        return whole - after(document) + after(low) + round(more)
 
     # -- reading ------------------------------------------------------------------------------
 
@@ -425,7 +493,11 @@ class QuantizedBackend(StockBackend):
                 cache.
         """
         seed_everything(seed)
-        return QuantizedReader(self._load(), tokenizer, self, seed)
+        model = self._load()
+        if self.press is not None and not self.models.files.is_folder:
+            # Presses look for what belongs to a model by its name on the hub.
+            model.config.name_or_path = str(self.models.files.place)
+        return QuantizedReader(model, tokenizer, self, seed)
 
 
 def _is_installed(module: str) -> bool:
@@ -441,93 +513,29 @@ def pieces(document: int, chunk: int | None) -> Iterator[int]:
     yield from (min(step, document - start) for start in range(0, document, step))
 
 
-class OnTop:
-    """A press of kvpress that chooses what stays of a document before it is quantised.
+def slots_by_layer(
+    spec: PressSpec, layers: Layers, document: int, budget: int | None
+) -> list[int] | None:
+    """Slots of all heads that a press keeps in each layer; None: it depends on the document.
 
     Args:
-        request: the press and its fields.
-        options: those of the variant: `keep`, `chunk`, `sinks`.
-        config: of the model.
-
-    Raises:
-        InputError: what is wrong with it.
+        spec: the press.
+        layers: of the model, all with full attention.
+        document: tokens.
+        budget: bytes in full precision; None: the press' own settings.
     """
+    if kept_of(spec, Size(), layers, document, budget) is None:
+        return None
+    press, room = spec.make(), layers.room(document)
+    if budget is not None:
+        share = share_to_drop(spec, press, room, budget // layers.slot)
+        sized_press(spec, press).compression_ratio = share
+    return [count_kept(spec, press, replace(room, numbers=(n,))) for n in room.numbers]
 
-    def __init__(
-        self, request: VariantRequest, options: Mapping[str, Any], config: Mapping[str, Any]
-    ) -> None:
-        from evaluation.backends.press_library import read_request
-        from evaluation.backends.press_room import FAMILIES
 
-        where, problems = f"--variant {request}", Problems()
-        keep = {"keep": str(options["keep"])} if "keep" in options else {}
-        self.spec, self.size = read_request(replace(request, options={**request.options, **keep}))
-        name = self.spec.name
-        if config["model_type"] not in FAMILIES:
-            problems.add(
-                f"{where}: presses are made for {', '.join(FAMILIES)}, not {config['model_type']}"
-            )
-        if self.spec.masks:
-            problems.add(
-                f"{where}: {name} frees no memory that could be quantized: {self.spec.masks}"
-            )
-        if self.spec.rotates:
-            problems.add(
-                f"{where}: {name} moves keys to other positions; not with a quantized cache"
-            )
-        for key, reason in (
-            ("chunk", "a press reads a document in one piece"),
-            ("sinks", "the press chooses what stays"),
-        ):
-            if key in options:
-                problems.add(f"{where}: {key}: {reason}")
-        problems.check()
-        self.config = CONFIG_MAPPING[config["model_type"]].from_dict(dict(config))
-
-    @property
-    def own_size(self) -> bool:
-        """Whether its own settings say how much it keeps."""
-        return self.spec.sized is None
-
-    @property
-    def fixed(self) -> bool:
-        """Whether no budget is needed."""
-        return self.own_size or bool(self.size.described())
-
-    @property
-    def eager(self) -> bool:
-        """Whether the model must compute attention weights."""
-        return self.spec.eager
-
-    def described(self) -> Mapping[str, Any]:
-        """As JSON."""
-        from evaluation.backends.press_library import VERSION
-
-        return {**self.spec.described(), **self.size.described(), "kvpress": VERSION}
-
-    def tokens(self, document: int) -> int | None:
-        """Tokens that are to be kept of so many; None: the budget decides."""
-        wanted = self.size.tokens(document)
-        return None if wanted is None else max(wanted, self.spec.least)
-
-    def budget(self, document: int, kept: int, element: int) -> int:
-        """Bytes of so many tokens in full precision, by which presses are sized."""
-        from evaluation.backends.press_room import Layers
-
-        layers = Layers.of(self.config, element)
-        return kept * layers.room(document).per_token * layers.slot
-
-    def check(self, document: int, kept: int, element: int) -> None:
-        """Refuse a size that the press does not reach.
-
-        Raises:
-            InputError: it always keeps more.
-        """
-        from evaluation.backends.press_library import Size
-        from evaluation.backends.press_room import Layers, target_of
-
-        layers = Layers.of(self.config, element)
-        target_of(self.spec, Size(), layers, document, self.budget(document, kept, element))
+def mean_kept(layers: Sequence[tuple[int, int]]) -> Fraction:
+    """Tokens, quantised or not, mean over layers."""
+    return Fraction(sum(map(sum, layers)), len(layers))
 
 
 class QuantizedReader(StockReader):
@@ -549,11 +557,8 @@ class QuantizedReader(StockReader):
             raise InputError(f"{backend.name}: {self.fallback}: nothing is left to be quantized")
         self.backend = backend
         self.layers = len(backend.shapes)
-        self.pressed: Any = None
+        self.pressed: PressedModel | None = None
         if backend.press is not None:
-            from evaluation.backends.press_library import Size
-            from evaluation.backends.press_reading import PressedModel
-
             self.pressed = PressedModel(backend.press.spec, Size(), model, seed)
 
     def fill(self, ids: Ids, budget: int | None = None) -> Past:
@@ -569,9 +574,10 @@ class QuantizedReader(StockReader):
         fit = None if self.backend._own_size else self.backend.fit(document, budget)
         if self.pressed is not None and (fit is None or fit.kept < document):
             cache = self.pressed.new_cache()
-            size = fit and self.backend.press.budget(document, fit.kept, self.backend._element)
+            size = None if fit is None else self.backend.in_full_precision(document, fit.kept)
             self.pressed.read(ids, cache, size)
-            past.cache, past.seen = quantize(cache, scheme), document
+            quantize(cache, scheme)
+            past.cache, past.seen = cache, document
             return
         # What is dropped at once is not quantised before.
         in_full = fit is not None and fit.again and self.chunk is None
@@ -582,7 +588,7 @@ class QuantizedReader(StockReader):
             self._pass(length, past)
         if fit is not None and fit.again:
             kept = self._first_and_last(document, fit.kept)
-            past.cache = quantize(past.cache, scheme, [kept] * self.layers)
+            quantize(past.cache, scheme, [kept] * self.layers)
 
     def _first_and_last(self, document: int, kept: int) -> torch.Tensor | None:
         """Indices `[kept]` of the first and the last tokens; None: all."""

@@ -181,7 +181,7 @@ def _up(number: int, multiple: int) -> int:
 def states(layer: Any) -> tuple[Tensor, Tensor]:
     """Keys and values `[B, K, T, d]` of a cache layer as attention would see them."""
     if isinstance(layer, Fp8Layer):
-        return layer.quantized_keys.dequantized(), layer.quantized_values.dequantized()
+        return layer.dequantized()
     if not isinstance(layer, QuantoLayer | HQQLayer):
         return layer.keys, layer.values
     keys = layer._dequantize(layer._quantized_keys)
@@ -191,24 +191,22 @@ def states(layer: Any) -> tuple[Tensor, Tensor]:
     return torch.cat([keys, layer.keys], dim=-2), torch.cat([values, layer.values], dim=-2)
 
 
-def quantize(cache: Any, scheme: Scheme, kept: Sequence[Tensor | None] | None = None) -> Cache:
-    """The past of any cache of full-attention layers, quantised in one piece, layer by layer.
+def quantize(cache: Any, scheme: Scheme, kept: Sequence[Tensor | None] | None = None) -> None:
+    """Put quantised layers in the place of all layers of a cache, each quantised in one piece.
 
     Args:
-        cache: its layers are given back one after the other; it is empty afterwards.
+        cache: of layers with full attention.
         scheme: how.
         kept: indices `[n]` of the tokens that stay, per layer; None: all.
     """
-    result = scheme.cache(len(cache.layers))
-    for number, layer in enumerate(result.layers):
+    for number in range(len(cache.layers)):
         keys, values = states(cache.layers[number])
-        cache.layers[number] = None
         indices = None if kept is None else kept[number]
         if indices is not None:
             keys, values = keys[..., indices, :], values[..., indices, :]
+        cache.layers[number] = layer = scheme.layer()
         if keys.shape[-2]:
             layer.update(keys.contiguous(), values.contiguous())
-    return result
 
 
 @dataclass
@@ -335,10 +333,15 @@ class Fp8Layer(DynamicLayer):
             self.lazy_initialization(key_states, value_states)
             self.quantized_keys, self.quantized_values = new_keys, new_values
             return key_states, value_states
-        keys, values = self.quantized_keys.dequantized(), self.quantized_values.dequantized()
+        keys, values = self.dequantized()
         self.quantized_keys = self.quantized_keys.joined(new_keys)
         self.quantized_values = self.quantized_values.joined(new_values)
         return torch.cat([keys, key_states], dim=-2), torch.cat([values, value_states], dim=-2)
+
+    def dequantized(self) -> tuple[Tensor, Tensor]:
+        """Keys and values as they are stored, of a layer that holds some."""
+        assert self.quantized_keys is not None and self.quantized_values is not None
+        return self.quantized_keys.dequantized(), self.quantized_values.dequantized()
 
     def get_seq_length(self) -> int:
         """Tokens that it holds."""

@@ -5,8 +5,10 @@ Folders and names are those that their scorers look for, below `output`::
     longbench       pred/<model>/<task>.jsonl, LongBench-E pred_e/<model>/<task>.jsonl   eval.py
     lveval          outputs/<model>/<task>_<level>.jsonl                            evaluation.py
     infinitebench   results/<model>/preds_<task>.jsonl                          compute_scores.py
+    ruler           <length>/pred/<model>/<task>.jsonl                                evaluate.py
 
-(THUDM/LongBench 2e00731; infinigence/LVEval 63e7ae9; OpenBMB/InfiniteBench 88b3daa.) Any other
+(THUDM/LongBench 2e00731; infinigence/LVEval 63e7ae9; OpenBMB/InfiniteBench 88b3daa;
+NVIDIA/RULER c3f5e3b.) Any other
 benchmark has a format of its own name, which its adapter gives (`tasks.schema.RowAdapter`).
 ``<model>`` is the model's name and the variant. An example that failed has an empty prediction,
 which scores 0.

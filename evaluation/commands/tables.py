@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from rich.console import Group
 from rich.table import Table
@@ -87,10 +88,10 @@ def _variant_table(plan: Plan) -> Table:
         ]
         flops = [cost.flops for cost in costs if cost.flops is not None]
         held = [cost.cache_bytes for cost in costs if cost.cache_bytes is not None]
-        window, sinks = said.get("window"), said.get("sinks")
+        sinks = said.get("sinks")
         table.add_row(
             name,
-            f"{window:,}" if window is not None else "all" if "window" in said else "",
+            _window(said, model.sizable),
             "" if sinks is None else str(sinks),
             str(said.get("cell") or ""),
             str(said.get("dtype") or ""),
@@ -99,6 +100,15 @@ def _variant_table(plan: Plan) -> Table:
             formats.size(max(held, default=0)) if len(held) == len(costs) else "unknown",
         )
     return table
+
+
+def _window(said: Mapping[str, Any], sizable: bool) -> str:
+    """The window of a variant that describes itself so."""
+    if said.get("window") is not None:
+        return f"{said['window']:,}"
+    if sizable:
+        return "by budget"
+    return "all" if "window" in said else ""
 
 
 def result_tables(run: Run) -> Group:

@@ -74,7 +74,11 @@ def prompt_sha256(planned: PlannedTask, index: int) -> str:
 
 def _task_parts(planned: PlannedTask) -> dict[str, Any]:
     rules = planned.rules
-    return {
+    # Parts that only some tasks have: the others' identity stays what it was.
+    own: dict[str, Any] = {} if planned.made_of is None else {"made_of": dict(planned.made_of)}
+    if rules.answer_prefix:
+        own["answer_prefix"] = rules.answer_prefix
+    return own | {
         "template_sha256": planned.task.template_sha256(planned.protocol),
         "first_prompt_sha256": prompt_sha256(planned, 0),
         "data_sha256": sorted(str(file.get("sha256")) for file in planned.files),

@@ -177,6 +177,7 @@ def prepare(
         text = apply_chat_template(
             text, tokenizer, model_type, rules.system_message, rules.demonstration
         )
+    text += task.render_answer_prefix(example, protocol)
     ids = np.asarray(tokenizer(text, truncation=False).input_ids, dtype=np.int32)
     document_tokens = None
     if with_boundary:

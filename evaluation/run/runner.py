@@ -24,6 +24,9 @@ from evaluation.run.at_once import AtOnce
 from evaluation.run.store import RunStore
 from reports.records import ExampleRecord
 
+_SCORING = threading.Lock()
+"""Metrics need not be ready for several threads."""
+
 
 class TooManyErrors(RuntimeError):
     """More examples failed than `max_errors` allows; the folder is whole and can be continued."""
@@ -230,7 +233,6 @@ class Worker:
         self._backend: Backend = plan.models[variant]
         self._reader: Reader | None = None
         self._peaks = _for_peaks(plan)
-        self._scoring = threading.Lock()  # metrics need not be ready for several threads
 
     @property
     def concurrency(self) -> int:
@@ -273,7 +275,7 @@ class Worker:
                 answer = document.ask(self._question(group, index), last)
                 answer = self._with_peak(group, index, answer)
                 prediction, planned = answer.text, group.planned
-                with self._scoring:
+                with _SCORING:
                     score = planned.task.score(
                         prediction, planned.examples[index], planned.protocol
                     )

@@ -23,6 +23,7 @@ from tasks.metrics import (
     retrieval,
     rouge,
     rouge_lsum,
+    ruler,
 )
 from tasks.schema import Metric
 
@@ -56,6 +57,8 @@ _OURS: Mapping[str, Metric] = {
     "retrieval_zh": retrieval.retrieval_zh,
     "rouge_l": rouge.rouge_l,
     "rouge_l_zh": rouge.rouge_l_zh,
+    "string_match_all": ruler.string_match_all,
+    "string_match_part": ruler.string_match_part,
 }
 for _name, _function in _OURS.items():
     register_metric(_name, _function)

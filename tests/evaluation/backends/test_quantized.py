@@ -403,6 +403,7 @@ def test_everything_that_changes_an_answer_is_in_the_identity() -> None:
         ("bits=4,chunk=0", "chunk: at least 1 token"),
         ("bits=4,chunk=all", "chunk: 'all' is not a number of tokens"),
         ("bits=4,bit=3", "quantized has no option 'bit' .*did you mean"),
+        ("bits=4,window_size=3", r"no option 'window_size' \(known: .*keep, press\)"),
     ],
 )
 def test_what_cannot_be_is_refused(options: str, message: str) -> None:

@@ -127,13 +127,14 @@ def test_quanto_stores_the_nearest_of_evenly_spaced_levels(bits: int) -> None:
     layer = QuantoLayer(bits, 0, 0, 16, 128)
     layer.update(keys, values)
     top = 2**bits - 1
-    codes = []
+    codes: list[list[int]] = []
     for head in range(2):
         for token in range(5):
-            row = keys[0, head, token].tolist()
-            step = (max(row) - min(row)) / top
-            codes.append([round((x - min(row)) / step) for x in row])
-            wanted = [min(row) + code * step for code in codes[-1]]
+            elements = keys[0, head, token].tolist()
+            least = min(elements)
+            step = (max(elements) - least) / top
+            codes.append([round((x - least) / step) for x in elements])
+            wanted = [least + code * step for code in codes[-1]]
             torch.testing.assert_close(
                 states(layer)[0][0, head, token], torch.tensor(wanted), rtol=0, atol=1e-5
             )
@@ -286,9 +287,8 @@ def test_a_full_past_is_quantised_as_if_it_had_been_read_in_one_chunk(scheme: Sc
         full.update(chunk[0][..., :25, :], chunk[1][..., :25, :], number)
         full.update(chunk[0][..., 25:, :], chunk[1][..., 25:, :], number)
     kept = torch.tensor([0, 3, 39])
-    found = quantize(full, scheme, [None, kept])
-    assert full.layers == [None, None]  # given back as it went
-    for layer, tokens in zip(found.layers, (torch.arange(40), kept), strict=True):
+    quantize(full, scheme, [None, kept])
+    for layer, tokens in zip(full.layers, (torch.arange(40), kept), strict=True):
         alone = filled(scheme, (chunk[0][..., tokens, :], chunk[1][..., tokens, :]))
         for one, other in zip(states(layer), states(alone.layers[0]), strict=True):
             assert torch.equal(one, other)

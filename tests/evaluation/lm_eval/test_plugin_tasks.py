@@ -415,7 +415,7 @@ def test_lm_evals_own_command_finds_the_model(tmp_path: Path) -> None:
 def test_all_names_follow_one_rule_and_are_lm_evals() -> None:
     manager = TaskManager(include_path=str(FOLDER), include_defaults=False)
     names = our_names()
-    assert len(names) == len(set(names)) == 46 + 55 + 40 + len(manager.all_groups) - 1
+    assert len(names) == len(set(names)) == 46 + 55 + 40 + 13 + len(manager.all_groups) - 1
     assert {*names, "ahnbench_model"} == set(manager.all_tasks)
     benchmarks = benchmark_names()
     for name in names:
