@@ -6,6 +6,7 @@ that has not left the window whole, and the last groups that have, each one key 
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from safetensors import safe_open
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -350,6 +352,16 @@ def test_a_copy_goes_its_own_way_and_rows_can_be_chosen(tmp_path: Path) -> None:
     torch.testing.assert_close(answer(read, [0, 1, 2]), everyone, rtol=0, atol=0)
     torch.testing.assert_close(answer(cache, [0, 1, 2]), everyone, rtol=0, atol=0)
     assert read.to("cpu") is read
+    with safe_open(tmp_path / "past.safetensors", framework="pt") as file:
+        (first, *_) = json.loads(file.metadata()["ahn_cache"])["layouts"]
+    assert {name: first[name] for name in ("rate", "slots", "pooling")} == model.layout[0].pooled
+    window = variant_model("window")
+    past = window.new_cache()
+    window(ids, past_key_values=past)
+    past.save(tmp_path / "plain.safetensors")
+    with safe_open(tmp_path / "plain.safetensors", framework="pt") as file:  # as ever
+        (first, *_) = json.loads(file.metadata()["ahn_cache"])["layouts"]
+    assert first.keys() == {"window", "sinks", "cell", "write"}
     other = variant_model("compressive", rate=3, slots=5)
     with pytest.raises(Exception, match="5 slots for the mean of 3 tokens each"):
         AHNCache.load(tmp_path / "past.safetensors", other)
