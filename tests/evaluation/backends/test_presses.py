@@ -390,6 +390,16 @@ def test_it_is_asked_in_a_run_at_the_bytes_of_another_variant(tmp_path):
     assert run["models"]["pyramid"]["press"]["press"] == "PyramidKVPress"
 
 
+def test_the_version_is_that_of_the_pins_and_of_the_page():
+    root = Path(__file__).parents[3]
+    assert f"kvpress=={VERSION}\n" in (root / "constraints.txt").read_text("utf-8")
+    page = (root / "docs" / "presses.md").read_text("utf-8")
+    assert set(re.findall(r"kvpress==?([\d.]+\d)", page)) == {VERSION}
+    # Under [project.optional-dependencies] it would make pip look for an older transformers.
+    wanted = metadata.requires("kvpress") or []
+    assert any(line.startswith("transformers<5.3") for line in wanted), "then it can be an extra"
+
+
 def table_of_presses() -> dict[str, tuple[str, str]]:
     page = (Path(__file__).parents[3] / "docs" / "presses.md").read_text("utf-8")
     rows = re.findall(r"^\| `(\w+)` \| ([^|]*) \| ?([^|]*)\|$", page, re.MULTILINE)
