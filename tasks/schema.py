@@ -229,7 +229,7 @@ class RowAdapter:
         return self.answers(row)
 
     def attributes(self, row: Row, task: Task) -> dict[str, Any]:
-        """What is known of a row besides its question: what averages or curves go by; for records."""
+        """What is known of a row besides its question, which averages or curves go by."""
         return {}
 
     def context(self, row: Row) -> str:
