@@ -144,7 +144,7 @@ for _command in COMMANDS:
             params=_RUN,
             help=_command.summary,
             helps=_command.helps,
-            without=("benchmark", *_command.hidden),
+            without=("benchmark", *_command.without),
             examples=(f"run_eval {_command.benchmark} {_command.example} --limit 2 --dry-run",),
         )
     )

@@ -106,7 +106,7 @@ def _seen_before(
     given = task.adapter.line_id(record)
     if given is None or record.get("error"):
         return []
-    key = (str(record.get("variant")), given)
+    key = (str(record.get("variant")), str(given))
     earlier = seen.setdefault(key, number)
     return [] if earlier == number else [f"example {given!r} is that of line {earlier} too"]
 

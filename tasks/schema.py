@@ -229,7 +229,7 @@ class RowAdapter:
         return self.answers(row)
 
     def attributes(self, row: Row, task: Task) -> dict[str, Any]:
-        """What is known of a row besides its question: what averages or curves go by; for records."""
+        """What is known of a row besides its question, which averages or curves go by."""
         return {}
 
     def context(self, row: Row) -> str:
@@ -309,10 +309,10 @@ class RowAdapter:
 
     # -- prediction files ---------------------------------------------------------------------
 
-    def line_id(self, record: Row) -> str | None:
-        """Which example a line answers, where it says so."""
+    def line_id(self, record: Row) -> Any:
+        """Which example a line answers; None where it does not say so."""
         given = [record[key] for key in ("example_id", "_id", "id") if record.get(key) is not None]
-        return str(given[0]) if given else None
+        return given[0] if given else None
 
     def parts(self, task: Task) -> Sequence[str]:
         """What a line may name as its task, besides the task: kinds of question that it mixes."""

@@ -298,8 +298,8 @@ class Scaled:
         largest = torch.finfo(FP8).max
         scale = x.abs().amax(-1, keepdim=True).float() / largest
         scale = scale.clamp(min=torch.finfo(x.dtype).tiny).to(x.dtype)
-        # The scale was rounded: without a limit the largest element might not be a number.
-        return cls((x.float() / scale.float()).clamp(-largest, largest).to(FP8), scale)
+        # A scale that was rounded takes the largest to 449 at most, which is stored as 448.
+        return cls((x.float() / scale.float()).to(FP8), scale)
 
     def joined(self, later: Scaled) -> Scaled:
         """These tokens, and later ones after them."""

@@ -19,7 +19,6 @@ class BenchmarkCommand:
         summary: what the command does.
         helps: help of fields that mean something of their own here.
         without: fields that mean nothing here.
-        own: fields that mean nothing anywhere else.
         example: flags of the example in its help.
     """
 
@@ -27,14 +26,7 @@ class BenchmarkCommand:
     summary: str
     helps: Mapping[str, str] = field(default_factory=dict)
     without: tuple[str, ...] = ()
-    own: tuple[str, ...] = ()
     example: str = "--model pocket --ahn pocket"
-
-    @property
-    def hidden(self) -> tuple[str, ...]:
-        """The fields that are no flags of this command."""
-        others = (name for command in COMMANDS if command is not self for name in command.own)
-        return (*self.without, *others)
 
 
 COMMANDS = (
@@ -109,7 +101,6 @@ COMMANDS = (
             "hotpotqa": "HotpotQA's validation questions, distractor setting, for qa_2. Default: "
             "the hub's.",
         },
-        own=("essay", "words", "squad", "hotpotqa"),
         example="--model Qwen/Qwen2.5-3B-Instruct --tasks ruler_no_download --lengths 4k",
     ),
     BenchmarkCommand(

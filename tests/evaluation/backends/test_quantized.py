@@ -245,7 +245,7 @@ def test_questions_of_a_document_are_answered_as_if_it_were_read_for_each(option
 def test_fewer_bits_change_logits_more_and_8_bits_answer_as_full_does(dtype: str) -> None:
     if any(importlib.util.find_spec(module) is None for module in NEEDED.values()):
         pytest.skip("pip install 'ahn-bench[quantized]'")
-    rows = pocket_rows("pocket_qa@4", 4)
+    rows = pocket_rows("pocket_qa@4", 2)
     whole = full(dtype=dtype)
     expected = [first_logits(whole, document, asks) for document, asks, _ in rows]
     errors = []
@@ -290,16 +290,21 @@ def test_a_budget_is_never_passed_and_filled_up_to_a_token(options: str) -> None
         assert answer.cache_bytes == cost.cache_bytes
 
 
-def test_first_and_last_tokens_stay_where_others_are_dropped() -> None:
+@pytest.mark.parametrize(
+    "options",
+    [variant("bits=8,backend=fp8", "fp8"), variant("bits=2,axis_key=-1,axis_value=-1", "quanto")],
+)
+def test_first_and_last_tokens_stay_where_others_are_dropped(options: str) -> None:
     document = some_ids(50)
-    asked, whole = reader("bits=8,backend=fp8,keep=10,sinks=3"), full()
+    asked, whole = reader(f"{options},keep=10,sinks=3"), full()
     with torch.inference_mode():
         past, expected = asked.fill(document), whole.fill(document)
         kept = [0, 1, 2, *range(43, 50)]
         layer = asked.backend.scheme.layer()
         last = expected.cache.layers[-1]
         layer.update(last.keys[:, :, kept], last.values[:, :, kept])
-        assert torch.equal(states(past.cache.layers[-1])[0], states(layer)[0])
+        for found, wanted in zip(states(past.cache.layers[-1]), states(layer), strict=True):
+            assert torch.equal(found, wanted)  # quantised once, after the others were dropped
         assert past.seen == 50  # the question stands where it stood
     assert asked.backend.fit(50, None) == Fit(10, 10, 0, again=True)
     assert asked.backend.fit(10, None) == Fit(10, 10, 0, again=False)
@@ -341,6 +346,7 @@ def test_a_budget_below_a_token_is_refused_before_the_run() -> None:
 def test_a_chosen_size_is_not_the_budgets() -> None:
     made = backend("bits=8,backend=fp8,keep=10", budget="0.2")
     assert not made.sizable and made.document_bytes(50) == made._bytes(10, 0)
+    assert made.fit(10, 5) == made.fit(10, None)
     assert made.cost(60, 1, 50, 5).cache_bytes == made._bytes(19, 0) + made._bytes(1, 0)
 
 
@@ -433,6 +439,7 @@ def test_a_package_that_is_missing_is_named_with_its_extra(
         ("Mamba", {"state_size": 8}, "mamba cannot be quantized|full attention"),
         ("Lfm2", {"full_attn_idxs": [1], "layer_types": ["conv", "full_attention"]},
          r"here 1 of 2 do not \(layer 0: LinearAttentionLayer\)"),
+        ("Rwkv", {}, "rwkv cannot be quantized: it does not take transformers' cache"),
     ],
 )  # fmt: skip
 def test_models_that_do_not_keep_all_keys_are_refused_without_weights(
@@ -444,3 +451,13 @@ def test_models_that_do_not_keep_all_keys_are_refused_without_weights(
     settings = RunSettings(model=str(tmp_path), dtype="float32", device="cpu")
     with pytest.raises(InputError, match=message):
         kv_shapes(settings)
+
+
+def test_layers_are_looked_at_before_the_model_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transformers.MistralConfig(**(COMMON | {"sliding_window": 32})).save_pretrained(tmp_path)
+    TOKENIZER.save_pretrained(tmp_path)
+    monkeypatch.setattr(quantized, "AutoModelForCausalLM", None)
+    with pytest.raises(InputError, match="here 2 of 2 do not"):
+        kv_shapes(RunSettings(model=str(tmp_path), dtype="float32", device="cpu"))

@@ -101,6 +101,16 @@ def test_a_budget_is_never_passed_and_filled_up_to_a_group(press: str, options: 
             assert answer.kept_tokens == tokens == 20
 
 
+def test_no_split_among_layers_passes_a_budget() -> None:
+    made = backend("bits=2,group=48,press=pyramidkv,window_size=4,beta=3", budget="0.2")
+    for tokens in range(10, 60):
+        budget = made._bytes(tokens, 0)
+        layers = made._by_layer(200, budget)
+        assert layers is not None
+        assert made._bytes_by_layer(layers) <= budget
+        assert budget - made._bytes_by_layer(layers) < 2 * made._bytes(1, 0)
+
+
 def test_questions_share_a_pressed_document() -> None:
     asked = reader(f"bits=4,{SNAPKV},keep=30")
     document, asks = some_ids(90), [some_ids(n, n) for n in (3, 12, 3)]
