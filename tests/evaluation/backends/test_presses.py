@@ -80,6 +80,7 @@ def question(ids: Any, new: int = 6) -> Question:
         ("adakv,inner=finch,keep=9", "FinchPress cannot be used"),
         ("adakv,inner=knrm,keep=9", "no press 'knrm'.*'knorm'"),
         ("adakv,inner=adakv,keep=9", "needs|requires a ScorerPress|works through another"),
+        ("adakv,inner=criticalkv,criticalkv.inner=criticalkv,keep=9", "cannot work through itself"),
         ("adakv,inner=snapkv+knorm,keep=99", "works through one other press, not 2"),
         ("adakv,inner=knorm,alpha_safeguard=2,keep=9", "alpha_safeguard should be in"),
         ("adakv,inner=snapkv,window_size=9,keep=99", "no option 'window_size'.*snapkv.window_size"),
