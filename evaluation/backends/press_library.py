@@ -29,8 +29,6 @@ VERSION = "0.5.5"
 INSTALL = f"pip install 'ahn-bench[kvpress]', then pip install --no-deps kvpress=={VERSION}"
 """kvpress asks for older versions of transformers and pandas than are needed: hence `--no-deps`."""
 
-_SHARED = ("press", "inner", "keep", "ratio", "compression_ratio")
-
 
 @dataclass(frozen=True)
 class Traits:
@@ -333,16 +331,15 @@ def read_request(
     }
     if "press" not in request.options:
         raise InputError(f"{where}: which press? (kvpress:snapkv, kvpress:knorm ...)")
-    shape = _shape(request.options["press"], "", request.options, where)
-    for spec, prefix in _with_prefixes(shape):
-        readers |= {f"{prefix}{key}": read for key, read in _readers(spec.name).items()}
-    for _, prefix in list(_with_prefixes(shape))[1:]:
-        readers[f"{prefix}inner"] = str
+    asked = _named(request.options["press"], "", request.options, where)
+    for part in asked.all:
+        readers |= {part.prefix + key: read for key, read in _readers(part.name).items()}
+        readers[f"{part.prefix}inner"] = str
     values = request.take(**readers)
     problems = Problems()
     if sum(key in values for key in ("keep", "ratio", "compression_ratio")) > 1:
         problems.add(f"{where}: keep and ratio: only one of them can be given")
-    spec = _filled(shape, "", values)
+    spec = _filled(asked, values)
     size = Size(values.get("keep"), values.get("ratio", values.get("compression_ratio")))
     problems.add(*(f"{where}: {problem}" for problem in _problems(spec, size)))
     problems.check()
@@ -353,8 +350,34 @@ def read_request(
     return spec, size
 
 
-def _shape(text: str, prefix: str, options: Mapping[str, str], where: str) -> PressSpec:
-    """The press of a name with those inside of it, and without settings."""
+@dataclass(frozen=True)
+class _Named:
+    """A press that was named, with those inside of it: what its options are follows from that.
+
+    Attributes:
+        name: class.
+        prefix: what stands before its options: nothing, or `snapkv.`, as it was written.
+        inner: presses that it works through.
+    """
+
+    name: str
+    prefix: str
+    inner: tuple[_Named, ...] = ()
+
+    @property
+    def all(self) -> Iterator[_Named]:
+        """It and all presses inside of it."""
+        yield self
+        for inner in self.inner:
+            yield from inner.all
+
+
+def _named(
+    text: str, prefix: str, options: Mapping[str, str], where: str, around: tuple[str, ...] = ()
+) -> _Named:
+    """The press of a name with those inside of it; `around` are the prefixes of those around it."""
+    if prefix in around:
+        raise InputError(f"{where}: {prefix}inner: a press cannot work through itself")
     names = press_names()
     found = names.get(_plain(text))
     if found is None:
@@ -375,37 +398,28 @@ def _shape(text: str, prefix: str, options: Mapping[str, str], where: str) -> Pr
             )
         if asked is not None:
             raise InputError(f"{where}: {found} works through no other press ({prefix}inner)")
-        return PressSpec(found)
+        return _Named(found, prefix)
     several = asked.split("+")
     if takes == "press" and len(several) > 1:
         raise InputError(f"{where}: {found} works through one other press, not {len(several)}")
-    inner = tuple(_shape(name, f"{name}.", options, where) for name in several)
-    # Options of an inner press stand behind its name, as it was written.
-    return PressSpec(found, {"": tuple(f"{name}." for name in several)}, inner)
+    within = (*around, prefix)
+    inner = tuple(_named(name, f"{name}.", options, where, within) for name in several)
+    return _Named(found, prefix, inner)
 
 
-def _with_prefixes(shape: PressSpec, prefix: str = "") -> Iterator[tuple[PressSpec, str]]:
-    yield shape, prefix
-    for inner, before in zip(shape.inner, shape.fields.get("", ()), strict=True):
-        yield from _with_prefixes(inner, before)
-
-
-def _filled(shape: PressSpec, prefix: str, values: Mapping[str, Any]) -> PressSpec:
-    """The press of a shape with its settings: those given, and defaults."""
+def _filled(asked: _Named, values: Mapping[str, Any]) -> PressSpec:
+    """The press that was named with its settings: those given, and defaults."""
     fields = {}
-    for key in _readers(shape.name):
-        default = _parameters(shape.name)[key].default
-        if f"{prefix}{key}" in values:
-            fields[key] = values[f"{prefix}{key}"]
+    for key in _readers(asked.name):
+        default = _parameters(asked.name)[key].default
+        if asked.prefix + key in values:
+            fields[key] = values[asked.prefix + key]
         elif default is not inspect.Parameter.empty:
             fields[key] = default
-    inner = tuple(
-        _filled(spec, before, values)
-        for spec, before in zip(shape.inner, shape.fields.get("", ()), strict=True)
-    )
-    if not inner and "press" in _parameters(shape.name):  # LUKV has one by default
+    inner = tuple(_filled(part, values) for part in asked.inner)
+    if not inner and "press" in _parameters(asked.name):  # LUKV has one by default
         inner = (PressSpec("ExpectedAttentionPress", _lukv_scorer()),)
-    return PressSpec(shape.name, fields, inner)
+    return PressSpec(asked.name, fields, inner)
 
 
 def _lukv_scorer() -> dict[str, Any]:

@@ -12,7 +12,7 @@ from common.errors import InputError
 from evaluation.backends.press_library import PressSpec, Size
 from evaluation.backends.press_masks import PressedCache, install_masks
 from evaluation.backends.press_room import Layers, masks_heads, target_of, tokens_a_layer
-from evaluation.backends.press_shims import press_document, quiet
+from evaluation.backends.press_shims import preparing, press_document
 from evaluation.backends.press_sizes import share_to_drop, sized_press
 
 
@@ -44,7 +44,7 @@ class PressedModel:
     def _prepare(self) -> None:
         """Let the press load what it needs, once and before the first document."""
         try:
-            with quiet():
+            with preparing(self._model):
                 self._press.post_init_from_model(self._model)
         except Exception as error:  # whatever the network, a file or a mismatch of sizes raises
             needs = "; ".join(part.traits.needs for part in self.spec.all if part.traits.needs)

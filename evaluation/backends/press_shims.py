@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from functools import lru_cache
+from io import StringIO
 from typing import Any
 
 import torch
@@ -81,6 +82,14 @@ def press_document(
         return masked_heads(model, ids.shape[1])
 
 
+@contextmanager
+def preparing(model: Any) -> Iterator[None]:
+    """Let a press load in the block what it needs for a model, with what it says of it unsaid."""
+    layers = [layer.self_attn for layer in text_model(model).layers]
+    with _head_dim(layers), quiet(), redirect_stdout(StringIO()):
+        yield
+
+
 def text_model(model: Any) -> Any:
     """The stack of decoder layers of a model for text, or of one for text and images."""
     return getattr(model.model, "language_model", model.model)
@@ -129,7 +138,7 @@ def _positions(press: Any) -> Iterator[None]:
 
 @contextmanager
 def _head_dim(layers: list[Any]) -> Iterator[None]:
-    """CriticalKV reads `config.head_dim`, which Qwen2 and Phi3 have only where it is unusual."""
+    """Presses read `config.head_dim`, which Qwen2 and Phi3 have only where it is unusual."""
     config = layers[0].config
     missing = getattr(config, "head_dim", None) is None
     before = config.__dict__.get("head_dim", _ABSENT)

@@ -8,11 +8,12 @@ computes itself is not counted in FLOPs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -147,6 +148,12 @@ class PressBackend(StockBackend):
             "press": self.spec.described(),
             "size": dict(self.size.described()) or chosen,
         }
+
+    def weight_files(self) -> Sequence[Path]:
+        """See `Backend`: those of the model, and statistics in a folder of the user's."""
+        folders = [part.fields.get("stats_folder") for part in self.spec.all]
+        own = [file for folder in folders if folder for file in sorted(Path(folder).glob("*"))]
+        return [*super().weight_files(), *(file for file in own if file.is_file())]
 
     def describe(self) -> Mapping[str, Any]:
         """See `Backend`."""

@@ -487,6 +487,25 @@ def test_a_press_that_draws_draws_alike_for_each_document(text):
     assert not torch.equal(first[0], read(other).layers[0].keys), "the run's seed decides"
 
 
+def test_what_a_press_loads_is_loaded_with_what_it_asks_of_the_config(monkeypatch, capsys):
+    from kvpress.presses import fastkvzip_press
+
+    asked: list[int] = []
+
+    def gates(model_name: str, device: Any) -> Any:
+        asked.append(model.config.head_dim)
+        print("load gate", model_name)
+        return [fastkvzip_press.FastKVzipGate(n, 64, 2, 2, torch.float32) for n in range(3)]
+
+    monkeypatch.setattr(fastkvzip_press, "load_fastkvzip", gates)
+    model = model_of("qwen2")
+    reader, _ = pressed(f"fastkvzip,keep={KEEP}", model)
+    read(reader)
+    assert asked == [16], "once, with a size that Qwen2's configuration does not say"
+    assert getattr(model.config, "head_dim", None) is None
+    assert capsys.readouterr().out == ""
+
+
 def test_what_a_press_needs_and_cannot_be_had_is_said(monkeypatch):
     from kvpress.presses import qfilter_press
 

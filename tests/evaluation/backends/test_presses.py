@@ -26,6 +26,7 @@ from evaluation.backends.presses import PressBackend, PressReader
 from evaluation.backends.requests import parse_request
 from evaluation.backends.stock import StockBackend
 from evaluation.cli import main
+from tests.evaluation.backends.test_press_reading import model_of
 
 if find_spec("kvpress") is None:
     pytest.skip(f"kvpress is not installed: {INSTALL}", allow_module_level=True)
@@ -79,6 +80,7 @@ def question(ids: Any, new: int = 6) -> Question:
         ("adakv,inner=finch,keep=9", "FinchPress cannot be used"),
         ("adakv,inner=knrm,keep=9", "no press 'knrm'.*'knorm'"),
         ("adakv,inner=adakv,keep=9", "needs|requires a ScorerPress|works through another"),
+        ("adakv,inner=criticalkv,criticalkv.inner=criticalkv,keep=9", "cannot work through itself"),
         ("adakv,inner=snapkv+knorm,keep=99", "works through one other press, not 2"),
         ("adakv,inner=knorm,alpha_safeguard=2,keep=9", "alpha_safeguard should be in"),
         ("adakv,inner=snapkv,window_size=9,keep=99", "no option 'window_size'.*snapkv.window_size"),
@@ -214,6 +216,15 @@ def test_identity_holds_all_that_changes_what_is_kept():
     assert backend("SnapKV_press,keep=99").identity() == backend("snapkv,keep=99").identity()
 
 
+def test_statistics_of_the_user_are_among_the_files_that_change_an_answer(tmp_path):
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_text("x", "utf-8")
+    made = backend(f"expectedattentionstats,keep=99,stats_folder={tmp_path}")
+    names = [file.name for file in made.weight_files() if file.parent == tmp_path]
+    assert names == ["config.json", "model.safetensors"]
+    assert not set(backend("snapkv,keep=99").weight_files()) - set(made.weight_files())
+
+
 @pytest.mark.parametrize(
     ("text", "budget", "sizable"),
     [
@@ -314,6 +325,18 @@ def test_bytes_by_arithmetic_are_those_that_are_measured(text, tokenizer):
     prompt, generated = len(DOCUMENT) + 7, answer.generated_tokens or 0
     cost = made.cost(prompt, generated, len(DOCUMENT))
     assert cost.cache_bytes == answer.cache_bytes
+
+
+@pytest.mark.parametrize("family", ["llama", "phi3", "qwen2", "gemma3"])
+def test_a_model_of_another_family_is_pressed_from_its_folder(family, tmp_path, tokenizer):
+    model_of(family).save_pretrained(tmp_path)
+    made = backend("pyramidkv,window_size=8,keep=60", model=str(tmp_path))
+    answer = opened(made, tokenizer).read(DOCUMENT).ask(question(QUESTIONS[0]), last=True)
+    assert answer.kept_tokens == (60 if family != "gemma3" else (60 + 31) / 2)
+    assert made.document_bytes(200) == answer.document_bytes
+    cost = made.cost(207, answer.generated_tokens or 0, 200)
+    assert cost.cache_bytes == answer.cache_bytes
+    assert (cost.flops is None) == (family in ("phi3", "gemma3")), "shapes that ahn.cost knows"
 
 
 def test_flops_are_those_of_a_full_prefill_and_of_the_slots_that_are_kept():
