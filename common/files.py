@@ -13,6 +13,7 @@ import stat
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import BinaryIO, Protocol, cast
 
 from common.errors import InputError, shown
@@ -163,14 +164,8 @@ def lines(
     number, total = 0, 0
     while True:
         number += 1
-        try:
+        with _readable(stream, name):
             line = stream.readline(most_line + 2)  # its end, and one more to tell by
-        except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise InputError(f"{name}: cannot be read: {error.strerror}") from None
-            packed = isinstance(stream, gzip.GzipFile)
-            what = "is not a whole gzip file" if packed else "cannot be unpacked whole"
-            raise InputError(f"{name}: {what}: {error}") from None
         if not line:
             return
         total += len(line)
@@ -182,6 +177,28 @@ def lines(
         if digest is not None:
             digest.update(line)
         yield content
+
+
+def read_piece(stream: BinaryIO, name: str, most: int) -> bytes:
+    """At most so many bytes of a stream, read from where it stands; none at its end.
+
+    InputError, with the `name` of the file, where it cannot be read.
+    """
+    with _readable(stream, name):
+        return stream.read(most)
+
+
+@contextmanager
+def _readable(stream: Stream, name: str) -> Iterator[None]:
+    """InputError for what is raised where a stream cannot be read to its end."""
+    try:
+        yield
+    except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise InputError(f"{name}: cannot be read: {error.strerror}") from None
+        packed = isinstance(stream, gzip.GzipFile)
+        what = "is not a whole gzip file" if packed else "cannot be unpacked whole"
+        raise InputError(f"{name}: {what}: {error}") from None
 
 
 def size(count: int) -> str:

@@ -23,6 +23,11 @@ def loads(text: str) -> Any:
     return json.loads(text, object_pairs_hook=_once, parse_constant=_no_number, parse_float=_finite)
 
 
+def raw_decode(text: str, at: int) -> tuple[Any, int]:
+    """The value that stands in `text` from `at` on, and where it ends; raises as `loads`."""
+    return _DECODER.raw_decode(text, at)
+
+
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
@@ -42,3 +47,6 @@ def _finite(text: str) -> float:
         shown = text if len(text) < 40 else f"{text[:20]}..."
         raise ValueError(f"{shown} is out of range")
     return value
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_no_number, parse_float=_finite)

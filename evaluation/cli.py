@@ -145,9 +145,7 @@ for _command in COMMANDS:
             help=_command.summary,
             helps=_command.helps,
             without=("benchmark", *_command.without),
-            examples=(
-                f"run_eval {_command.benchmark} --model pocket --ahn pocket --limit 2 --dry-run",
-            ),
+            examples=(f"run_eval {_command.benchmark} {_command.example} --limit 2 --dry-run",),
         )
     )
 

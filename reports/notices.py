@@ -38,6 +38,7 @@ def notices(runs: Sequence[Run], columns: Sequence[Column]) -> list[str]:
     found += _cache_disagrees(columns)
     found += _answers_removed(columns)
     found += _generated(runs)
+    found += _guesses(columns)
     warnings = [warning for run in runs for warning in run.warnings]
     found += warnings[:_MOST_WARNINGS]
     if len(warnings) > _MOST_WARNINGS:
@@ -216,6 +217,24 @@ def _generated(runs: Sequence[Run]) -> list[str]:
         f"The rows of {', '.join(names)} were generated ({how.replace('&', ', ')}), they are not "
         "the published ones: published figures are of other questions."
         for how, names in tasks.items()
+    ]
+
+
+def _guesses(columns: Sequence[Column]) -> list[str]:
+    """Tasks whose answers are chosen from a list: what a guess is worth."""
+    tasks: dict[float, list[str]] = {}
+    for column in columns:
+        for task in column.cells:
+            chance = column.run.info.tasks.get(task.task, {}).get("chance")
+            if isinstance(chance, int | float) and not isinstance(chance, bool):
+                named = tasks.setdefault(chance, [])
+                if task.task not in named:
+                    named.append(task.task)
+    return [
+        f"{', '.join(names)}: a guess scores {100 * chance:g} %. A score whose interval holds "
+        f"{100 * chance:g} shows no more than guessing, and small differences between variants are "
+        "not told apart by so few questions: compare the intervals."
+        for chance, names in tasks.items()
     ]
 
 

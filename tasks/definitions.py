@@ -31,7 +31,7 @@ from common.errors import InputError, Problems
 from common.validation import Model, validated
 from tasks.metric_registry import unknown_metric
 from tasks.metrics import METRICS, find_metric
-from tasks.schema import RowAdapter, Task, TaskProtocol, TextCut, Truncation
+from tasks.schema import RowAdapter, Task, TaskProtocol, TextCut, Truncation, Turns
 
 Settings = dict[str, bool | int | float | str]
 
@@ -94,9 +94,27 @@ class BenchmarkDefinition(_Strict):
     """Tasks that `data="synthetic"` generates."""
     generated: StrictBool = False
     """Whether the rows of all tasks are generated, and there are no others."""
+    made_for_tokenizer: StrictBool = False
+    """Whether rows are made for the tokenizer of a run, at any length, unless a folder has them:
+    `<task>_<tokens>` has rows of so many."""
     lengths: list[StrictInt] = []
     """Tokens of generated texts: `<task>_<tokens>` has texts of so many, and a task without such
     an ending of the first of these."""
+
+
+class TurnsDefinition(_Strict):
+    """The questions of a conversation after its first turn; see `tasks.schema.Turns`."""
+
+    answered: StrictBool
+    follow_up: str
+    follow_up_in_chat: str
+    opening: str = ""
+    new_tokens: dict[str, StrictInt] = {}
+    reserved: StrictInt = Field(default=0, ge=0)
+
+    def build(self) -> Turns:
+        """The constants themselves."""
+        return Turns(**dict(self))
 
 
 class TaskProtocolDefinition(_Strict):
@@ -114,6 +132,8 @@ class TaskProtocolDefinition(_Strict):
     default_max_length: StrictInt | None = Field(default=None, gt=0)
     demonstration: list[tuple[Literal["system", "user", "assistant"], str]] = []
     """Turns, (role, text), before the prompt's."""
+    turns: TurnsDefinition | None = None
+    """Of a conversation about one document, of which `prompt` is the first turn."""
 
     @field_validator("metric")
     @classmethod
@@ -136,11 +156,15 @@ class Constants(_Strict):
     citation: str
     source: list[str] = Field(min_length=1)
     prompt: str
+    answer_prefix: str = ""
+    """What the answer begins with, behind the chat template's opening of it."""
     metric: str
     chat_template: StrictBool | None = None
     protocols: dict[str, TaskProtocolDefinition]
     unavailable: dict[str, str] = {}
     """Protocols of the benchmark that this task lacks, with the reason."""
+    chance: StrictFloat | None = Field(default=None, gt=0, lt=1)
+    """The mean score of guesses, where answers are chosen from a list."""
 
     @field_validator("metric")
     @classmethod
@@ -219,6 +243,7 @@ class TaskDefinition(_Strict):
             lm_eval_name=self.task,
             unavailable=constants.unavailable,
             length=benchmark.lengths[0] if benchmark.lengths else None,
+            chance=constants.chance,
             adapter=adapter,
             find_metric=find_metric,
         )
@@ -242,6 +267,8 @@ class TaskDefinition(_Strict):
             odd_token_in_tail=shared.odd_token_in_tail,
             decode_uncut=shared.decode_uncut,
             demonstration=tuple(own.demonstration),
+            answer_prefix=constants.answer_prefix,
+            turns=None if own.turns is None else own.turns.build(),
         )
 
     def problems(self, name: str, benchmark: BenchmarkDefinition, adapter: RowAdapter) -> list[str]:
@@ -270,11 +297,16 @@ class TaskDefinition(_Strict):
                 f"metadata.unavailable: may name {sorted(lacking)}, the protocols that it lacks"
             )
         allowed = adapter.prompt_fields
-        prompts = {"prompt": constants.prompt} | {
+        prompts = {"prompt": constants.prompt, "answer_prefix": constants.answer_prefix} | {
             f"protocols.{protocol}.prompt": own.prompt
             for protocol, own in constants.protocols.items()
             if own.prompt is not None
         }
+        for protocol, own in constants.protocols.items():
+            if own.turns is not None:
+                where = f"protocols.{protocol}.turns"
+                prompts[f"{where}.follow_up"] = own.turns.follow_up
+                prompts[f"{where}.follow_up_in_chat"] = own.turns.follow_up_in_chat
         for key, prompt in prompts.items():
             try:
                 parts = list(string.Formatter().parse(prompt))

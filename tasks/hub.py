@@ -38,6 +38,21 @@ def from_hub(task: Task) -> tuple[Path, str]:
     return path, _commit_of(path, revision)
 
 
+def file_from_hub(repository: str, revision: str, file: str, remedy: str) -> Path:
+    """A file of a data set at one commit, in the hub's cache.
+
+    Raises:
+        InputError: it is neither there nor to be had; `remedy` says where to give it.
+    """
+    path = _download(repository, file, revision)
+    if isinstance(path, str):
+        raise InputError(
+            f"{path} Remedy: on a machine with network, fetch "
+            f"https://huggingface.co/datasets/{repository}/resolve/{revision}/{file}, and {remedy}."
+        )
+    return path
+
+
 def _unpacked(task: Task) -> str:
     """Where the rows may lie when the zip file is unpacked, the same words for all its tasks."""
     if task.level is not None:

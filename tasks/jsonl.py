@@ -7,15 +7,17 @@ whole.
 
 from __future__ import annotations
 
+import codecs
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from common import json as strict
 from common.errors import InputError, shown
-from common.files import Digest, Stream, lines, open_unpacked
+from common.files import Digest, Stream, lines, open_unpacked, read_piece, size
 
 MOST_ROW_BYTES = 128 * 2**20
 """Longest row: a text of ten million tokens fits."""
@@ -40,6 +42,9 @@ class Bad:
     number: int
     problem: str
 
+
+_PIECE = 1 << 20
+_BLANK = re.compile(r"[ \t\n\r]+")
 
 Problem = tuple[int, str]
 """The number of a line, and what is wrong with it."""
@@ -133,6 +138,116 @@ def stream_objects(stream: Stream, name: str, digest: Digest | None = None) -> I
         yield from (Bad(before, "is empty") for before in empty)
         empty.clear()
         yield _parsed(number, raw)
+
+
+def stream_array(stream: BinaryIO, name: str, digest: Digest | None = None) -> Iterator[Line | Bad]:
+    """The objects of an open file that holds one JSON list; numbers are entries, from 1.
+
+    It is decoded entry by entry, and never held whole. What is no JSON ends it: the rest cannot be
+    told apart.
+
+    Args:
+        stream: the file, unpacked.
+        name: of the file, for messages.
+        digest: is told all of the content.
+
+    Raises:
+        InputError: the content is damaged, longer than is read, or no list.
+    """
+    text = _Text(stream, name, digest)
+    if text.next_sign() != "[":
+        raise InputError(f"{name}: is no JSON list")
+    text.skip()
+    number = 0
+    while text.next_sign() != "]":
+        if number:
+            if text.next_sign() != ",":
+                yield Bad(number + 1, "is not JSON: no comma before this entry, and no end")
+                break
+            text.skip()
+        number += 1
+        entry = text.entry(number)
+        yield entry
+        if isinstance(entry, Bad) and not text.whole:
+            break
+    else:
+        text.skip()
+        if rest := text.next_sign():
+            yield Bad(number + 1, f"{rest!r} stands after the end of the list")
+    text.drain()
+
+
+class _Text:
+    """The characters of a file that is read in pieces, with a place in them."""
+
+    def __init__(self, stream: BinaryIO, name: str, digest: Digest | None) -> None:
+        self._stream, self._name, self._digest = stream, name, digest
+        self._decoder = codecs.getincrementaldecoder("utf-8-sig")()
+        self._text, self._at, self._total, self._ended = "", 0, 0, False
+        self.whole = True
+        """Whether the last entry was JSON: the next one stands behind it."""
+
+    def _more(self) -> bool:
+        """Read a piece, as long as what is left; False where there is none."""
+        if self._ended:
+            return False
+        self._text, self._at = self._text[self._at :], 0
+        wanted = max(_PIECE, len(self._text))
+        raw = read_piece(self._stream, self._name, wanted)
+        self._total += len(raw)
+        if self._total > MOST_FILE_BYTES:
+            most = size(MOST_FILE_BYTES)
+            raise InputError(f"{self._name}: holds more than the {most} that are read of a file")
+        if self._digest is not None:
+            self._digest.update(raw)
+        self._ended = not raw
+        try:
+            self._text += self._decoder.decode(raw, final=self._ended)
+        except UnicodeDecodeError as error:
+            raise InputError(f"{self._name}: is not UTF-8 ({error.reason})") from None
+        return True
+
+    def next_sign(self) -> str:
+        """The next character that is no white space; empty at the end."""
+        while True:
+            rest = _BLANK.match(self._text, self._at)
+            self._at = rest.end() if rest else self._at
+            if self._at < len(self._text):
+                return self._text[self._at]
+            if not self._more():
+                return ""
+
+    def skip(self) -> None:
+        """Pass over a character."""
+        self._at += 1
+
+    def entry(self, number: int) -> Line | Bad:
+        """The value that stands here, as a row."""
+        self.next_sign()
+        while True:
+            try:
+                value, self._at = strict.raw_decode(self._text, self._at)
+            except json.JSONDecodeError as error:
+                if len(self._text) - self._at > MOST_ROW_BYTES:
+                    self.whole = False
+                    most = size(MOST_ROW_BYTES)
+                    return Bad(number, f"is not JSON, or longer than a row may be ({most})")
+                if self._more():
+                    continue
+                self.whole = False
+                return Bad(number, f"is not JSON: {error.msg}")
+            except (ValueError, RecursionError) as error:
+                self.whole = False
+                return Bad(number, f"is not usable JSON: {error}")
+            if isinstance(value, dict):
+                return Line(number, value)
+            return Bad(number, f"is a JSON {type(value).__name__}, not an object")
+
+    def drain(self) -> None:
+        """Read to the end, for the digest."""
+        self._at = len(self._text)
+        while self._more():
+            self._at = len(self._text)
 
 
 def _parsed(number: int, raw: bytes) -> Line | Bad:

@@ -1,8 +1,8 @@
 """Where a local folder or file has a task's rows, in the layouts that people have.
 
 An adapter (`tasks.schema.RowAdapter`) says in which folders and archives a benchmark's authors put
-them; here are the file types: JSON lines (plain or gzip), Parquet whole or in parts, folders that
-`datasets` saved, and zip archives.
+them; here are the file types: JSON lines (plain or gzip), a JSON list, Parquet whole or in parts,
+folders that `datasets` saved, and zip archives.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from common import json as strict
 from common.errors import InputError, shown
 from common.files import Digest, kind_of, open_file, open_unpacked, read_text
 from tasks.archives import find_member, open_member
-from tasks.jsonl import Bad, Line, stream_objects
+from tasks.jsonl import Bad, Line, stream_array, stream_objects
 from tasks.schema import Task
 from tasks.tables import arrow_rows, parquet_rows
 
@@ -55,8 +55,9 @@ class Part:
             with open_file(self.path) as file:
                 _add(file, digest)
         else:
+            read = stream_array if self.path.suffix == ".json" else stream_objects
             with self._open() as content:
-                yield from stream_objects(content, shown(self.name), digest)
+                yield from read(content, shown(self.name), digest)
 
     def _open(self) -> AbstractContextManager[BinaryIO]:
         if self.member is None:
@@ -138,10 +139,12 @@ def _names(task: Task) -> list[str]:
         f"{name}.jsonl.gz",
         f"{name}.parquet",
         f"{name}-*.parquet",
+        *(f"{name}/{split}.jsonl" for split in task.adapter.splits if split != "test"),
         f"{name}/test*.parquet",
         f"{name}/*.parquet",
         f"{name}/{_SAVED} (saved by datasets)",
         f"the same in {' or '.join(places)}",
+        *task.adapter.shared_files(task),
         *task.adapter.archives(task),
     ]
 
@@ -202,16 +205,22 @@ def _in_folder(task: Task, data: Path) -> list[list[Part]]:
         places += [[Part(p)] for p in (folder / f"{name}{end}" for end in _JSONL) if _is_file(p)]
         if _is_file(folder / f"{name}.parquet"):
             places.append([Part(folder / f"{name}.parquet")])
+        places += [[Part(p)] for p in _shared(task, folder) if _is_file(p)]
         if shards := _tables(folder, f"{name}-"):
             places.append(shards)
         if _is_folder(folder / name):
-            places += _in_task_folder(folder / name)
+            places += _in_task_folder(folder / name, task)
     if data.name == name or data.absolute().name == name:
-        places += _in_task_folder(data)
+        places += _in_task_folder(data, task)
     for archive in _archives(task, data):
         member = find_member(archive, task.adapter.member(task))
         places += [[Part(archive, member)]] if member else []
     return places
+
+
+def _shared(task: Task, folder: Path) -> list[Path]:
+    """Where files that hold the rows of several tasks would lie in a folder."""
+    return [folder / name for name in task.adapter.shared_files(task)]
 
 
 def _archives(task: Task, data: Path) -> list[Path]:
@@ -226,6 +235,8 @@ def _in_file(task: Task, path: Path) -> list[list[Part]]:
     name = task.name
     if path.suffix == ".zip":
         return [[part_in(task, path)]]
+    if path.name in task.adapter.shared_files(task):
+        return [[Part(path)]]
     whole = {f"{name}{end}" for end in (*_JSONL, ".parquet")}
     if path.name in whole or path.absolute().parent.name == name:
         if path.suffix == ".parquet":
@@ -236,13 +247,14 @@ def _in_file(task: Task, path: Path) -> list[list[Part]]:
     return []
 
 
-def _in_task_folder(folder: Path) -> list[list[Part]]:
+def _in_task_folder(folder: Path, task: Task) -> list[list[Part]]:
     """The rows in a folder that is named as the task."""
     places = [_saved(folder)] if _is_file(folder / _SAVED) else []
     if _is_file(folder / _SAVED_SPLITS):
         places.append(_saved(folder / _split_of(folder / _SAVED_SPLITS)))
         return places
-    places += [[Part(p)] for p in (folder / f"test{end}" for end in _JSONL) if _is_file(p)]
+    files = [folder / f"{split}{end}" for split in task.adapter.splits for end in _JSONL]
+    places += [[Part(path)] for path in files if _is_file(path)]
     if tables := _tables(folder):
         places.append(tables)
     below = folder / "test"

@@ -68,7 +68,8 @@ def rows(
         data: a folder, `"synthetic"`, or None, the hub; as of `tasks.sources.load_examples`.
         limit: rows, at most `tasks.sources.MOST_ROWS`. lm_eval's own `--limit` is applied
             afterwards, to what is read here.
-        length: tokens, of generated rows: a number, or a text such as `128k`.
+        length: tokens, of generated rows: a number, or a text such as `128k`; of rows that are made
+            for a tokenizer and lie in a folder of each length: which.
         seed: of generated rows; None: the protocol's.
         other: the constants of the file and the arguments of the model, which lm_eval passes on
             together; not used. A name so near to one of the above that it must be meant is an
@@ -89,14 +90,15 @@ def rows(
     if is_benchmark_folder(data):
         register_benchmark(Path(str(data)))
     task = find_task(benchmark, name)
-    if length is not None and benchmark_definition(task.benchmark).lengths:
+    definition = benchmark_definition(task.benchmark)
+    if length is not None and (definition.lengths or definition.made_for_tokenizer):
         task, length = at_length(task, parse_length(length)), None
     protocol = protocol_name(task.benchmark, protocol)
     seed = task.protocol(protocol).seed if seed is None else seed
     source = load_examples(task, data, limit, seed, length)
     documents = [
         {
-            "prompt": task.render(example, protocol),
+            "prompt": task.render(example, protocol) + task.render_answer_prefix(example, protocol),
             "target": example.answers[0] if example.answers else "",
             "benchmark": task.benchmark,
             "name": task.name,

@@ -53,6 +53,15 @@ def not_carried_out(rules: TaskProtocol) -> list[str]:
         parts.append("a system message goes first")
     if rules.demonstration:
         parts.append("turns of a demonstration stand before the prompt")
+    if rules.answer_prefix:
+        parts.append(
+            "the beginning of the answer stands behind the chat template's opening of it (here at "
+            "the end of the prompt)"
+        )
+    if rules.turns is not None:
+        parts.append("the turns of the conversation are put into the chat template one by one")
+    if rules.turns is not None and rules.turns.new_tokens:
+        parts.append(f"answers have at most {dict(rules.turns.new_tokens)} tokens")
     if rules.decode_uncut:
         parts.append("special tokens are taken out of the text")
     if "newline_eos" in rules.generation or "min_new_tokens" in rules.generation:

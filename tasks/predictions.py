@@ -12,6 +12,7 @@ there twice.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def read_predictions(path: Path, task: Task) -> list[Prediction]:
     seen: dict[tuple[str, str], int] = {}
     for line in lines:
         prediction, wrong = _read(line.value, task)
-        wrong += _seen_before(line.value, line.number, seen)
+        wrong += _seen_before(line.value, task, line.number, seen)
         problems += [(line.number, problem) for problem in wrong]
         if prediction is not None:
             predictions.append(prediction)
@@ -49,7 +50,19 @@ def read_predictions(path: Path, task: Task) -> list[Prediction]:
         raise located(shown(path), problems)
     if not predictions:
         raise InputError(f"{shown(path)}: is empty: there are no predictions to score")
-    return predictions
+    return with_shared_gold(predictions, task)
+
+
+def with_shared_gold(predictions: list[Prediction], task: Task) -> list[Prediction]:
+    """The predictions of a file, each with what its score needs of the others' gold."""
+    found: dict[str, list[Any]] = {}
+    for prediction in predictions:
+        if entry := task.adapter.shared_gold(prediction.example, task):
+            found.setdefault(entry[0], []).append(entry[1])
+    if not found:
+        return predictions
+    complete = task.adapter.with_shared_gold
+    return [Prediction(p.text, complete(p.example, found)) for p in predictions]
 
 
 def _read(record: dict[str, Any], task: Task) -> tuple[Prediction | None, list[str]]:
@@ -59,7 +72,7 @@ def _read(record: dict[str, Any], task: Task) -> tuple[Prediction | None, list[s
     )
     if mixed_up:
         return None, mixed_up
-    text, problems = _text(record)
+    text, problems = _text(record, task.adapter.prediction_keys)
     example, wrong = task.adapter.gold(record, task)
     problems += wrong
     if problems or example is None:
@@ -67,14 +80,15 @@ def _read(record: dict[str, Any], task: Task) -> tuple[Prediction | None, list[s
     return Prediction(text, example), []
 
 
-def _text(record: dict[str, Any]) -> tuple[str, list[str]]:
-    """The prediction itself, and what is wrong with it."""
-    keys = [key for key in ("pred", "prediction") if key in record]
+def _text(record: dict[str, Any], known: Sequence[str]) -> tuple[str, list[str]]:
+    """The prediction itself, under one of the `known` keys, and what is wrong with it."""
+    keys = [key for key in known if key in record]
     if not keys:
-        return "", ["field 'pred' (or 'prediction') is missing"]
+        more = f" (or {', '.join(map(repr, known[1:]))})" if known[1:] else ""
+        return "", [f"field {known[0]!r}{more} is missing"]
     text = record[keys[0]]
     if record[keys[-1]] != text:
-        return "", ["'pred' and 'prediction' are both given and differ"]
+        return "", [f"{keys[0]!r} and {keys[-1]!r} are both given and differ"]
     if text is None and record.get("error"):
         return "", []  # the run failed on this example and said so: an empty prediction
     if not isinstance(text, str):
@@ -83,18 +97,18 @@ def _text(record: dict[str, Any]) -> tuple[str, list[str]]:
 
 
 def _seen_before(
-    record: dict[str, Any], number: int, seen: dict[tuple[str, str], int]
+    record: dict[str, Any], task: Task, number: int, seen: dict[tuple[str, str], int]
 ) -> list[str]:
     """A message if an earlier line answered the same example; one that failed may be tried again.
 
     `seen` holds the lines so far, by variant and identifier.
     """
-    given = [record[key] for key in ("example_id", "_id", "id") if record.get(key) is not None]
-    if not given or record.get("error"):
+    given = task.adapter.line_id(record)
+    if given is None or record.get("error"):
         return []
-    key = (str(record.get("variant")), str(given[0]))
+    key = (str(record.get("variant")), str(given))
     earlier = seen.setdefault(key, number)
-    return [] if earlier == number else [f"example {given[0]!r} is that of line {earlier} too"]
+    return [] if earlier == number else [f"example {given!r} is that of line {earlier} too"]
 
 
 def _named_otherwise(record: dict[str, Any], task: Task) -> list[str]:
@@ -102,6 +116,8 @@ def _named_otherwise(record: dict[str, Any], task: Task) -> list[str]:
     problems = []
     for key in ("benchmark", "task", "dataset"):
         given, expected = record.get(key), task.benchmark if key == "benchmark" else task.name
+        if key == "task" and given in task.adapter.parts(task):
+            continue
         if given is not None and given != expected and not _means(given, task, key):
             problems.append(f"{key!r} is {given!r}, but {expected!r} is being scored")
     return problems

@@ -12,6 +12,7 @@ import dataclasses
 import importlib
 import importlib.util
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -27,6 +28,7 @@ from tasks.definitions import (
     BenchmarkDefinition,
     read_benchmark,
 )
+from tasks.lengths import parse_length
 from tasks.rows import Row
 from tasks.schema import RowAdapter, Task
 
@@ -276,6 +278,9 @@ def _find(benchmark: str, name: str) -> Task | None:
         base, _, tokens = plain.rpartition("_")
         if base in read.tasks and tokens in map(str, read.definition.lengths):
             return at_length(read.tasks[base], int(tokens), plain)
+        if base in read.tasks and read.definition.made_for_tokenizer:
+            with suppress(InputError):  # it is no length
+                return at_length(read.tasks[base], parse_length(tokens))
     return None
 
 
@@ -283,8 +288,8 @@ def at_length(task: Task, tokens: int, name: str | None = None) -> Task:
     """A task of generated texts with texts of another length, whatever length its own name says.
 
     Args:
-        task: of a benchmark whose definition has `lengths`.
-        tokens: length of each text with its answer.
+        task: of a benchmark whose definition has `lengths`, or `made_for_tokenizer`.
+        tokens: length of each text with its answer; any, where rows are made for a tokenizer.
         name: what it is called; None: as such tasks are, `<task>_<tokens>`.
 
     Raises:
@@ -292,11 +297,13 @@ def at_length(task: Task, tokens: int, name: str | None = None) -> Task:
     """
     read = _read(task.benchmark)
     lengths = read.definition.lengths
-    if tokens not in lengths:
+    if read.definition.made_for_tokenizer:
+        parse_length(tokens)
+    elif tokens not in lengths:
         known = ", ".join(map(str, lengths))
         raise InputError(f"no {task.benchmark} tasks of {tokens} tokens (known: {known})")
     base = read.tasks.get(task.name.removesuffix(f"_{task.length}"), task)
-    if name is None and tokens == lengths[0]:
+    if name is None and lengths and tokens == lengths[0]:
         return base
     protocols = {
         protocol: dataclasses.replace(

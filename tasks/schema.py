@@ -54,7 +54,8 @@ class Example:
     where: str
     """`file:line`, or `generated`."""
     attributes: dict[str, Any] = field(default_factory=dict)
-    """What a generator knows of its row (facts, distance of the evidence); empty for real rows."""
+    """What a generator knows of its row (facts, distance of the evidence); of real rows what the
+    authors' averages ask for (`RowAdapter.attributes`)."""
     label: Any = None
     """The gold of the row with its JSON types, for metrics that tell 4 from "4"; None where the
     answers say all."""
@@ -83,6 +84,58 @@ class TextCut:
         if self.keep_before is not None:
             text = text.split(self.keep_before, 1)[0]
         return text.strip() if self.strip else text
+
+
+@dataclass(frozen=True)
+class Turns:
+    """How the questions of a conversation about one document follow its first turn (SCBench)."""
+
+    answered: bool
+    """Whether earlier questions stand in the prompt, with their reference answers. If not, the
+    protocol's template holds the document alone, and each question follows right behind it."""
+    follow_up: str
+    """Template of a further question without a chat template; `pre_ans` is the answer before."""
+    follow_up_in_chat: str
+    """Template of the user's turn in a chat template."""
+    opening: str = ""
+    """In a chat template, the beginning of the answer to a further question."""
+    new_tokens: Mapping[str, int] = field(default_factory=dict)
+    """`max_new_tokens` by kind of question, where a task mixes several."""
+    reserved: int = 0
+    """Tokens kept free besides those of the answers."""
+
+
+@dataclass(frozen=True)
+class FollowUp:
+    """A question behind what has been read, in both wordings."""
+
+    plain: str
+    """Without a chat template, with the answer before it."""
+    answer: str | None
+    """The reference answer before it; None: there is none."""
+    user: str
+    """The user's turn."""
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A prompt that is put together of turns, each tokenised by itself."""
+
+    first: str
+    """The first turn: the document and a question, or the document alone."""
+    after: str
+    """Its end, behind the document."""
+    follow_ups: tuple[FollowUp, ...]
+    answered: bool
+    """See `Turns.answered`; if not, the one follow-up belongs to the same turn."""
+    opening: str
+    reserved: int
+    """Tokens kept free, of the longest prompt, when the first turn is cut."""
+
+    @property
+    def text(self) -> str:
+        """All of it without a chat template."""
+        return self.first + "".join(turn.plain for turn in self.follow_ups)
 
 
 @dataclass(frozen=True)
@@ -116,6 +169,12 @@ class TaskProtocol:
     """Turns, (role, text), between the system's and the prompt's, where there are any."""
     odd_token_in_tail: bool = False
     """Of an odd number of tokens to keep by `middle_joined`, whether the tail gets the odd one."""
+    answer_prefix: str = ""
+    """`str.format` template of what the answer begins with: it stands behind the chat template's
+    opening of the answer, at the end of the prompt where there is none."""
+    turns: Turns | None = None
+    """How questions of a conversation follow the template, which is its first turn; None: the
+    template is the whole prompt."""
     decode_uncut: bool = False
     """Whether a prompt that is not cut is decoded from its tokens like one that is: special tokens
     that stand in the text, as `<|im_end|>`, are lost then, too."""
@@ -142,6 +201,10 @@ class RowAdapter:
     """Keys that only this benchmark's prediction files have: they give a mixed-up file away."""
     own_columns: frozenset[str] = frozenset()
     """Likewise for rows."""
+    splits: tuple[str, ...] = ("test",)
+    """What files of rows in a folder named as the task are called."""
+    prediction_keys: tuple[str, ...] = ("pred", "prediction")
+    """Keys of a prediction file under which a prediction stands; the last is that of records."""
 
     # -- one row ------------------------------------------------------------------------------
 
@@ -165,6 +228,10 @@ class RowAdapter:
         """The gold with its JSON types; None where the answers say all."""
         return self.answers(row)
 
+    def attributes(self, row: Row, task: Task) -> dict[str, Any]:
+        """What is known of a row besides its question, which averages or curves go by."""
+        return {}
+
     def context(self, row: Row) -> str:
         """The document; rows with the same one form a cluster."""
         return str(row["context"])
@@ -172,6 +239,41 @@ class RowAdapter:
     def fields(self, row: Row, task: Task, protocol: str) -> Mapping[str, Any]:
         """What the prompt template is formatted with."""
         return row
+
+    # -- rows of several questions ------------------------------------------------------------
+
+    def questions(self, row: Row, task: Task, first: Row) -> Sequence[Row]:
+        """The rows that are asked one by one, of a row that has been checked.
+
+        Args:
+            row: as it stands in the file.
+            task: whose row.
+            first: the first row of the file.
+        """
+        return [row]
+
+    def turns(self, row: Row, task: Task) -> Sequence[Mapping[str, Any]]:
+        """Of a conversation, the fields of each turn up to the one that is asked."""
+        return [self.fields(row, task, "official")]
+
+    def new_tokens(self, row: Row, rules: TaskProtocol) -> int:
+        """Longest answer to this row."""
+        return rules.max_new_tokens
+
+    def reserved_tokens(self, row: Row, rules: TaskProtocol) -> int:
+        """Tokens that are kept free when the first turn of a conversation is cut."""
+        return 0
+
+    def shared_gold(self, example: Example, task: Task) -> tuple[str, Any] | None:
+        """What the scores of other examples of the file need of this one, by a key; None: nothing.
+
+        `with_shared_gold` is given all of them.
+        """
+        return None
+
+    def with_shared_gold(self, example: Example, shared: Mapping[str, Sequence[Any]]) -> Example:
+        """The example with what its score needs of others."""
+        return example
 
     # -- files of rows ------------------------------------------------------------------------
 
@@ -186,6 +288,17 @@ class RowAdapter:
         """Names of zip archives that have the rows."""
         return []
 
+    def shared_files(self, task: Task) -> list[str]:
+        """Names of files that hold the rows of several tasks: JSON (a list), JSON lines, Parquet.
+
+        Rows in them for which `is_of` is false are another task's and are passed over.
+        """
+        return []
+
+    def is_of(self, row: Row, task: Task) -> bool:
+        """Whether a row of a shared file, which has been checked, is one of the task."""
+        return True
+
     def member(self, task: Task) -> str:
         """File name, without folder, of the rows inside a zip archive."""
         return f"{task.name}.jsonl"
@@ -195,6 +308,15 @@ class RowAdapter:
         return f"{task.name}.jsonl"
 
     # -- prediction files ---------------------------------------------------------------------
+
+    def line_id(self, record: Row) -> Any:
+        """Which example a line answers; None where it does not say so."""
+        given = [record[key] for key in ("example_id", "_id", "id") if record.get(key) is not None]
+        return given[0] if given else None
+
+    def parts(self, task: Task) -> Sequence[str]:
+        """What a line may name as its task, besides the task: kinds of question that it mixes."""
+        return ()
 
     def gold(self, record: Row, task: Task) -> tuple[Example | None, list[str]]:
         """What a line of a prediction file says besides the prediction, for the metric.
@@ -224,6 +346,10 @@ class RowAdapter:
         """The name that the authors' scoring script expects of that file."""
         return f"{task.name}.jsonl"
 
+    def export_path(self, task: Task, model: str, protocol: str) -> str:
+        """The whole path of that file for a model's predictions; tasks may share one."""
+        return f"{self.export_folder(task)}/{model}/{self.export_name(task)}"
+
 
 @dataclass(frozen=True)
 class Task:
@@ -249,6 +375,8 @@ class Task:
     """Why it has no such protocol, for protocols of its benchmark that it lacks."""
     length: int | None = None
     """Tokens of its texts, where they are generated at the length that its name says."""
+    chance: float | None = None
+    """The mean score of guesses, in [0, 1], where answers are chosen from a list."""
     adapter: RowAdapter = field(default_factory=RowAdapter, repr=False, compare=False)
     """How its rows and prediction files are read."""
     find_metric: Callable[[str], Metric] | None = field(default=None, repr=False, compare=False)
@@ -273,7 +401,18 @@ class Task:
 
     def render(self, example: Example, protocol: str) -> str:
         """The prompt of an example before truncation and chat template."""
-        template = self.protocol(protocol).template
+        conversation = self.conversation(example, protocol)
+        return self._first_turn(example, protocol) if conversation is None else conversation.text
+
+    def _first_turn(self, example: Example, protocol: str) -> str:
+        return self._filled(self.protocol(protocol).template, example, protocol)
+
+    def render_answer_prefix(self, example: Example, protocol: str) -> str:
+        """What stands behind the chat template's opening of the answer; mostly nothing."""
+        return self._filled(self.protocol(protocol).answer_prefix, example, protocol)
+
+    def _filled(self, template: str, example: Example, protocol: str) -> str:
+        """A template with the fields of a row."""
         fields = self.adapter.fields(example.row, self, protocol)
         try:
             return template.format_map(fields)
@@ -282,6 +421,33 @@ class Task:
                 f"{example.where}: field {error.args[0]!r}, which the prompt of {self.name} "
                 "needs, is missing"
             ) from None
+
+    def conversation(self, example: Example, protocol: str) -> Conversation | None:
+        """The turns of an example's prompt; None where the template is the whole prompt."""
+        rules = self.protocol(protocol)
+        if rules.turns is None:
+            return None
+        asked = self.adapter.turns(example.row, self)
+        further = asked[1:] if rules.turns.answered else asked[-1:]
+        return Conversation(
+            first=self._first_turn(example, protocol),
+            after=self.after_document(example, protocol) or "",
+            follow_ups=tuple(
+                FollowUp(
+                    plain=rules.turns.follow_up.format_map(fields),
+                    answer=str(fields["pre_ans"]) if rules.turns.answered else None,
+                    user=rules.turns.follow_up_in_chat.format_map(fields),
+                )
+                for fields in further
+            ),
+            answered=rules.turns.answered,
+            opening=rules.turns.opening,
+            reserved=self.adapter.reserved_tokens(example.row, rules),
+        )
+
+    def new_tokens(self, example: Example, protocol: str) -> int:
+        """Longest answer to an example."""
+        return self.adapter.new_tokens(example.row, self.protocol(protocol))
 
     def after_document(self, example: Example, protocol: str) -> str | None:
         """What follows the document in `render`: the question; None: the prompt has no document."""
@@ -331,11 +497,13 @@ def scored_example(
     where: str = "given",
     *,
     label: Any = None,
+    attributes: Mapping[str, Any] | None = None,
     **fields: Any,
 ) -> Example:
     """An example that holds only what a metric needs, for scoring without the original row.
 
-    `fields` are further fields of the row that the benchmark's metrics read.
+    `attributes` are those that averages ask for; `fields` are further fields of the row that the
+    benchmark's metrics read.
     """
     row = {"answers": list(answers), "all_classes": all_classes, **fields}
-    return Example(where, row, list(answers), "", where, label=label)
+    return Example(where, row, list(answers), "", where, dict(attributes or {}), label)

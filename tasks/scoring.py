@@ -88,7 +88,10 @@ def scored_file(
     if rules.metric == "classification":
         predictions = _with_classes_of_the_last(predictions)
     scores = scores_of(predictions, found, protocol, workers, watch)
-    return [Scored(score, _length(line)) for score, line in zip(scores, predictions, strict=True)]
+    return [
+        Scored(score, _length(line), line.example.attributes)
+        for score, line in zip(scores, predictions, strict=True)
+    ]
 
 
 def score_per_length(benchmark: str, task: str, lines: Sequence[Scored]) -> dict[str, float]:

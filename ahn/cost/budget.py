@@ -54,8 +54,7 @@ def fit_layouts(
     """
     if size not in SIZES:
         raise InputError(f"size {size!r} is unknown; one of {', '.join(SIZES)}")
-    chosen = [bool(layout.slots if size == "slots" else layout.window) for layout in layouts]
-    if not any(chosen):
+    if not any(_has(layout, size) for layout in layouts):
         what = "pooled slots" if size == "slots" else "a window"
         raise InputError(f"no layer has {what}, so there is nothing to choose the size of")
     if tokens is None and any(layout.window is None for layout in layouts):
@@ -66,10 +65,7 @@ def fit_layouts(
     length = _FOR_EVER if tokens is None else tokens
 
     def sized(number: int) -> tuple[LayerLayout, ...]:
-        return tuple(
-            replace(layout, **{size: number}) if own else layout  # type: ignore[arg-type]
-            for layout, own in zip(layouts, chosen, strict=True)
-        )
+        return _with(layouts, size, number)
 
     def held(number: int) -> CacheBytes:
         return layout_bytes(
@@ -99,4 +95,20 @@ def fit_layouts(
     raise InputError(
         f"{budget:,} bytes hold no {'pooled slot' if size == 'slots' else 'window'}: one of 1 "
         f"takes {least:,} with the rest of the layout"
+    )
+
+
+def smallest(layouts: Sequence[LayerLayout], size: str) -> tuple[LayerLayout, ...]:
+    """The same layouts with the smallest window or number of slots, see `fit_layouts`."""
+    return _with(layouts, size, 1)
+
+
+def _has(layout: LayerLayout, size: str) -> bool:
+    return bool(layout.slots if size == "slots" else layout.window)
+
+
+def _with(layouts: Sequence[LayerLayout], size: str, number: int) -> tuple[LayerLayout, ...]:
+    return tuple(
+        replace(layout, **{size: number}) if _has(layout, size) else layout  # type: ignore[arg-type]
+        for layout in layouts
     )

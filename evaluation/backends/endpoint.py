@@ -418,7 +418,8 @@ class EndpointReader(Reader):
         hidden = self.client.key.hidden
         known = [hidden(str(model["id"]))[:200] for model in listed]
         there = f" (it has: {', '.join(known[:20])})" if known else ""
-        probe = {"max_tokens": 1, "temperature": 0, **extensions}
+        most = extensions.get("min_tokens", 1)
+        probe = {"max_tokens": most, "temperature": 0, **extensions}
         try:
             word = _some_word(self.tokenizer)
             prompt = word if self.options.prompt == "text" else self.tokenizer(word).input_ids
@@ -444,7 +445,7 @@ class EndpointReader(Reader):
         own = next((model for model in listed if model["id"] == name), {})
         self._found = {
             "models_listed": known[:20] if known else f"not told: {why_not}",
-            "max_model_len": own.get("max_model_len"),
+            "max_model_len": _count(own, "max_model_len"),
             "answered_as": said.model and hidden(said.model),
             "system_fingerprint": said.fingerprint and hidden(said.fingerprint),
             "server": said.server and hidden(said.server),
@@ -456,8 +457,8 @@ class EndpointReader(Reader):
         """What `/v1/models` lists, or why it does not."""
 
         def read(exchange: Exchange) -> list[Mapping[str, Any]]:
-            data = exchange.values[0][1]
-            data = data.get("data") if isinstance(data, Mapping) else None
+            told = exchange.first
+            data = told.get("data") if isinstance(told, Mapping) else None
             if not isinstance(data, list):
                 raise BadReply("no list of models", again=False)
             return [m for m in data if isinstance(m, Mapping) and isinstance(m.get("id"), str)]
@@ -472,7 +473,7 @@ class EndpointReader(Reader):
         """The version that vLLM (`/version`), SGLang or TGI (`/info`) tell; None: none."""
 
         def read(exchange: Exchange) -> str:
-            told = exchange.values[0][1]
+            told = exchange.first
             version = told.get("version") if isinstance(told, Mapping) else None
             if not isinstance(version, str):
                 raise BadReply("no version", again=False)
@@ -654,6 +655,8 @@ def _completion(exchange: Exchange) -> Completion:
             stop_reason = choice.get(key, stop_reason)
     if exchange.streamed and reason is None:
         raise BadReply("the stream was cut off: it told no finish_reason")
+    if reason in ("abort", "error"):
+        raise BadReply(f"the server gave the answer up (finish_reason {reason})")
     split = exchange.streamed and first is not None
     details = usage.get("prompt_tokens_details")
     return Completion(

@@ -140,6 +140,17 @@ class Exchange:
     headers: Mapping[str, str]
     seconds: float
 
+    @property
+    def first(self) -> Any:
+        """The first value.
+
+        Raises:
+            BadReply: there is none.
+        """
+        if not self.values:
+            raise BadReply("the reply is empty")
+        return self.values[0][1]
+
 
 class Client:
     """Asks one server. Can be used from several threads at once.

@@ -64,8 +64,8 @@ _DECODES = (
     "questions"
 )
 _TWICE = (
-    "reads the document once more to see what matters: that is in prefill_seconds, and its FLOPs are "
-    "not known"
+    "reads the document once more to see what matters: that is in prefill_seconds, and its FLOPs "
+    "are not known"
 )
 
 TRAITS: Mapping[str, Traits] = {

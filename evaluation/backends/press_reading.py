@@ -98,8 +98,9 @@ class PressedModel:
                 # KVCompose without structure reads the document twice, and leaves both there.
                 layer.crop(tokens - layer.keys.shape[-2])
         if masks_heads(self.spec):
+            none = torch.zeros(room.heads, tokens, dtype=torch.bool, device=ids.device)
             cache.masked = {
-                number: masked.get(number, torch.zeros(room.heads, tokens, dtype=torch.bool))
+                number: masked.get(number, none.clone())
                 for number, window in enumerate(self._layers.windows)
                 if window is None
             }

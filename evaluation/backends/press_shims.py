@@ -36,7 +36,7 @@ def import_kvpress() -> Any:
     for name in list(functions):
         if functions[name] is not before.get(name):
             del functions[name]  # the override of this instance, under which the original lies
-        if name in before and functions[name] is not before[name]:
+        if name in before and functions.get(name) is not before[name]:
             functions[name] = before[name]
     return kvpress
 
@@ -68,6 +68,7 @@ def press_document(
         for module in {id(part): part for part in (model.model, text)}.values():
             # KVzip, KVgrad and KVCompose replace `forward` and "restore" it as an attribute.
             undo.callback(_put_back, module, "forward", module.__dict__.get("forward", _ABSENT))
+        undo.callback(_use_attention, model, model.config._attn_implementation)
         undo.enter_context(_positions(press))
         undo.enter_context(_head_dim(layers))
         undo.enter_context(quiet())
@@ -173,12 +174,12 @@ def _find_prefix(press: Any, model: Any, ids: torch.Tensor) -> None:
     Its documents always stand in the template; ours do in some protocols only.
     """
     length = getattr(press, "prefix_length", 0)
-    if length and tuple(ids[0, :length].tolist()) != _prefix_of_template(model.config.name_or_path):
+    if length and tuple(ids[0, :length].tolist()) != prefix_of_template(model.config.name_or_path):
         press.prefix_length = 0
 
 
 @lru_cache(maxsize=4)
-def _prefix_of_template(name: str) -> tuple[int, ...]:
+def prefix_of_template(name: str) -> tuple[int, ...]:
     """Ids that stand before a user's text in a tokenizer's chat template, as KVzip finds them."""
     from transformers import AutoTokenizer
 
@@ -212,6 +213,12 @@ def _put_back(module: nn.Module, name: str, value: Any) -> None:
     module.__dict__.pop(name, None)
     if value is not _ABSENT:
         setattr(module, name, value)
+
+
+def _use_attention(model: Any, name: str) -> None:
+    """KVCompose leaves eager attention behind where it fails."""
+    if model.config._attn_implementation != name:
+        model.config._attn_implementation = name
 
 
 def _cuda_devices(model: Any) -> list[int]:

@@ -81,7 +81,12 @@ def share_to_drop(spec: PressSpec, press: Any, room: Room, slots: int) -> float:
                 low = middle
             else:
                 high = middle
-        return high
+        if kept(high) > slots - room.per_token:
+            return high
+        # PyramidKV's layers are rounded one by one, and its fallback jumps: more need not be less.
+        near = (high + step / _STEPS / room.tokens for step in range(-3 * _STEPS, 3 * _STEPS))
+        fitting = [share for share in near if 0 < share < _MOST and kept(share) <= slots]
+        return max(fitting, key=kept, default=high)
     finally:
         sized.compression_ratio = before
 

@@ -62,8 +62,6 @@ class PressBackend(StockBackend):
         spec, size = PressSpec(""), Size()
         with problems.collecting():
             spec, size = read_request(request, _OTHERS)
-        if not spec.name:  # its other options cannot be told from those of the press
-            problems.check()
         given = {key: text for key, text in request.options.items() if key in _OTHERS}
         with problems.collecting():
             super().__init__(replace(request, options=given), settings)

@@ -147,9 +147,8 @@ def parse_request(text: str) -> VariantRequest:
         key, equals, value = (piece.strip() for piece in part.partition("="))
         if number == 0 and not equals and key and kind in FIRST_WORD:
             key, equals, value = FIRST_WORD[kind], "=", key
-            words.append(value)
-        elif key != "name":
-            words.append(f"{key}{value}")
+        if key != "name":
+            words.append(value if key == FIRST_WORD.get(kind) else f"{key}{value}")
         if not (key and equals and value):
             problems.add(f"--variant {written}: {without_secrets(part)!r} is not key=value")
         elif key in options:

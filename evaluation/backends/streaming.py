@@ -30,7 +30,7 @@ from ahn.checkpoints.resolve import (
 from ahn.checkpoints.rope import with_rope
 from ahn.config import AHNConfig, LayerLayout
 from ahn.cost.accounting import layout_bytes, layout_flops
-from ahn.cost.budget import fit_layouts
+from ahn.cost.budget import fit_layouts, smallest
 from ahn.families import find_family
 from ahn.models.cache import AHNCache
 from ahn.ops.selector import asked, pick
@@ -426,17 +426,24 @@ class StreamingBackend(Backend):
         )
         if whole_fits and self._held(document_tokens, layouts) <= budget:
             return layouts
+        of_element = DTYPE_BYTES[self.checkpoint.dtype]
         try:
             return fit_layouts(
-                shape,
-                layouts,
-                budget,
-                self.size,
-                tokens=document_tokens,
-                dtype_bytes=DTYPE_BYTES[self.checkpoint.dtype],
+                shape, layouts, budget, self.size, tokens=document_tokens, dtype_bytes=of_element
             )
-        except InputError as error:
-            raise error.prefixed(f"{self.name}: ") from None
+        except InputError:
+            seen = next(layout for layout in layouts if layout.window is not None)
+            sinks = f"its {settings.sinks} sinks"
+            least = self._held(document_tokens, smallest(layouts, self.size))
+            if self.size == "slots":
+                kept = f"{sinks}, a window of {seen.window} and one pooled slot"
+            elif seen.slots:
+                kept = f"{sinks}, {seen.slots} pooled slots and a window of one token"
+            else:
+                kept = f"{sinks} and a window of one token"
+            raise InputError(
+                f"{self.name} holds {least:,} bytes with {kept}, and the budget is {budget:,}"
+            ) from None
 
     def open(self, tokenizer: Any, seed: int) -> Reader:
         """See `Backend`."""

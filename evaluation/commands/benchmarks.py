@@ -19,12 +19,14 @@ class BenchmarkCommand:
         summary: what the command does.
         helps: help of fields that mean something of their own here.
         without: fields that mean nothing here.
+        example: flags of the example in its help.
     """
 
     benchmark: str
     summary: str
     helps: Mapping[str, str] = field(default_factory=dict)
     without: tuple[str, ...] = ()
+    example: str = "--model pocket --ahn pocket"
 
 
 COMMANDS = (
@@ -74,6 +76,32 @@ COMMANDS = (
             "code_run). Default: the hub.",
             "lengths": "Of generated rows: 128k, 1m, or a number of tokens.",
         },
+    ),
+    BenchmarkCommand(
+        benchmark="ruler",
+        summary="Run RULER at any lengths on variants of a model, record and score every answer. "
+        "Rows are made for the run's tokenizer, or read from --data.",
+        helps={
+            "protocol": "official (the authors').",
+            "tasks": "Tasks or groups (ruler_niah, ruler_no_download), joined by commas or "
+            "repeated. Default: all 13. See run_eval tasks ruler.",
+            "data": "Folder with <task>.jsonl or <task>/validation.jsonl as the authors write "
+            "them; with --lengths, in a folder of each length (4096). Default: rows are made.",
+            "lengths": "Tokens of chat template, prompt and answer: 4096, 8k, 128k ...; joined by "
+            "commas or repeated.",
+            "limit": "Rows per task. A finished run can be raised later. Default: 500, as the "
+            "authors.",
+            "seed": "Seed of the rows, and of sampling. Default: 42, as the authors.",
+            "essay": "Haystack of the five essay tasks: the authors' PaulGrahamEssays.json, or a "
+            "text file of your own, which the record then names.",
+            "words": "The authors' english_words.json, for rows of cwe beyond about 128k, which "
+            "take more words than wonderwords has.",
+            "squad": "SQuAD v2's validation questions for qa_1 (dev-v2.0.json, JSON lines, "
+            "Parquet). Default: the hub's.",
+            "hotpotqa": "HotpotQA's validation questions, distractor setting, for qa_2. Default: "
+            "the hub's.",
+        },
+        example="--model Qwen/Qwen2.5-3B-Instruct --tasks ruler_no_download --lengths 4k",
     ),
     BenchmarkCommand(
         benchmark="pocket",

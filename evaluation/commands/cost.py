@@ -277,7 +277,7 @@ def _bytes(count: int | None) -> str:
     """Bytes with three decimals of GiB: budgets differ in the second."""
     from reports import formats
 
-    if count is None or count < 2**29:
+    if count is None or not 2**29 <= count < 2**40:
         return formats.size(count)
     return f"{count / 2**30:,.3f} GiB"
 

@@ -5,11 +5,14 @@ Folders and names are those that their scorers look for, below `output`::
     longbench       pred/<model>/<task>.jsonl, LongBench-E pred_e/<model>/<task>.jsonl   eval.py
     lveval          outputs/<model>/<task>_<level>.jsonl                            evaluation.py
     infinitebench   results/<model>/preds_<task>.jsonl                          compute_scores.py
+    ruler           <length>/pred/<model>/<task>.jsonl                                evaluate.py
+    longbench_v2    results/<model>.jsonl                                               result.py
+    scbench         results/<model>/prediction_<task>_<mode>.jsonl                compute_scores.py
 
-(THUDM/LongBench 2e00731; infinigence/LVEval 63e7ae9; OpenBMB/InfiniteBench 88b3daa.) Any other
-benchmark has a format of its own name, which its adapter gives (`tasks.schema.RowAdapter`).
-``<model>`` is the model's name and the variant. An example that failed has an empty prediction,
-which scores 0.
+(THUDM/LongBench 2e00731; infinigence/LVEval 63e7ae9; OpenBMB/InfiniteBench 88b3daa;
+NVIDIA/RULER c3f5e3b; microsoft/MInference fb56c91.) Any other benchmark has a format of its own
+name, which its adapter gives (`tasks.schema.RowAdapter`). ``<model>`` is the model's name and the
+variant. An example that failed has an empty prediction, which scores 0.
 """
 
 from __future__ import annotations
@@ -124,8 +127,7 @@ def _place(run: Run, record: ExampleRecord, model_name: str | None) -> Path:
         path = str(run.info.models.get(record.variant, {}).get("path") or run.path.name)
         model_name = f"{Path(path).name}-{record.variant}"
     task = find_task(record.benchmark, record.task)
-    adapter = task.adapter
-    return Path(adapter.export_folder(task), model_name, adapter.export_name(task))
+    return Path(task.adapter.export_path(task, model_name, record.protocol))
 
 
 def _write_all(output: Path, contents: dict[Path, str]) -> None:

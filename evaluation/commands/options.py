@@ -59,7 +59,7 @@ class Score(Settings):
     file: Annotated[Path, Flag(argument=True, metavar="FILE")]
     """Predictions, one JSON object per line."""
     benchmark: str
-    """Of the predictions: longbench, longbench_e, lveval, infinitebench."""
+    """Of the predictions: longbench, longbench_v2, lveval, infinitebench, ruler, scbench ..."""
     task: str
     """Task that the predictions are of."""
     protocol: str = "official"
@@ -79,7 +79,7 @@ class Export(Settings):
     run: _Run
     """Run folder."""
     format: str
-    """longbench, lveval or infinitebench."""
+    """The run's benchmark: longbench, longbench_v2, lveval, infinitebench, ruler, scbench ..."""
     output: Annotated[Path | None, Flag(("--output", "-o"), metavar="DIR")] = None
     """Folder. Default: RUN/export."""
     variants: Annotated[list[str], Flag(("--variant",), metavar="NAME", own_form=True)] = []
@@ -140,7 +140,7 @@ class Rows(Settings):
         Flag(("--tasks", "--task"), metavar="NAMES", own_form=True),
         BeforeValidator(_names),
     ] = []
-    """Tasks, joined by commas or repeated. Default: all that need no further file."""
+    """Tasks or groups, joined by commas or repeated. Default: all that need no further file."""
     length: Tokens | None = Field(None, gt=0, le=MOST_TOKENS)
     """Of a row, in tokens (also 128k); ruler: with the answer. Default: the benchmark's own."""
     seed: Seed | None = None
@@ -153,6 +153,13 @@ class Rows(Settings):
     """Haystack of ruler's essay tasks: the authors' PaulGrahamEssays.json, or a text file."""
     words: Path | None = None
     """The authors' english_words.json, for long rows of ruler's cwe."""
+    squad: Path | None = None
+    """SQuAD v2's validation questions, for ruler's qa_1. Default: the hub's."""
+    hotpotqa: Path | None = None
+    """HotpotQA's validation questions, for ruler's qa_2. Default: the hub's."""
+    template_tokens: Tokens = Field(0, ge=0, le=MOST_TOKENS)
+    """Tokens of ruler's length that are left to the chat template, as a run leaves them (the
+    authors' --model_template_token)."""
     output: Annotated[Path, Flag(("--output", "-o"), metavar="DIR")]
     """Folder for <task>.jsonl."""
     force: bool = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from evaluation.commands.terminal import console
 from reports.targets import check_no_run_file
 
 RULER = "ruler"
+_FILES = ("essay", "words", "squad", "hotpotqa")
 
 
 def write_rows(asked: Rows) -> dict[Path, int]:
@@ -55,19 +57,25 @@ def write_rows(asked: Rows) -> dict[Path, int]:
 
 def _ruler(asked: Rows) -> dict[str, Callable[[], Iterator[str]]]:
     """By task, its lines as the authors write them."""
+    from tasks.registry import expand
     from tasks.ruler import rows as ruler
 
-    tasks = asked.tasks or list(ruler.WITHOUT_FILES)
     problems = Problems()
-    for name in tasks:
-        if name not in ruler.TASKS:
-            hint = did_you_mean(name, ruler.TASKS)
-            problems.add(
-                f"--tasks: unknown task {shown(repr(name))} of ruler{hint} (known: "
-                f"{', '.join(ruler.TASKS)})"
-            )
-        elif name not in ruler.WITHOUT_FILES and asked.essay is None:
-            problems.add(f"--essay: {name} needs the authors' essays, or a text of your own")
+    tasks: list[str] = []
+    with problems.collecting("--tasks: "):
+        names = asked.tasks or list(ruler.WITHOUT_FILES)
+        tasks = list(dict.fromkeys(task.dataset for task in expand(RULER, names, None)))
+        if lengths := [name for name in asked.tasks if _has_length(name)]:
+            raise InputError(f"{lengths[0]} says a length; give --length, for one at a time")
+    files = ruler.Files(asked.essay, asked.words, asked.squad, asked.hotpotqa)
+    if asked.essay is None and (essays := [name for name in tasks if name in ruler.ESSAY_TASKS]):
+        problems.add(
+            f"--essay: {', '.join(essays)} needs the authors' essays, or a text of your own"
+        )
+    read = {flag for name in tasks for flag in files.of(name)}
+    for flag in _FILES:
+        if tasks and getattr(asked, flag) is not None and flag not in read:
+            problems.add(f"--{flag}: none of these tasks reads it")
     if asked.tokenizer is None:
         problems.add("--tokenizer: needed; a row's length is counted in its tokens")
     if asked.length is None:
@@ -75,15 +83,25 @@ def _ruler(asked: Rows) -> dict[str, Callable[[], Iterator[str]]]:
     problems.check()
     assert asked.length is not None and asked.tokenizer is not None
     count, length = _counter(asked.tokenizer), asked.length
-    files = ruler.Files(asked.essay, asked.words)
     limit = ruler.ROWS if asked.limit is None else asked.limit
-    seed = ruler.SEED if asked.seed is None else asked.seed
+    seed, reserved = ruler.SEED if asked.seed is None else asked.seed, asked.template_tokens
 
     def lines(task: str) -> Iterator[str]:
-        for row in ruler.rows(task, length, count, limit, seed, files):
-            yield json.dumps(row) + "\n"
+        try:
+            for row in ruler.rows(task, length, count, limit, seed, files, reserved):
+                yield json.dumps(row) + "\n"
+        except InputError as error:
+            raise error.prefixed(f"{task}: ") from None
 
-    return {task: (lambda task=task: lines(task)) for task in tasks}  # type: ignore[misc]
+    return {task: partial(lines, task) for task in tasks}
+
+
+def _has_length(name: str) -> bool:
+    """Whether a name is one of a task at some length."""
+    from tasks.registry import known_task
+
+    task = known_task(RULER, name)
+    return task is not None and task.length is not None
 
 
 def _counter(place: str) -> Callable[[str], int]:
@@ -103,9 +121,11 @@ def _of_benchmark(asked: Rows) -> dict[str, Callable[[], Iterator[str]]]:
     from tasks.sources import load_examples
 
     problems = Problems()
-    for flag in ("tokenizer", "essay", "words"):
+    for flag in ("tokenizer", *_FILES):
         if getattr(asked, flag) is not None:
             problems.add(f"--{flag}: of ruler's rows only")
+    if asked.template_tokens:
+        problems.add("--template-tokens: of ruler's rows only")
     if asked.benchmark not in benchmark_names():
         known = [RULER, *(name for name in benchmark_names() if _generates(name))]
         hint = did_you_mean(asked.benchmark, known)
@@ -131,7 +151,7 @@ def _of_benchmark(asked: Rows) -> dict[str, Callable[[], Iterator[str]]]:
         for example in load_examples(task, SYNTHETIC, asked.limit, seed, asked.length).examples:
             yield json.dumps(dict(example.row), ensure_ascii=False) + "\n"
 
-    return {task.name: (lambda task=task: lines(task)) for task in tasks}  # type: ignore[misc]
+    return {task.name: partial(lines, task) for task in tasks}
 
 
 def _generates(benchmark: str) -> bool:

@@ -21,6 +21,7 @@ from tasks.registry import (
     expand,
     find_task,
     group_names,
+    module_of,
     task_names,
 )
 from tasks.schema import Task
@@ -55,6 +56,7 @@ def _benchmark(name: str, data: str | None) -> dict[str, Any]:
         },
         "tasks": [_task(find_task(name, task), data) for task in task_names(name)],
         "lengths": benchmark_definition(name).lengths,
+        "any_length": benchmark_definition(name).made_for_tokenizer,
     }
 
 
@@ -79,6 +81,9 @@ def _rows(task: Task, data: str | None) -> dict[str, Any]:
     if definition.generated:
         return {"from": "generated here", "file": None, "here": True, "synthetic": False}
     synthetic = task.name in definition.synthetic
+    if definition.made_for_tokenizer and data is None:
+        place, here = module_of(task.benchmark, "synthetic").source(task.dataset)
+        return {"from": place, "file": None, "here": here, "synthetic": False}
     if data is None and definition.hub is None:
         data = str(benchmark_folder(task.benchmark))
     if data is not None:
@@ -149,6 +154,8 @@ def _table(benchmark: dict[str, Any], wide: bool) -> Table:
     levels = dict.fromkeys(str(t["level"]) for t in benchmark["tasks"] if t["level"])
     notes = [f"rows: {', '.join(places)}", f"groups: {', '.join(groups)}"]
     lengths = [str(length) for length in benchmark["lengths"]]
+    if benchmark["any_length"]:
+        lengths = ["any (--lengths 4096,8k,128k)"]
     if levels or lengths:
         notes.insert(0, f"lengths of each: {', '.join([*levels, *lengths])}")
     if any(task["rows"]["synthetic"] for task in benchmark["tasks"]):

@@ -309,11 +309,14 @@ class AHNLM(HFLM):
                 f"{document.example.where}: the prompt has {prompt.tokens} tokens, the model "
                 f"{self._context} positions; give max_length in --model_args"
             )
+        longest = _new_tokens(given.pop("max_gen_toks", rules.max_new_tokens))
+        if rules.turns is not None and rules.turns.new_tokens:  # kinds of question have their own
+            longest = min(longest, document.task.new_tokens(document.example, document.protocol))
         settings = generation_settings(
             self._checkpoint_generation,
             document.protocol,
             rules.generation,
-            _new_tokens(given.pop("max_gen_toks", rules.max_new_tokens)),
+            longest,
             self.tokenizer,
             self._model_type,
             document.task.benchmark,

@@ -46,6 +46,8 @@ def _without_null(text: str) -> str:
     return text
 
 
+MADE_OF = ("essay", "words", "squad", "hotpotqa")
+"""Fields that name files which rows are made of, for the tokenizer of a run."""
 OWN_PRESET = ("pocket",)
 """Benchmarks whose defaults are the preset of their name."""
 Benchmark = Annotated[
@@ -107,8 +109,18 @@ class RunConfiguration(Settings):
     lengths: Annotated[
         list[str], Flag(("--lengths", "--length"), metavar="LENGTHS", own_form=True)
     ] = []
-    """Lengths of the texts, joined by commas or repeated. LV-Eval: levels, 16k to 256k;
-    generated rows: about so many tokens. Default: all levels; what the generator chooses."""
+    """Lengths of the texts, joined by commas or repeated. LV-Eval: levels, 16k to 256k; RULER: any,
+    with the answer; other generated rows: about so many tokens. Default: all levels; what the
+    generator chooses."""
+    essay: Name | None = None
+    """RULER: haystack of the essay tasks: the authors' PaulGrahamEssays.json, or a text file."""
+    words: Name | None = None
+    """RULER: the authors' english_words.json, for rows of cwe beyond about 128k tokens."""
+    squad: Name | None = None
+    """RULER: SQuAD v2's validation questions for qa_1 (JSON, JSON lines, Parquet). Default: the
+    hub's."""
+    hotpotqa: Name | None = None
+    """RULER: HotpotQA's validation questions, distractor setting, for qa_2. Default: the hub's."""
     limit: Whole | None = Field(default=None, gt=0, le=MOST_ROWS)
     """Examples per task. A finished run can be raised later. Default: all."""
     protocol: Name = "official"

@@ -74,7 +74,11 @@ def prompt_sha256(planned: PlannedTask, index: int) -> str:
 
 def _task_parts(planned: PlannedTask) -> dict[str, Any]:
     rules = planned.rules
-    return {
+    # Parts that only some tasks have: the others' identity stays what it was.
+    own: dict[str, Any] = {} if planned.made_of is None else {"made_of": dict(planned.made_of)}
+    if rules.answer_prefix:
+        own["answer_prefix"] = rules.answer_prefix
+    return own | {
         "template_sha256": planned.task.template_sha256(planned.protocol),
         "first_prompt_sha256": prompt_sha256(planned, 0),
         "data_sha256": sorted(str(file.get("sha256")) for file in planned.files),
@@ -89,6 +93,7 @@ def _task_parts(planned: PlannedTask) -> dict[str, Any]:
         "metric": rules.metric,
         "metric_sha256": metric_sha256(rules.metric),
         "decoding": settings_as_dict(planned.settings),
+        **({} if rules.turns is None else {"turns": asdict(rules.turns)}),
     }
 
 
@@ -222,4 +227,5 @@ def _task_description(planned: PlannedTask) -> dict[str, Any]:
         "language": task.language,
         "category": task.category,
         "source": task.source,
+        **({} if task.chance is None else {"chance": task.chance}),
     }

@@ -24,11 +24,13 @@ from evaluation.backends.registry import find_backend
 from evaluation.backends.streaming import KINDS, StreamingModels
 from evaluation.plan.budget import Budget, find_budget
 from evaluation.plan.configuration import RunConfiguration
+from evaluation.plan.making import making_of
 from evaluation.plan.planned import Plan, PlannedTask
 from evaluation.plan.prompts import prepare, smallest_max_length
 from evaluation.plan.recording import unwritable
 from evaluation.plan.tasks import AskedTasks, LoadedRows, Watch, load_rows, resolve_tasks
 from evaluation.plan.variants import variant_requests
+from tasks.making import Making
 from tasks.schema import TaskProtocol
 
 CONTEXT_SLACK = 500  # the authors' max_length is the model's context less this
@@ -55,8 +57,8 @@ def make_plan(
     draft.find_context()
     draft.choose_tasks()
     draft.check_output()
-    draft.load_rows()
     draft.load_tokenizer()
+    draft.load_rows()
     draft.prepare_prompts()
     return draft.finished()
 
@@ -210,8 +212,19 @@ class _Draft:
                 self._seed,
                 self._watch,
                 files_only=bool(self.problems),
+                making=self._making(),
             )
         self.problems.add(*self._rows.problems)
+
+    def _making(self) -> Making | None:
+        """What rows are made with that belong to the tokenizer; None where it is not known."""
+        asked = self._asked
+        if self._tokenizer is None or not asked.tasks:
+            return None
+        rules = asked.tasks[0].protocols[asked.protocol]
+        return making_of(
+            self.configuration, self._tokenizer, rules, self._model_config.get("model_type")
+        )
 
     def load_tokenizer(self) -> None:
         """The tokenizer that is named, else the model's."""
@@ -285,11 +298,19 @@ class _Draft:
                     task.benchmark,
                 )
                 planned = PlannedTask(
-                    task, protocol, length, source.examples, prompts, source.files, settings
+                    task,
+                    protocol,
+                    length,
+                    source.examples,
+                    prompts,
+                    source.files,
+                    settings,
+                    source.made_of,
                 )
                 self._check_generation(planned)
                 self.problems.add(*self._wrong_with(planned), *unwritable(planned))
                 self.problems.add(*self._too_small(planned))
+                self.warnings += self._too_short(planned)
                 self._planned.append(planned)
 
     def _check_generation(self, planned: PlannedTask) -> None:
@@ -365,6 +386,22 @@ class _Draft:
                 except InputError as error:
                     yield f"--budget: {planned.task.name}, {tokens} tokens: {error}"
                     break
+
+    def _too_short(self, planned: PlannedTask) -> Iterator[str]:
+        """Variants with a size of their own, to which some documents cannot be brought."""
+        lengths = [prompt.document_tokens or 0 for prompt in planned.prompts]
+        for model in self._models.values():
+            found: dict[int, InputError] = {}
+            for tokens in set(lengths) - {0} if model.needs_boundary and not model.sizable else ():
+                try:
+                    model.document_bytes(tokens)
+                except InputError as error:
+                    found[tokens] = error
+            if found:
+                yield (
+                    f"{planned.task.name}: {sum(n in found for n in lengths)} of {len(lengths)} "
+                    f"examples will fail with {model.name}: {found[min(found)]}"
+                )
 
     def finished(self) -> Plan:
         """The plan.

@@ -24,6 +24,7 @@ class PlannedTask:
     prompts: list[PreparedPrompt]
     files: list[dict[str, Any]]
     settings: Any  # transformers.GenerationConfig: how answers are generated
+    made_of: Mapping[str, Any] | None = None  # what decided rows that were made for the tokenizer
 
     @property
     def rules(self) -> TaskProtocol:

@@ -20,7 +20,8 @@ import numpy.typing as npt
 
 from ahn.families import find_family
 from common.errors import InputError
-from tasks.schema import Example, Task, TaskProtocol
+from evaluation.plan.conversations import TokenizedConversation, tokenize_conversation
+from tasks.schema import Conversation, Example, Task, TaskProtocol
 
 TAIL_CHARACTERS = 400
 SMALLEST_SHARED_TOKENS = 32  # a shorter shared beginning is not worth a copy of the cache
@@ -167,6 +168,11 @@ def prepare(
         InputError: the end of the document is wanted, and cannot be found.
     """
     rules = task.protocol(protocol)
+    conversation = task.conversation(example, protocol)
+    if conversation is not None:
+        return _prepare_conversation(
+            conversation, example, rules, tokenizer, max_length, model_type, with_boundary
+        )
     whole = task.render(example, protocol)
     cut = truncate(whole, rules, max_length, tokenizer)
     text = cut.text
@@ -177,6 +183,7 @@ def prepare(
         text = apply_chat_template(
             text, tokenizer, model_type, rules.system_message, rules.demonstration
         )
+    text += task.render_answer_prefix(example, protocol)
     ids = np.asarray(tokenizer(text, truncation=False).input_ids, dtype=np.int32)
     document_tokens = None
     if with_boundary:
@@ -193,6 +200,53 @@ def prepare(
         tail=text[-TAIL_CHARACTERS:],
         document_tokens=document_tokens,
     )
+
+
+def _prepare_conversation(
+    conversation: Conversation,
+    example: Example,
+    rules: TaskProtocol,
+    tokenizer: Any,
+    max_length: int,
+    model_type: str | None,
+    with_boundary: bool,
+) -> PreparedPrompt:
+    """The prompt of one turn of a conversation, with all turns before it."""
+    wrapped = rules.chat_template and bool(getattr(tokenizer, "chat_template", None))
+    made = tokenize_conversation(
+        conversation, tokenizer, max_length, model_type, wrapped, example.where
+    )
+    ids = np.asarray(made.ids, dtype=np.int32)
+    whole = made.first + made.rest
+    text = whole if made.kept is None else tokenizer.decode(ids, skip_special_tokens=True)
+    found = contains_answer(text, example.answers)
+    removed = found is False and made.tokens_cut and contains_answer(whole, example.answers)
+    document_tokens = None
+    if with_boundary:
+        document_tokens = _end_in_conversation(conversation, made, tokenizer, example.where)
+    return PreparedPrompt(
+        ids=ids,
+        tokens_untruncated=len(made.first_ids) + len(made.rest_ids),
+        tokens_cut=made.tokens_cut,
+        truncation="none" if made.kept is None else rules.truncation,
+        chat_template=wrapped,
+        answer_in_prompt=found,
+        answer_removed=bool(removed),
+        tail=whole[-TAIL_CHARACTERS:],
+        document_tokens=document_tokens,
+    )
+
+
+def _end_in_conversation(
+    conversation: Conversation, made: TokenizedConversation, tokenizer: Any, where: str
+) -> int:
+    """Ids of a conversation up to the end of its document."""
+    if not conversation.answered:  # the first turn is the document alone, up to its last token
+        return len(made.ids) - len(made.rest_ids)
+    uncut = Cut(conversation.first, len(made.first_ids), 0, "none")
+    end = _end_of_document(made.first, uncut, conversation.after, where)
+    before = _tokens_before(made.first[:end], np.asarray(made.first_ids), tokenizer)
+    return made.place(before, where)
 
 
 def _end_of_document(text: str, cut: Cut, after: str | None, where: str) -> int:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from common.errors import InputError, Problems
 from common.suggestions import did_you_mean
-from evaluation.plan.configuration import RunConfiguration
+from evaluation.plan.configuration import MADE_OF, RunConfiguration
 from tasks.lengths import parse_length
+from tasks.making import Making
 from tasks.registry import (
     SYNTHETIC,
     at_length,
@@ -19,6 +20,7 @@ from tasks.registry import (
     expand,
     is_benchmark_folder,
     is_generated,
+    module_of,
     protocol_name,
     register_benchmark,
     task_names,
@@ -84,6 +86,13 @@ def resolve_tasks(configuration: RunConfiguration) -> AskedTasks:
         with problems.collecting():
             of_lengths += _of_length(tasks, length)
     chosen = {task.name: task for task in of_lengths}
+    if data in ("", SYNTHETIC) and (
+        without := [name for name, task in chosen.items() if _is_made(task) and not task.length]
+    ):
+        problems.add(
+            f"--lengths: needed for {', '.join(without)}: {benchmark}'s rows are made at any "
+            "length, as --lengths 4096,8k,128k"
+        )
     levels_of = chosen.keys() <= found.keys()  # else they are made, in the order of the lengths
     tasks = [found[name] for name in found if name in chosen] if levels_of else [*chosen.values()]
     protocol = protocol_name(benchmark, configuration.protocol)
@@ -96,7 +105,12 @@ def resolve_tasks(configuration: RunConfiguration) -> AskedTasks:
 
 def _can_be_generated(task: Task) -> bool:
     definition = benchmark_definition(task.benchmark)
-    return definition.generated or task.name in definition.synthetic
+    return definition.generated or _is_made(task) or task.name in definition.synthetic
+
+
+def _is_made(task: Task) -> bool:
+    """Whether rows of a task are made for the tokenizer of a run, unless a folder has them."""
+    return benchmark_definition(task.benchmark).made_for_tokenizer
 
 
 def _check_can_be_generated(tasks: Sequence[Task], benchmark: str) -> None:
@@ -120,7 +134,7 @@ def _of_length(tasks: Sequence[Task], length: str) -> list[Task]:
     LV-Eval has levels, a suite that is generated has texts of so many tokens.
     """
     levels = list(dict.fromkeys(task.level for task in tasks if task.level is not None))
-    if length and tasks and all(task.length is not None for task in tasks):
+    if length and tasks and all(task.length is not None or _is_made(task) for task in tasks):
         try:
             return [at_length(task, parse_length(length)) for task in tasks]
         except InputError as error:
@@ -168,6 +182,7 @@ def load_rows(
     seed: int,
     watch: Watch | None = None,
     files_only: bool = False,
+    making: Making | None = None,
 ) -> LoadedRows:
     """The rows of each task, and all that is wrong with them.
 
@@ -178,12 +193,14 @@ def load_rows(
         watch: is told of rows that are generated.
         files_only: whether only local files are read: for a run that cannot start anyway, asking
             the hub or generating rows would only delay the message.
+        making: what rows are made with that belong to a tokenizer; None: it is not known.
     """
     data = configuration.data
     problems = Problems()
     length = None
     with problems.collecting():
         length = _generated_length(tasks, configuration)
+    problems.add(*_making_problems(tasks, configuration, making))
     if (files_only or problems) and (data in (None, SYNTHETIC) or is_generated(data)):
         tasks = []
     wrong: dict[str, tuple[str, ...]] = {}
@@ -193,7 +210,7 @@ def load_rows(
         own = Problems()
         with own.collecting():
             sources[task.name] = load_examples(
-                task, data, configuration.limit, seed, length=length, watch=told
+                task, data, configuration.limit, seed, length=length, watch=told, making=making
             )
         wrong[task.name] = tuple(own)
     problems.add(*_row_problems(wrong, data))
@@ -203,6 +220,22 @@ def load_rows(
 def _tell(watch: Watch | None, what: str, done: int, total: int) -> None:
     if watch:
         watch(done, total, what)
+
+
+def _making_problems(
+    tasks: Sequence[Task], configuration: RunConfiguration, making: Making | None
+) -> Sequence[str]:
+    """What is wrong with the files and the tokenizer that rows are to be made of."""
+    made = [task for task in tasks if _is_made(task)]
+    if not made or configuration.data not in (None, SYNTHETIC):
+        given = [name for name in MADE_OF if getattr(configuration, name) is not None]
+        why = "rows of --data are not made here" if made else "only rows of ruler are made of it"
+        return [f"--{name}: {why}" for name in given]
+    if making is None:
+        return []
+    generator = module_of(made[0].benchmark, "synthetic")
+    found: Sequence[str] = generator.problems([task.dataset for task in made], making)
+    return found
 
 
 def _generated_length(tasks: Sequence[Task], configuration: RunConfiguration) -> int | None:

@@ -7,6 +7,7 @@ not underestimated. An example that fails is recorded with its error and the run
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,9 @@ from evaluation.plan.recording import example_fields
 from evaluation.run.at_once import AtOnce
 from evaluation.run.store import RunStore
 from reports.records import ExampleRecord
+
+_SCORING = threading.Lock()
+"""Metrics need not be ready for several threads."""
 
 
 class TooManyErrors(RuntimeError):
@@ -230,7 +234,6 @@ class Worker:
         self._backend: Backend = plan.models[variant]
         self._reader: Reader | None = None
         self._peaks = _for_peaks(plan)
-        self._scoring = threading.Lock()  # metrics need not be ready for several threads
 
     @property
     def concurrency(self) -> int:
@@ -273,7 +276,7 @@ class Worker:
                 answer = document.ask(self._question(group, index), last)
                 answer = self._with_peak(group, index, answer)
                 prediction, planned = answer.text, group.planned
-                with self._scoring:
+                with _SCORING:
                     score = planned.task.score(
                         prediction, planned.examples[index], planned.protocol
                     )
@@ -313,11 +316,15 @@ class Worker:
 
     def _question(self, group: Group, index: int) -> Question:
         planned, seed = group.planned, None
+        example, settings = planned.examples[index], planned.settings
+        longest = planned.task.new_tokens(example, planned.protocol)
+        if longest != planned.rules.max_new_tokens:
+            settings = copy.copy(settings)
+            settings.max_new_tokens = longest
         if planned.settings.do_sample:
-            example = planned.examples[index]
             seed = sampling_seed(self._plan.seed, planned.task.name, example.example_id)
         ids = planned.prompts[index].ids[group.shared_tokens :]
-        return Question(ids, planned.settings, planned.rules.stop, seed)
+        return Question(ids, settings, planned.rules.stop, seed)
 
     def _as_record(
         self,

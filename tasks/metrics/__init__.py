@@ -18,11 +18,15 @@ from tasks.metrics import (
     infinitebench,
     infinitebench_choice,
     infinitebench_text,
+    longbench_v2,
     lveval,
     qa_f1,
     retrieval,
     rouge,
     rouge_lsum,
+    ruler,
+    scbench,
+    scbench_function,
 )
 from tasks.schema import Metric
 
@@ -45,6 +49,8 @@ _OURS: Mapping[str, Metric] = {
     "infinitebench_math_calc_gpt4": infinitebench.math_calc_gpt4,
     "infinitebench_math_find": infinitebench.math_find,
     "infinitebench_rouge_lsum": rouge_lsum.rouge_lsum,
+    "longbench_v2_choice": longbench_v2.choice,
+    "longbench_v2_choice_compensated": longbench_v2.choice_compensated,
     "lveval_f1": lveval.first_answer_f1,
     "lveval_f1_zh": lveval.first_answer_f1_zh,
     "lveval_keyword_f1": lveval.keyword_f1,
@@ -56,6 +62,17 @@ _OURS: Mapping[str, Metric] = {
     "retrieval_zh": retrieval.retrieval_zh,
     "rouge_l": rouge.rouge_l,
     "rouge_l_zh": rouge.rouge_l_zh,
+    "string_match_all": ruler.string_match_all,
+    "string_match_part": ruler.string_match_part,
+    "scbench_all_of": scbench.all_of,
+    "scbench_any_of": scbench.any_of,
+    "scbench_any_of_texts": scbench.any_of_texts,
+    "scbench_characters": scbench.characters,
+    "scbench_function": scbench_function.function,
+    "scbench_function_or_key": scbench_function.function_or_key,
+    "scbench_key": scbench.key,
+    "scbench_number": scbench.number,
+    "scbench_summary_passkey": scbench.summary_or_passkey,
 }
 for _name, _function in _OURS.items():
     register_metric(_name, _function)

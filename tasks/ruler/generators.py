@@ -20,13 +20,13 @@ import uuid
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from importlib import resources
 from typing import Any, overload
 
 import numpy as np
 
-from common.errors import InputError
+from common.errors import InputError, shown
 
 Count = Callable[[str], int]
 """Tokens of a text, without special tokens."""
@@ -93,6 +93,15 @@ FREQUENT_WORDS = Construction(
     50,
 )
 
+QUESTION_ANSWERING = Construction(
+    "Answer the question based on the given documents. Only give me the answer and do not output "
+    "any other words.\n\nThe following are given documents.\n\n{context}\n\nAnswer the question "
+    "based on the given documents. Only give me the answer and do not output any other words.\n\n"
+    "Question: {query}",
+    " Answer:",
+    32,
+)
+
 
 @dataclass
 class Draws:
@@ -140,11 +149,12 @@ def _fitting(
     pieces: int,
     step: int,
     limit: int,
+    too_short: str,
 ) -> tuple[str, list[str], int]:
     """A row of at most `limit` tokens with its answers and length; fewer pieces where it must be.
 
     Raises:
-        InputError: no row fits.
+        InputError: no row fits, in the words of `too_short`.
     """
     for _ in range(_ATTEMPTS + pieces):
         try:
@@ -157,7 +167,13 @@ def _fitting(
             return text, answers, length
         if pieces > step:
             pieces -= step
-    raise InputError(f"a length of {limit} tokens is too short: not even the smallest row fits")
+    raise InputError(f"{too_short}: not even the smallest row fits")
+
+
+def _too_short(length: int, reserved: int) -> str:
+    """What to say of a length that is too short."""
+    template = f", of which {reserved} are the chat template's," if reserved else ""
+    return f"a length of {length} tokens{template} is too short"
 
 
 # -- needles in a haystack -------------------------------------------------------------------------
@@ -178,7 +194,13 @@ class Needles:
 
 
 def niah(
-    kind: Needles, length: int, rows: int, seed: int, count: Count, essay: str | None = None
+    kind: Needles,
+    length: int,
+    rows: int,
+    seed: int,
+    count: Count,
+    essay: str | None = None,
+    reserved: int = 0,
 ) -> Iterator[Row]:
     """Rows of a needle task (`niah.py`).
 
@@ -189,6 +211,7 @@ def niah(
         seed: of the random numbers.
         count: tokens of a text.
         essay: the text of an `essay` haystack.
+        reserved: tokens of `length` that are left to a chat template (`model_template_token`).
 
     Raises:
         InputError: no row is so short; a haystack of essays without a text.
@@ -198,6 +221,7 @@ def niah(
     if kind.haystack != "essay" and length < SHORT:
         step = 5
     words = _words_of(essay) if kind.haystack == "essay" else []
+    room, told = length - reserved, _too_short(length, reserved)
     needles = max(kind.number_of_keys, kind.queries) * kind.values_of_a_key
     if kind.haystack != "essay" and needles > step:
         raise InputError(f"{needles} needles in a haystack of {step} sentences at this length")
@@ -209,10 +233,10 @@ def niah(
         return count(text) + NIAH.answer_tokens
 
     of_one = count(make(step)[0]) / step
-    highest = max(int(length / of_one * 3), step * 2)
-    pieces = _search(lambda n: tokens(make(n)[0]), step, highest, length)
+    highest = max(int(room / of_one * 3), step * 2)
+    pieces = _search(lambda n: tokens(make(n)[0]), step, highest, room)
     for _ in range(rows):
-        text, answers, size = _fitting(make, tokens, pieces, step, length)
+        text, answers, size = _fitting(make, tokens, pieces, step, room, told)
         prompt, prefix = NIAH.split(text)
         place = prompt.find(answers[0])
         yield {
@@ -220,7 +244,7 @@ def niah(
             "input": prompt,
             "outputs": answers,
             "length": size,
-            "length_w_model_temp": size,
+            "length_w_model_temp": size + reserved,
             "answer_prefix": prefix,
             "token_position_answer": count(prompt[:place]),
         }
@@ -298,6 +322,11 @@ def _words_of(essay: str | None) -> list[str]:
     if words == [""]:
         raise InputError("a haystack of essays needs a text; give the authors' essays")
     return words
+
+
+def check_sentences() -> None:
+    """InputError where NLTK's data, which essays are cut with, is not installed."""
+    _sentences("One. Two.")
 
 
 def _sentences(text: str) -> list[str]:
@@ -381,7 +410,13 @@ def _pairs_of_words() -> WordPairs:
 
 
 def variable_tracking(
-    length: int, rows: int, seed: int, count: Count, chains: int = 1, hops: int = 4
+    length: int,
+    rows: int,
+    seed: int,
+    count: Count,
+    chains: int = 1,
+    hops: int = 4,
+    reserved: int = 0,
 ) -> Iterator[Row]:
     """Rows of `vt` (`variable_tracking.py`): chains of assignments in noise.
 
@@ -392,6 +427,7 @@ def variable_tracking(
         count: tokens of a text.
         chains: of assignments; the first one is asked for.
         hops: assignments after a chain's first.
+        reserved: tokens of `length` that are left to a chat template.
 
     Raises:
         InputError: no row is so short.
@@ -405,13 +441,17 @@ def variable_tracking(
         return _chain_row(draws, pieces, chains, hops, shown=False, hops_asked=hops)
 
     # A solved example stands before each row; it is searched for like a row of 500 tokens.
-    pieces = _chain_pieces(example, count, 0, 5, 500)
-    text, answers, _ = _fitting(example, count, pieces, 5, 500)
+    pieces = _chain_pieces(example, count, 0, 5, 500 - reserved)
+    too_short = f"vt: the solved example has {500 - reserved} of this tokenizer's tokens"
+    if length < 500:
+        too_short = _too_short(length, reserved)
+    text, answers, _ = _fitting(example, count, pieces, 5, 500 - reserved, too_short)
     solved = f"{text} {' '.join(answers)}\n"
 
     step = 5 if length < SHORT else 10
-    reserved = count(solved) + VARIABLE_TRACKING.answer_tokens
-    pieces = _chain_pieces(row, count, reserved, step, length)
+    room, told = length - reserved, _too_short(length, reserved)
+    beside = count(solved) + VARIABLE_TRACKING.answer_tokens
+    pieces = _chain_pieces(row, count, beside, step, room)
 
     def make(pieces: int) -> tuple[str, list[str]]:
         text, answers = row(pieces)
@@ -421,16 +461,16 @@ def variable_tracking(
         return count(text) + VARIABLE_TRACKING.answer_tokens
 
     for index in range(rows):
-        text, answers, size = _fitting(make, tokens, pieces, step, length)
-        yield _row(index, VARIABLE_TRACKING, text, answers, size)
+        text, answers, size = _fitting(make, tokens, pieces, step, room, told)
+        yield _row(index, VARIABLE_TRACKING, text, answers, size, reserved)
 
 
 def _chain_pieces(
-    make: Callable[[int], tuple[str, list[str]]], count: Count, reserved: int, step: int, limit: int
+    make: Callable[[int], tuple[str, list[str]]], count: Count, beside: int, step: int, limit: int
 ) -> int:
     of_one = count(make(step)[0]) / step
     highest = max(int(limit / of_one * 3), step * 2)
-    return _search(lambda n: count(make(n)[0]) + reserved, step, highest, limit)
+    return _search(lambda n: count(make(n)[0]) + beside, step, highest, limit)
 
 
 def _chain_row(
@@ -469,14 +509,16 @@ def _renamed(solved: str, hops: int, draws: Draws) -> str:
     return solved.replace("12345", draws.five_digits())
 
 
-def _row(index: int, of: Construction, text: str, answers: list[str], size: int) -> Row:
+def _row(
+    index: int, of: Construction, text: str, answers: list[str], size: int, reserved: int
+) -> Row:
     prompt, prefix = of.split(text)
     return {
         "index": index,
         "input": prompt,
         "outputs": answers,
         "length": size,
-        "length_w_model_temp": size,
+        "length_w_model_temp": size + reserved,
         "answer_prefix": prefix,
     }
 
@@ -490,6 +532,7 @@ def common_words(
     seed: int,
     count: Count,
     more_words: Callable[[], list[str]] | None = None,
+    reserved: int = 0,
 ) -> Iterator[Row]:
     """Rows of `cwe` (`common_words_extraction.py`): which ten words of a long list are common.
 
@@ -500,6 +543,7 @@ def common_words(
         count: tokens of a text.
         more_words: the authors' `english_words.json` (its values), from which they draw where the
             words of wonderwords are too few; only called then.
+        reserved: tokens of `length` that are left to a chat template.
 
     Raises:
         InputError: no row is so short; it takes more words than there are, and none were given.
@@ -535,15 +579,16 @@ def common_words(
         return count(text) + COMMON_WORDS.answer_tokens
 
     of_one = count(make(4096)[0]) / 4096
-    highest = max(int(length // of_one) * 2, 20)
-    number = _search(lambda n: tokens(make(n)[0]), 10, highest, length)
+    room, told = length - reserved, _too_short(length, reserved)
+    highest = max(int(room // of_one) * 2, 20)
+    number = _search(lambda n: tokens(make(n)[0]), 10, highest, room)
     for index in range(rows):
-        text, answers, size = _fitting(make, tokens, number, 10, length)
-        yield _row(index, COMMON_WORDS, text, answers, size)
+        text, answers, size = _fitting(make, tokens, number, 10, room, told)
+        yield _row(index, COMMON_WORDS, text, answers, size, reserved)
 
 
 def frequent_words(
-    length: int, rows: int, seed: int, count: Count, letters: int = 6
+    length: int, rows: int, seed: int, count: Count, letters: int = 6, reserved: int = 0
 ) -> Iterator[Row]:
     """Rows of `fwe` (`freq_words_extraction.py`): made-up words, as often as a zeta law says.
 
@@ -553,15 +598,16 @@ def frequent_words(
         seed: of the random numbers.
         count: tokens of a text.
         letters: of a word.
+        reserved: tokens of `length` that are left to a chat template.
 
     Raises:
         InputError: no row is so short.
     """
     draws = Draws(seed)
-    room = length - FREQUENT_WORDS.answer_tokens
+    room = length - reserved - FREQUENT_WORDS.answer_tokens
     vocabulary, step = room // 50, room // 32
     if vocabulary < 4 or step < 1:  # three answers, and the dots before them
-        raise InputError(f"a length of {length} tokens is too short: at least 250 are needed")
+        raise InputError(f"{_too_short(length, reserved)}: at least 250 are needed")
 
     def coded() -> list[str]:
         words = [draws.letters(string.ascii_lowercase, letters) for _ in range(vocabulary)]
@@ -587,6 +633,95 @@ def frequent_words(
         while count(text := text_of(words, fitting)) > room:
             fitting -= step
             if fitting <= 0:
-                raise InputError(f"a length of {length} tokens is too short: no row fits")
+                raise InputError(f"{_too_short(length, reserved)}: no row fits")
         size = count(text) + FREQUENT_WORDS.answer_tokens
-        yield _row(index, FREQUENT_WORDS, text, words[1:4], size)
+        yield _row(index, FREQUENT_WORDS, text, words[1:4], size, reserved)
+
+
+# -- questions about documents ---------------------------------------------------------------------
+
+_LEAST_DOCUMENTS = 10
+"""The smallest number of documents, and the step, of the authors' search."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question with its answers."""
+
+    query: str
+    answers: list[str]
+    documents: list[int]
+    """Of all documents, those that are always shown."""
+    related: list[int] = field(default_factory=list)
+    """Those that are shown next: the others of the same article."""
+
+
+@dataclass(frozen=True)
+class QuestionSet:
+    """Questions, and the documents that rows are filled with, sorted, each once."""
+
+    questions: list[Question]
+    documents: list[str]
+
+
+def question_answering(
+    known: QuestionSet, length: int, rows: int, seed: int, count: Count, reserved: int = 0
+) -> Iterator[Row]:
+    """Rows of `qa_1` and `qa_2` (`qa.py`): a question about one of many documents.
+
+    Args:
+        known: questions, asked in their order, and documents.
+        length: of prompt and answer, in tokens.
+        rows: how many.
+        seed: of the random numbers.
+        count: tokens of a text.
+        reserved: tokens of `length` that are left to a chat template.
+
+    Raises:
+        InputError: no row is so short; there are fewer questions than rows.
+    """
+    draws = Draws(seed)
+    if rows > len(known.questions):
+        raise InputError(f"{rows:,} rows, but there are {len(known.questions):,} questions")
+    if many := [q.query for q in known.questions[:rows] if len(q.documents) > _LEAST_DOCUMENTS]:
+        raise InputError(
+            f"more than {_LEAST_DOCUMENTS} documents belong to the question {shown(many[0])}"
+        )
+
+    def make(index: int, number: int) -> tuple[str, list[str]]:
+        return _documents_row(known, draws, index, number)
+
+    def tokens(text: str) -> int:
+        return count(text) + QUESTION_ANSWERING.answer_tokens
+
+    step, room = _LEAST_DOCUMENTS, length - reserved
+    told = _too_short(length, reserved)
+    of_one = count(make(0, step)[0]) / step
+    highest = max(int(room / of_one * 3), step * 2)
+    number = _search(lambda n: tokens(make(0, n)[0]), step, highest, room)
+    for index in range(rows):
+        text, answers, size = _fitting(partial(make, index), tokens, number, step, room, told)
+        yield _row(index, QUESTION_ANSWERING, text, answers, size, reserved)
+
+
+def _documents_row(
+    known: QuestionSet, draws: Draws, index: int, number: int
+) -> tuple[str, list[str]]:
+    """A row of one question with so many documents; ValueError where it has more of its own."""
+    asked, total = known.questions[index], len(known.documents)
+    own, related = asked.documents, asked.related
+    if number < total:
+        if number - len(own) > len(related):
+            known_ones = {*own, *related}
+            others = [place for place in range(total) if place not in known_ones]
+            more = max(0, number - len(own) - len(related))
+            places = own + related + draws.python.sample(others, more)
+        else:
+            places = own + draws.python.sample(related, number - len(own))
+        shown = [known.documents[place] for place in places]
+    else:
+        shown = (known.documents * -(-number // total))[:number]
+    draws.shuffled(shown)
+    context = "\n\n".join(f"Document {n}:\n{text}" for n, text in enumerate(shown, 1))
+    text = QUESTION_ANSWERING.text.format(context=context, query=asked.query)
+    return text, list(asked.answers)

@@ -5,21 +5,26 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from common.errors import InputError, shown
 from common.files import read_text
 from common.suggestions import did_you_mean
+from tasks.hub import file_from_hub
 from tasks.ruler.generators import (
     Count,
     Needles,
+    QuestionSet,
     Row,
     common_words,
     frequent_words,
     niah,
+    question_answering,
     variable_tracking,
 )
+from tasks.ruler.questions import SOURCES
 
 SEED = 42
 """The authors' default."""
@@ -37,22 +42,41 @@ NEEDLES: Mapping[str, Needles] = {
     "niah_multivalue": Needles("essay", "words", "numbers", values_of_a_key=4),
     "niah_multiquery": Needles("essay", "words", "numbers", queries=4),
 }
-TASKS: tuple[str, ...] = (*NEEDLES, "vt", "cwe", "fwe")
-"""The tasks whose rows are made here; `qa_1` and `qa_2` need SQuAD and HotpotQA."""
-WITHOUT_FILES: tuple[str, ...] = tuple(
-    task for task in TASKS if task not in NEEDLES or NEEDLES[task].haystack != "essay"
+QUESTIONS: Mapping[str, str] = {"qa_1": "squad", "qa_2": "hotpotqa"}
+"""The data set that a task asks questions of."""
+TASKS: tuple[str, ...] = (*NEEDLES, "vt", "cwe", "fwe", *QUESTIONS)
+ESSAY_TASKS: tuple[str, ...] = tuple(
+    task for task, kind in NEEDLES.items() if kind.haystack == "essay"
 )
-"""Those that need no text of the user's."""
+"""The tasks whose haystack is a text of the user's."""
+WITHOUT_FILES: tuple[str, ...] = tuple(
+    task for task in TASKS if task not in ESSAY_TASKS and task not in QUESTIONS
+)
+"""Those that need no text of the user's, and nothing from the hub."""
 
 
 @dataclass(frozen=True)
 class Files:
-    """What the authors download, where the user has it."""
+    """What the authors download, where the user has it.
+
+    Attributes:
+        essay: haystack of the essay tasks: `PaulGrahamEssays.json` (its `text`), or plain text.
+        words: `english_words.json`, which long rows of `cwe` draw from.
+        squad: SQuAD v2's validation questions, for `qa_1`; None: the hub's.
+        hotpotqa: HotpotQA's, distractor setting, for `qa_2`; None: the hub's.
+    """
 
     essay: Path | None = None
-    """Haystack of the essay tasks: `PaulGrahamEssays.json` (its `text`), or plain text."""
     words: Path | None = None
-    """`english_words.json`, which long rows of `cwe` draw from."""
+    squad: Path | None = None
+    hotpotqa: Path | None = None
+
+    def of(self, task: str) -> dict[str, Path]:
+        """The given files that rows of a task are made of, by their names here."""
+        names = {"essay"} if task in ESSAY_TASKS else {"words"} if task == "cwe" else set()
+        names |= {QUESTIONS[task]} if task in QUESTIONS else set()
+        given = {name: getattr(self, name) for name in sorted(names)}
+        return {name: path for name, path in given.items() if path is not None}
 
     def essay_text(self) -> str | None:
         """The haystack; None: none was given.
@@ -84,6 +108,29 @@ class Files:
             raise InputError(f"{shown(self.words)}: is no mapping of words")
         return values
 
+    def question_file(self, name: str) -> tuple[Path, str | None]:
+        """The file of a set of questions, and the commit on the hub where it is the hub's.
+
+        Args:
+            name: `squad` or `hotpotqa`.
+
+        Raises:
+            InputError: it was not given, and cannot be had from the hub.
+        """
+        given: Path | None = getattr(self, name)
+        if given is not None:
+            return given, None
+        source = SOURCES[name]
+        remedy = f"give it with --{name}"
+        path = file_from_hub(source.repository, source.revision, source.file, remedy)
+        return path, source.revision
+
+
+@lru_cache(maxsize=2)
+def _questions(name: str, path: Path) -> QuestionSet:
+    """A set of questions, read once for all lengths."""
+    return SOURCES[name].read(path)
+
 
 def _json(text: str, path: Path) -> Any:
     try:
@@ -99,6 +146,7 @@ def rows(
     limit: int = ROWS,
     seed: int = SEED,
     files: Files | None = None,
+    reserved: int = 0,
 ) -> Iterator[Row]:
     """Rows of a task, in the authors' format.
 
@@ -109,6 +157,8 @@ def rows(
         limit: rows.
         seed: of the random numbers.
         files: of the user.
+        reserved: tokens of `length` that are left to a chat template, as `--prepare_for_ns` of the
+            authors' `prepare.py` does.
 
     Raises:
         InputError: no such task; a text that it needs was not given; the length is too short.
@@ -117,14 +167,17 @@ def rows(
     if task in NEEDLES:
         kind = NEEDLES[task]
         essay = own.essay_text() if kind.haystack == "essay" else None
-        return niah(kind, length, limit, seed, count, essay)
+        return niah(kind, length, limit, seed, count, essay, reserved)
     if task == "cwe":
         more: Callable[[], list[str]] | None = own.word_list if own.words is not None else None
-        return common_words(length, limit, seed, count, more)
+        return common_words(length, limit, seed, count, more, reserved)
     if task == "vt":
-        return variable_tracking(length, limit, seed, count)
+        return variable_tracking(length, limit, seed, count, reserved=reserved)
     if task == "fwe":
-        return frequent_words(length, limit, seed, count)
+        return frequent_words(length, limit, seed, count, reserved=reserved)
+    if task in QUESTIONS:
+        known = _questions(QUESTIONS[task], own.question_file(QUESTIONS[task])[0])
+        return question_answering(known, length, limit, seed, count, reserved)
     raise InputError(
         f"unknown task {shown(repr(task))} of ruler{did_you_mean(task, TASKS)} (known: "
         f"{', '.join(TASKS)})"

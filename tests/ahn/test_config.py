@@ -118,3 +118,23 @@ def test_one_window_does_not_replace_those_of_single_layers() -> None:
         CONFIG.with_span(None, 9)
     plain = AHNConfig(window=20, layers={0: {"cell": "Mamba2"}}).with_span(30, 1)
     assert plain.layouts(1) == (LayerLayout(30, 1, "Mamba2"),)
+
+
+def test_pooled_slots_are_settings_that_round_trip_and_have_the_papers_default():
+    plain = AHNConfig(variant="compressive", window=8)
+    assert not {"rate", "pooling", "slots"} & plain.to_dict().keys()
+    with pytest.raises(InputError, match="needs their number"):
+        plain.layer(0)
+    sized = plain.with_default_slots(heads=16, key_heads=2, head_dim=128)
+    assert sized.slots == 512 and sized.with_default_slots(1, 1, 2) is sized
+    assert AHNConfig(**sized.to_dict()) == sized
+    own = AHNConfig(
+        variant="compressive", window=8, rate=3, pooling="max", slots=5, layers={1: {"window": 4}}
+    )
+    assert AHNConfig(**own.to_dict()) == own
+    assert [own.layer(n) for n in (0, 1)] == [
+        LayerLayout(window, 128, rate=3, slots=5, pooling="max") for window in (8, 4)
+    ]
+    window = AHNConfig(variant="window", window=8)
+    assert window.with_default_slots(16, 2, 128) is window
+    assert window.layer(0).pooled == {}

@@ -271,7 +271,9 @@ def test_tasks_lists_every_task(run_eval):
     assert refused.exit_code == 2 and "longbench" in refused.stderr
 
 
-@pytest.mark.parametrize("benchmark", ["longbench", "longbench_e", "lveval", "infinitebench"])
+@pytest.mark.parametrize(
+    "benchmark", ["longbench", "longbench_e", "longbench_v2", "lveval", "infinitebench", "scbench"]
+)
 @pytest.mark.parametrize("width", [80, 140])
 def test_tasks_breaks_no_name_in_a_narrow_terminal(benchmark, width):
     from rich.console import Console

@@ -211,7 +211,9 @@ def test_a_page_of_runs_with_and_without_a_budget(make_run: MakeRun) -> None:
     assert row.startswith("full · earlier") and "1.00 MiB" in row
     found = [n for n in notices([without, run], columns_of([without, run])) if "budget" in n]
     assert len(found) == 1 and "earlier" not in found[0]
-    assert "Budget of run: as ahn-gdn holds" in plain_text(page)
+    words = plain_text(page)
+    assert "Budget of run: as ahn-gdn holds" in words
+    assert "cache bytes measured, mean per example at the end of generation" in words
 
 
 def test_runs_of_different_budgets_are_told_apart(make_run: MakeRun) -> None:

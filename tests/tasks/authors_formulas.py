@@ -438,6 +438,16 @@ def score(record: Record) -> float:
     return best(LONGBENCH[task], text, record["answers"])
 
 
+def ruler_score(task: str, predictions: Sequence[str], references: Sequence[list[str]]) -> float:
+    """What RULER's evaluate.py gives a file of predictions (NVIDIA/RULER c3f5e3b)."""
+    cleaned = [re.sub(r"[\x00-\x1f]", "\n", text.strip()).strip() for text in predictions]
+    each = []
+    for text, answers in zip(cleaned, references, strict=True):
+        found = [1.0 if answer.lower() in text.lower() else 0.0 for answer in answers]
+        each.append(max(found) if task.startswith("qa_") else sum(found) / len(answers))
+    return round(sum(each) / len(each) * 100, 2)
+
+
 def levenshtein_score(record: Record) -> float:
     """Of a code task, as it is where python-Levenshtein is installed."""
     text = cleaned(record)

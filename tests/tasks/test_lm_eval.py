@@ -13,16 +13,21 @@ import pytest
 import tasks
 from common.errors import InputError
 from tasks import lm_eval as ours
-from tasks.registry import benchmark_names, expand, find_task, group_names, task_names
+from tasks.registry import (
+    benchmark_names,
+    benchmark_tasks,
+    expand,
+    find_task,
+    group_names,
+    task_names,
+)
 from tasks.schema import scored_example
 from tasks.sources import load_examples
 
 pytest.importorskip("lm_eval", reason="needs lm-evaluation-harness (pip install .[lm-eval])")
 
 FOLDER = Path(tasks.__file__).parent
-ALL_TASKS = [
-    find_task(benchmark, name) for benchmark in benchmark_names() for name in task_names(benchmark)
-]
+ALL_TASKS = [task for benchmark in benchmark_names() for task in benchmark_tasks(benchmark)]
 
 
 @pytest.fixture(scope="module")

@@ -97,7 +97,9 @@ def test_the_rows_cover_every_task_and_every_metric_of_the_authors():
         assert covered == set(task_names(benchmark)), benchmark
     used = {task_of(row).protocol(rules_of(row)).metric for b in BENCHMARKS for row in rows(b)}
     ours_alone = {"exact_match", "infinitebench_code_debug_letter", "infinitebench_dialogue_any"}
-    assert used | ours_alone | {"code_similarity_levenshtein"} == set(METRICS)
+    elsewhere = ("longbench_v2_", "scbench_", "string_match_")  # in the tests of these benchmarks
+    here = {name for name in METRICS if not name.startswith(elsewhere)}
+    assert used | ours_alone | {"code_similarity_levenshtein"} == here
 
 
 def test_the_rows_say_something():

@@ -213,6 +213,12 @@ def test_a_window_at_equal_bytes_holds_what_its_cost_says() -> None:
     assert (method.prefill_flops, method.decode_flops) == (counted.prefill, counted.decode)
 
 
+def test_a_step_over_kept_tokens_costs_what_full_attention_over_as_many_does() -> None:
+    shape = zoo.find("qwen2.5-3b").shape
+    press = named(of("qwen2.5-3b", "exact"), "SnapKV, KNorm, ExpectedAttention, TOVA")
+    assert press.decode_flops == flops(shape, "full", 36_864, 2).decode
+
+
 def test_layers_of_the_pyramid_keep_the_mean() -> None:
     layers = pyramid(128_000, 36_864, 36)
     assert layers == sorted(layers, reverse=True)

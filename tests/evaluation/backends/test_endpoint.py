@@ -440,11 +440,17 @@ class TestGreeting:
         server.usual = events({**completion("7"), "model": "served@main"}, done=False)
         assert asked().exit_code == 0
 
-    @pytest.mark.parametrize("page", [b"oh", b"[]", b'{"data": 7}', b'{"data": [7, {}]}'])
+    @pytest.mark.parametrize(
+        "page",
+        [
+            refusal(200, b"oh"), refusal(200, b"[]"), refusal(200, b'{"data": 7}'),
+            refusal(200, b'{"data": [7, {}]}'), refusal(500), refusal(302), raw(), events(),
+        ],
+    )  # fmt: skip
     def test_a_list_of_models_that_cannot_be_had(
-        self, asked: Run, server: FakeServer, tmp_path: Path, page: bytes
+        self, asked: Run, server: FakeServer, tmp_path: Path, page: Any
     ) -> None:
-        server.pages["/v1/models"] = refusal(200, page)
+        server.pages |= dict.fromkeys(("/v1/models", "/version", "/info"), page)
         assert asked().exit_code == 0
         told = info(tmp_path / "run")["models"]["endpoint"]["models_listed"]
         assert told.startswith("not told: ")
@@ -548,7 +554,8 @@ class TestFailures:
         assert result.exit_code == 1
         assert "stopped: endpoint: 2 examples failed, more than --max-errors 1" in result.stderr
         found = records(tmp_path / "run")
-        assert sum(r["error"] is None for r in found) == 2, "one answered the greeting"
+        whole = sum(r["error"] is None for r in found)  # one more answered the greeting
+        assert whole == 2 if concurrency == 1 else whole <= 2, "what is under way is given up"
         assert info(tmp_path / "run")["status"] == "interrupted"
         server.usual = answer("7")
         assert asked(variant=variant).exit_code == 0
@@ -593,21 +600,42 @@ class TestAtOnce:
             number = record["example_id"].removeprefix("row")
             assert record["prediction"] == f"paragraph ['{number}']"
 
-    @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+    def test_what_is_answered_when_a_run_is_interrupted_is_recorded(
+        self, asked: Run, server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def interrupted(*_: Any) -> None:
+            while len(server.seen) < 9 or server.under_way:
+                time.sleep(0.01)
+            time.sleep(0.2)  # the last answer is on its way
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr("evaluation.run.progress.RunProgress.example_done", interrupted)
+            result = asked(variant="endpoint:concurrency=8,name=endpoint")
+        assert result.exit_code == 130 and len(records(tmp_path / "run")) == 8
+        assert info(tmp_path / "run")["status"] == "interrupted"
+        assert asked(variant="endpoint:concurrency=8,name=endpoint").exit_code == 0
+        assert len(server.seen) == 9, "nothing was left to ask"
+
+    @pytest.mark.parametrize(
+        ("number", "code", "concurrency"),
+        [(signal.SIGINT, 130, 4), (signal.SIGTERM, 143, 4), (signal.SIGINT, 130, 1)],
+    )
     def test_a_signal_ends_it_at_once_and_loses_nothing(
         self, asked: Run, server: FakeServer, tiny: Path, data: Path, tmp_path: Path,
-        number: int, code: int,
+        number: int, code: int, concurrency: int,
     ) -> None:  # fmt: skip
         server.script.extend([answer("7")] * 4)  # the greeting and three questions
         server.usual = raw(hang=True)
         words = [
             "longbench", "--data", data, "--tasks", "hotpotqa", "--max-length", 600,
-            "--variant", "endpoint", "--no-report", "-o", tmp_path / "run",
-            "--endpoint", server.url, "--model", "served", "--tokenizer", tiny,
+            "--variant", f"endpoint:concurrency={concurrency},name=endpoint", "--no-report",
+            "-o", tmp_path / "run", "--endpoint", server.url, "--model", "served",
+            "--tokenizer", tiny,
         ]  # fmt: skip
         process = start_fork(run_in_fork, [str(word) for word in words], output=tmp_path / "said")
         deadline = time.monotonic() + 60
-        while (server.under_way < 4 or len(server.seen) < 8) and time.monotonic() < deadline:
+        while len(server.seen) < 4 + concurrency and time.monotonic() < deadline:
             time.sleep(0.01)
         time.sleep(0.2)
         assert process.pid is not None

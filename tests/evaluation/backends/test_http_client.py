@@ -74,6 +74,8 @@ PASSES: dict[str, Reply] = {
     "null text": refusal(200, b'{"choices": [{"text": null}]}'),
     "chat": refusal(200, b'{"choices": [{"message": {"content": "7"}}]}'),
     "error in 200": refusal(200, b'{"error": {"message": "overloaded"}}'),
+    "aborted": answer("seve", "abort"),
+    "aborted stream": streamed("seve", finish="abort"),
     "cut stream": streamed("a", "b", finish=None, usage=None, done=False),
     "stream cut in an event": raw(
         head(Content_Type="text/event-stream"), b'data: {"choices": [{"text": "7"'

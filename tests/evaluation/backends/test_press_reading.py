@@ -35,7 +35,7 @@ from evaluation.backends.press_library import (
 from evaluation.backends.press_masks import PressedCache, chunk_mask
 from evaluation.backends.press_reading import PressedModel
 from evaluation.backends.press_room import Layers, bytes_held, kept_of
-from evaluation.backends.press_shims import text_model
+from evaluation.backends.press_shims import prefix_of_template, text_model
 from evaluation.backends.requests import parse_request
 
 if find_spec("kvpress") is None:
@@ -147,9 +147,11 @@ def pressed(text: str, model: Any | None = None, seed: int = 0) -> tuple[Pressed
     return PressedModel(spec, size, model, seed), model
 
 
-def read(reader: PressedModel, budget: int | None = None) -> PressedCache:
+def read(
+    reader: PressedModel, budget: int | None = None, ids: torch.Tensor = DOCUMENT
+) -> PressedCache:
     cache = reader.new_cache()
-    reader.read(DOCUMENT, cache, budget)
+    reader.read(ids, cache, budget)
     return cache
 
 
@@ -399,7 +401,11 @@ def test_what_is_kept_is_what_kvpress_keeps_by_itself(text):
 @pytest.mark.parametrize("text", ["adakv,inner=snapkv", "kvzip", "criticaladakv,inner=knorm"])
 def test_masked_tokens_are_those_that_kvpress_hides_with_keys_of_its_own(text):
     reader, model = pressed(f"{text},keep={KEEP}", model_of("llama"))
-    ours = answer(model, read(reader), QUESTION[:, :1])
+    document = DOCUMENT.clone()  # in the chat template, as kvpress expects it
+    prefix = prefix_of_template(str(POCKET_PATH))
+    assert len(prefix) > 0
+    document[0, : len(prefix)] = torch.tensor(prefix)
+    ours = answer(model, read(reader, None, document), QUESTION[:, :1])
     press, cache = reader._press, DynamicCache(config=model.config)
     before = dict(ALL_ATTENTION_FUNCTIONS)
     try:
@@ -407,7 +413,7 @@ def test_masked_tokens_are_those_that_kvpress_hides_with_keys_of_its_own(text):
         with torch.inference_mode():
             with press(model):
                 positions = torch.arange(TOKENS)
-                model.model(input_ids=DOCUMENT, past_key_values=cache, cache_position=positions)
+                model.model(input_ids=document, past_key_values=cache, cache_position=positions)
             theirs = model(
                 input_ids=QUESTION[:, :1],
                 past_key_values=cache,
@@ -417,6 +423,18 @@ def test_masked_tokens_are_those_that_kvpress_hides_with_keys_of_its_own(text):
         for name in before:
             ALL_ATTENTION_FUNCTIONS.pop(name, None)
     torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("in_template", [True, False])
+def test_kvzip_scores_the_beginning_of_a_document_outside_of_the_chat_template(in_template):
+    reader, _ = pressed(f"kvzip,n_sink=0,keep={KEEP}")
+    prefix = prefix_of_template(str(POCKET_PATH))
+    document = DOCUMENT.clone()
+    if in_template:
+        document[0, : len(prefix)] = torch.tensor(prefix)
+    cache = read(reader, None, document)
+    unscored = torch.stack([cache.masked[n][:, : len(prefix)] for n in range(3)])
+    assert bool(unscored.all()) == in_template
 
 
 @pytest.mark.parametrize("text", [*SIZED, *OWN_SIZE])
@@ -433,9 +451,30 @@ def test_a_press_leaves_nothing_behind(text, made_up_downloads):
         return modules, hooks, settings, grads, torch.get_rng_state().tolist()
 
     before = state()
-    read(reader)
+    first = read(reader)
     assert state() == before
     assert dict(ALL_ATTENTION_FUNCTIONS) == functions
+    again = read(reader)
+    for one, other in zip(first.layers, again.layers, strict=True):
+        assert torch.equal(one.keys, other.keys), "nor in the press"
+    assert all(torch.equal(mask, again.masked[n]) for n, mask in first.masked.items())
+
+
+def test_a_press_that_fails_leaves_nothing_behind(monkeypatch):
+    reader, model = pressed(f"kvcompose,keep={KEEP}")
+    forward = type(model.model).forward
+    with monkeypatch.context() as patch:
+
+        def fails(*args: Any, **kwargs: Any) -> Any:
+            raise ValueError("it fails")
+
+        patch.setattr(model.model.layers[1].mlp, "forward", fails)
+        with pytest.raises((InputError, AttributeError)):
+            read(reader)
+    assert model.config._attn_implementation == "sdpa"
+    assert model.model.forward.__func__ is forward
+    assert not any(m._forward_hooks for m in model.modules())
+    assert reader.kept_tokens(read(reader)) > KEEP - 1
 
 
 @pytest.mark.parametrize("text", ["random", "leveragescore", "cur,use_random_leverage=true"])

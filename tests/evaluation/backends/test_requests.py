@@ -21,7 +21,7 @@ from evaluation.plan.variants import variant_requests
         ("kvpress:SnapKV", "kvpress", {"press": "SnapKV"}, "kvpress-SnapKV"),
         ("kvpress:cur,keep=9", "kvpress", {"press": "cur", "keep": "9"}, "kvpress-cur-keep9"),
         ("kvpress:snapkv,name=s", "kvpress", {"press": "snapkv"}, "s"),
-        ("kvpress:press=snapkv", "kvpress", {"press": "snapkv"}, "kvpress-presssnapkv"),
+        ("kvpress:press=snapkv", "kvpress", {"press": "snapkv"}, "kvpress-snapkv"),
     ],
 )
 def test_a_text_is_taken_apart(text, kind, options, name):

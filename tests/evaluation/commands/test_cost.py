@@ -81,5 +81,12 @@ def test_what_cannot_be_sized_is_a_gap_and_says_why() -> None:
     assert line.count("–") == 8 and "the window holds" in line
 
 
+def test_sizes_have_the_unit_that_fits() -> None:
+    large = row(printed(costs(length=10**9), 200), "full attention", "exact")
+    assert "33.5 TiB" in large and "GiB" not in large
+    small = row(printed(costs(length=100), 200), "fp8", "exact")
+    assert "1.76 MiB" in small
+
+
 def test_tables_fit_a_narrow_terminal() -> None:
     assert max(map(len, printed(costs(), 100).splitlines())) <= 100

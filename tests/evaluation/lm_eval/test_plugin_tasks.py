@@ -27,7 +27,7 @@ from evaluation.commands.lm_eval import our_names
 from evaluation.commands.lm_eval import run as run_harness
 from evaluation.lm_eval.plugin import AHNLM
 from tasks import lm_eval_task
-from tasks.registry import benchmark_names, find_task, task_names
+from tasks.registry import benchmark_names, benchmark_tasks, find_task, task_names
 from tasks.sources import load_examples
 
 FOLDER = Path(tasks.__file__).parent
@@ -415,7 +415,8 @@ def test_lm_evals_own_command_finds_the_model(tmp_path: Path) -> None:
 def test_all_names_follow_one_rule_and_are_lm_evals() -> None:
     manager = TaskManager(include_path=str(FOLDER), include_defaults=False)
     names = our_names()
-    assert len(names) == len(set(names)) == 46 + 55 + 40 + len(manager.all_groups) - 1
+    tasks_of = [len(benchmark_tasks(benchmark)) for benchmark in benchmark_names()]
+    assert len(names) == len(set(names)) == sum(tasks_of) + len(manager.all_groups) - 1
     assert {*names, "ahnbench_model"} == set(manager.all_tasks)
     benchmarks = benchmark_names()
     for name in names:
@@ -425,7 +426,7 @@ def test_all_names_follow_one_rule_and_are_lm_evals() -> None:
         )
     for benchmark in benchmark_names():
         for task in (find_task(benchmark, name) for name in task_names(benchmark)):
-            dataset = task.dataset.removeprefix("pocket_").replace("@", "_")
+            dataset = task.dataset.removeprefix(f"{benchmark}_").replace("@", "_")
             parts = [benchmark, dataset, *([task.level] if task.level else [])]
             assert task.lm_eval_name == "ahnbench_" + "_".join(parts)
 

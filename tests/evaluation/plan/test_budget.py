@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from ahn.checkpoints.tokenizer import load_tokenizer
+from ahn.config import LayerLayout
+from ahn.cost import layout_bytes
 from common.errors import InputError
 from evaluation.plan.configuration import RunConfiguration
 from evaluation.plan.plan import make_plan
@@ -187,9 +189,13 @@ def test_a_budget_that_nobody_uses_is_told(asked: Any) -> None:
 @pytest.mark.parametrize("budget", [5 * TOKEN, 30 * TOKEN + 1, 1000 * TOKEN])
 def test_the_window_is_the_largest_that_fits(asked: Any, tokens: int, budget: int) -> None:
     window = asked("window", budget="1MB", sinks=4).models["window"]
-    chosen = window.window_for(tokens, budget)
-    held = window._held(tokens, window._settings_of_cost() | {"window": chosen})
-    wider = window._held(tokens, window._settings_of_cost() | {"window": chosen + 1})
+    (chosen,) = {layout.window for layout in window.layouts(tokens, budget)}
+
+    def bytes_of(number: int) -> int:
+        layouts = [LayerLayout(number, 4)] * window.checkpoint.shape.num_hidden_layers
+        return layout_bytes(window.checkpoint.shape, layouts, tokens, dtype_bytes=4).total
+
+    held, wider = bytes_of(chosen), bytes_of(chosen + 1)
     assert held <= budget
     assert wider > budget or chosen + 4 >= tokens, "nothing more could be kept"
     assert window.kept(tokens, budget) == min(tokens, 4 + chosen)

@@ -196,6 +196,16 @@ def test_a_metric_with_other_code_is_another_run(plan, monkeypatch):
     assert before["tasks"]["samsum"]["metric"] == after["tasks"]["samsum"]["metric"]
 
 
+def test_what_only_some_tasks_have_is_a_part_of_theirs_alone(plan):
+    made_of = {"length": 4096, "tokenizer_sha256": "0" * 64}
+    for change, part in (
+        (of_task(made_of=made_of), "made_of"),
+        (of_rules(answer_prefix=" Answer:"), "answer_prefix"),
+    ):
+        before, after = (parts_without_weights(p)["tasks"]["samsum"] for p in (plan, change(plan)))
+        assert part not in before and after.keys() - before.keys() == {part}
+
+
 def test_what_schema_2_did_not_hold_is_not_asked_of_its_folders(plan):
     parts = parts_without_weights(plan)
     earlier = parts_as_of(2, parts)
@@ -207,5 +217,5 @@ def test_what_schema_2_did_not_hold_is_not_asked_of_its_folders(plan):
 def test_a_plan_has_no_field_that_the_test_forgets():
     """A new field of a planned task must be considered for the identity."""
     assert {field.name for field in dataclasses.fields(PlannedTask)} == {
-        "task", "protocol", "max_length", "examples", "prompts", "files", "settings",
+        "task", "protocol", "max_length", "examples", "prompts", "files", "settings", "made_of",
     }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import random
 import re
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 
 from common.errors import InputError
 from tasks.ruler import generators
+from tasks.ruler import rows as ruler
 from tasks.ruler.generators import (
     NIAH,
     Needles,
@@ -26,6 +28,8 @@ from tasks.ruler.generators import (
     niah,
     variable_tracking,
 )
+from tests.tasks.ruler import texts
+from tests.tasks.ruler.texts import sentences, words_in
 
 Rows = Callable[[int, int, int, generators.Count], Iterator[dict[str, Any]]]
 NOISE = Needles("noise", "words", "numbers")
@@ -39,11 +43,6 @@ TASKS: dict[str, Rows] = {
 }
 
 
-def words_in(text: str) -> int:
-    """A stand-in for a tokenizer: words and signs."""
-    return len(re.findall(r"\w+|[^\w\s]", text))
-
-
 @pytest.mark.shared
 @pytest.mark.parametrize("task", [task for task in TASKS if task != "cwe"])
 def test_rows_are_the_authors_byte_for_byte(shared: Path, task: str) -> None:
@@ -54,6 +53,86 @@ def test_rows_are_the_authors_byte_for_byte(shared: Path, task: str) -> None:
     made = TASKS[task](4096, 4, 42, lambda text: len(tokenizer.tokenize(text)))
     lines = "".join(json.dumps(row) + "\n" for row in made)
     assert lines.encode() == gzip.decompress(given_rows.read_bytes())
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ruler.Files:
+    """What the authors download, made up."""
+    monkeypatch.setattr(generators, "_sentences", sentences)
+    contents = {
+        "essay": {"text": texts.essay()},
+        "words": {str(n): f"word{n}" for n in range(60_000)},
+        "squad": texts.squad(),
+        "hotpotqa": texts.hotpotqa(),
+    }
+    for name, content in contents.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    return ruler.Files(**{name: tmp_path / f"{name}.json" for name in contents})
+
+
+# The first 32 digits of the SHA-256 of what the authors' scripts (c3f5e3b) write of these texts,
+# with `words_in` for a tokenizer: task, --max_seq_length, --random_seed, --model_template_token.
+THEIRS = [
+    ("niah_single_1", 1500, 3, 20, "1b884a5586ea4b5de6a77c753e09c936"),
+    ("niah_single_2", 1500, 3, 0, "3758218d8806fee567b562fe8f5b371e"),
+    ("niah_single_3", 4500, 42, 20, "528f1617c7f580d597c922cdb7f81daf"),
+    ("niah_multikey_1", 1500, 7, 20, "263f26c39d7f9e71cd32a81ec346a1ab"),
+    ("niah_multikey_2", 4500, 3, 0, "7bb8fa6c53c17d11951c33ad059639c2"),
+    ("niah_multikey_3", 1500, 3, 20, "8b42b33cc42728dc4c72a101f2db97c5"),
+    ("niah_multivalue", 1500, 3, 0, "612578aa0397ebc541ed9a331bd883f4"),
+    ("niah_multiquery", 2000, 42, 20, "8515f0c3bf3a2a2d7a08c326b68b4b62"),
+    ("vt", 1500, 3, 20, "2c8bc42d7ee05feada2dac9efb7a0b90"),
+    ("vt", 4500, 42, 0, "11c54cc273ce3a8d924d1e8c3acb753d"),
+    ("cwe", 1500, 3, 20, "1ea2e7a26eeaad4a048eb99a52417b20"),
+    ("cwe", 4500, 42, 0, "7e0f6b3144ae8f52fcd027db7ad23cc4"),
+    ("fwe", 1500, 3, 20, "b4e6ea98d5d39b3395e79e3c02723c20"),
+    ("qa_1", 1500, 3, 20, "0441e468730cc915e6c961bd36064553"),
+    ("qa_1", 4500, 42, 0, "8b7d42668fa8ba80e8503441fffb044a"),
+    ("qa_2", 1500, 3, 0, "17410b73a922ff41b315b3582bfb9414"),
+    ("qa_2", 4500, 42, 20, "b755579aedce87da3661fe21aaa7842b"),
+]
+
+
+@pytest.mark.parametrize(
+    ("task", "length", "seed", "reserved", "digest"), THEIRS, ids=lambda value: str(value)[:16]
+)
+def test_rows_of_every_task_are_those_of_the_authors_scripts(
+    files: ruler.Files, task: str, length: int, seed: int, reserved: int, digest: str
+) -> None:
+    made = ruler.rows(task, length, words_in, 3, seed, files, reserved)
+    lines = "".join(json.dumps(row) + "\n" for row in made)
+    assert hashlib.sha256(lines.encode()).hexdigest()[:32] == digest
+
+
+def test_a_chat_template_takes_room_of_the_length(files: ruler.Files) -> None:
+    for task in ruler.TASKS:
+        (row,) = ruler.rows(task, 2000, words_in, 1, 42, files, 60)
+        assert row["length"] <= 1940 and row["length_w_model_temp"] == row["length"] + 60
+
+
+def test_questions_of_which_there_are_too_few_are_refused(files: ruler.Files) -> None:
+    with pytest.raises(InputError, match="21 rows, but there are 20 questions"):
+        list(ruler.rows("qa_2", 1500, words_in, 21, 42, files))
+
+
+def test_a_question_of_more_documents_than_the_search_begins_with_is_refused() -> None:
+    many = generators.Question("Who?", ["him"], list(range(11)))
+    known = generators.QuestionSet([many], [f"text {n}" for n in range(40)])
+    with pytest.raises(InputError, match="more than 10 documents belong to the question Who"):
+        list(generators.question_answering(known, 3000, 1, 42, words_in))
+
+
+def test_a_length_that_the_chat_template_takes_too_much_of_is_told_as_asked_for(
+    files: ruler.Files,
+) -> None:
+    for task in ruler.TASKS:
+        with pytest.raises(InputError, match="of 400 tokens, of which 390 are the chat template's"):
+            list(ruler.rows(task, 400, words_in, 1, 42, files, 390))
+
+
+def test_the_solved_example_of_vt_must_fit_its_500_tokens() -> None:
+    with pytest.raises(InputError, match="solved example has 440 of this tokenizer's tokens"):
+        list(variable_tracking(20_000, 1, 42, len, reserved=60))
 
 
 @pytest.mark.parametrize("task", list(TASKS))
@@ -141,7 +220,7 @@ def test_frequent_words_are_as_often_as_the_law_says() -> None:
 
 
 def test_essays_are_repeated_and_cut_into_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generators, "_sentences", lambda text: re.split(r"(?<=\.) ", text))
+    monkeypatch.setattr(generators, "_sentences", sentences)
     essay = "  ".join(f"This is sentence {n} of an\nessay." for n in range(40))
     kind = Needles("essay", "words", "numbers", number_of_keys=4)
     (row,) = niah(kind, 2000, 1, 3, words_in, essay)

@@ -1,0 +1,1 @@
+"""SCBench: 12 tasks of several questions about one shared context (Li et al., 2024)."""
