@@ -12,10 +12,10 @@ dtype):
   The last group is filled up by repeating its last element, or token.
 - `fp8`: N elements as `float8_e4m3fn`, and a scale in the model's dtype for each token and head.
 
-The layers of quanto and hqq follow transformers' rule. The first chunk that is read is quantised as
-a whole, while attention still sees it unquantised. Later chunks are kept in full precision until
-`residual` tokens are waiting; then *everything* is dequantised and quantised again. The layer of
-fp8 quantises each token once.
+The layers of quanto and hqq follow the rule of transformers 5.23. The first chunk that is read is
+quantised as a whole, while attention still sees it unquantised. Later chunks are kept in full
+precision until `residual` tokens are waiting; then *everything* is dequantised and quantised again.
+The layer of fp8 quantises each token once.
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ def states(layer: Any) -> tuple[Tensor, Tensor]:
     """Keys and values `[B, K, T, d]` of a cache layer as attention would see them."""
     if isinstance(layer, Fp8Layer):
         return layer.dequantized()
-    if not isinstance(layer, QuantoLayer | HQQLayer):
+    if not isinstance(layer, _WaitingLayer):
         return layer.keys, layer.values
     keys = layer._dequantize(layer._quantized_keys)
     values = layer._dequantize(layer._quantized_values)
@@ -235,7 +235,39 @@ def _filled(x: Tensor, multiple: int, least: int = 1) -> Tensor:
     return torch.cat([x, x[-1:].expand(missing, *x.shape[1:])]) if missing else x
 
 
-class QuantoLayer(QuantoQuantizedLayer):
+class _WaitingLayer(DynamicLayer):
+    """When a layer quantises: the rule of transformers 5.23, whatever version is installed.
+
+    5.17 counts a chunk of several tokens as one that waits.
+    """
+
+    keys: Tensor
+    values: Tensor
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """See `transformers.cache_utils.CacheLayerMixin`."""
+        self.cumulative_length += key_states.shape[-2]
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self._store(key_states, value_states)
+            return key_states, value_states
+        waiting = torch.cat([self.keys, key_states], -2), torch.cat([self.values, value_states], -2)
+        keys, values = states(self)
+        keys, values = torch.cat([keys, key_states], -2), torch.cat([values, value_states], -2)
+        if waiting[0].shape[-2] >= self.residual_length:
+            self._store(keys, values)
+            waiting = key_states.new_empty(0), value_states.new_empty(0)
+        self.keys, self.values = waiting
+        return keys, values
+
+    def _store(self, keys: Tensor, values: Tensor) -> None:
+        self._quantized_keys = self._quantize(keys.contiguous(), axis=self.axis_key)
+        self._quantized_values = self._quantize(values.contiguous(), axis=self.axis_value)
+
+
+class QuantoLayer(_WaitingLayer, QuantoQuantizedLayer):
     """transformers' layer of optimum-quanto for documents of any length.
 
     quanto refuses what does not divide into groups, divides by zero in groups of equal elements,
@@ -270,7 +302,7 @@ class QuantoLayer(QuantoQuantizedLayer):
         return flat[: packed.shape.numel()].reshape(packed.shape)
 
 
-class HQQLayer(HQQQuantizedLayer):
+class HQQLayer(_WaitingLayer, HQQQuantizedLayer):
     """transformers' layer of hqq for documents of any length: whole groups, and whole bytes."""
 
     def _quantize(self, tensor: Tensor, axis: int) -> tuple[Any, torch.Size]:

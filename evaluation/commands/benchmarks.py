@@ -104,6 +104,36 @@ COMMANDS = (
         example="--model Qwen/Qwen2.5-3B-Instruct --tasks ruler_no_download --lengths 4k",
     ),
     BenchmarkCommand(
+        benchmark="longbench_v2",
+        summary="Run LongBench v2, 503 questions of four choices, on variants of a model, record "
+        "and score every answer.",
+        helps={
+            "protocol": "official (the authors', 0-shot; default) or official-no-context.",
+            "max_length": "Longest prompt, in tokens. Default: 120000.",
+            "tasks": "longbench_v2_all, or domains (longbench_v2_domains names all six), joined by "
+            "commas or repeated. Default: all questions. See run_eval tasks longbench_v2.",
+            "data": "Folder with data.json, or that file; <task>.jsonl[.gz] and Parquet are read, "
+            "too. Default: the hub.",
+        },
+        without=("lengths",),
+    ),
+    BenchmarkCommand(
+        benchmark="scbench",
+        summary="Run SCBench, several questions about one context, on variants of a model, record "
+        "and score every answer.",
+        helps={
+            "protocol": "official (multi-turn, reference answers of earlier turns in the prompt; "
+            "default) or official-scdq (each question alone behind the context).",
+            "max_length": "Longest prompt with the room for all answers, in tokens. Default: "
+            "131072.",
+            "tasks": "Tasks or groups (scbench_string, scbench_plain ...), joined by commas or "
+            "repeated. Default: all 12. See run_eval tasks scbench.",
+            "data": "Folder with <task>.jsonl[.gz], Parquet as on the hub, or saved data sets. "
+            "Default: the hub.",
+        },
+        without=("lengths",),
+    ),
+    BenchmarkCommand(
         benchmark="pocket",
         summary="Run the pocket suite: small generated tasks, the embedded model by default. "
         "How much does each memory hold, and how fast does it forget? Defaults: the preset "

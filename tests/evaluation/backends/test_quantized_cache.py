@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, HQQQuantizedLayer
 
@@ -186,6 +188,20 @@ def test_hqq_is_that_of_transformers_where_it_takes_the_length(bits: int, axis: 
     theirs.update(*chunk)
     assert torch.equal(states(ours)[0], theirs._dequantize(theirs._quantized_keys))
     assert torch.equal(states(ours)[1], theirs._dequantize(theirs._quantized_values))
+
+
+@available("hqq")
+@pytest.mark.skipif(
+    Version(transformers.__version__) < Version("5.23"), reason="another rule of when to quantise"
+)
+@pytest.mark.parametrize("residual", [0, 6, 128])
+def test_chunks_are_quantised_when_transformers_does_it(residual: int) -> None:
+    ours = HQQLayer(4, 1, 1, 64, residual)
+    theirs = HQQQuantizedLayer(4, 1, 1, 64, residual)
+    for number, tokens in enumerate((8, 4, 1, 1, 7, 2)):
+        chunk = keys_values(KVShape(2, 64, 64), tokens, seed=number)
+        for found, wanted in zip(ours.update(*chunk), theirs.update(*chunk), strict=True):
+            assert torch.equal(found, wanted)
 
 
 @available("hqq")
