@@ -15,6 +15,7 @@ a length is refused.
 from __future__ import annotations
 
 import random
+import re
 import string
 import uuid
 from bisect import bisect_right
@@ -317,9 +318,12 @@ def _inserted(sentences: list[str], pieces: list[str], draws: Draws) -> Iterator
 
 
 def _words_of(essay: str | None) -> list[str]:
-    """An essay's words; it is repeated where it is too short."""
-    words = " ".join((essay or "").split()).split(" ")
-    if words == [""]:
+    """An essay's words; it is repeated where it is too short.
+
+    White space at its beginning or end is an empty word, which counts, as in the authors' code.
+    """
+    words = re.sub(r"\s+", " ", essay or "").split(" ")
+    if not any(words):
         raise InputError("a haystack of essays needs a text; give the authors' essays")
     return words
 

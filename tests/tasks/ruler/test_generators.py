@@ -219,6 +219,19 @@ def test_frequent_words_are_as_often_as_the_law_says() -> None:
     assert third / first == pytest.approx((2 / 4) ** 2, rel=0.1)
 
 
+def test_space_around_an_essay_is_a_word_as_in_the_authors_code(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`re.sub(r'\\s+', " ", essay).split(" ")` of niah.py; a text file ends with a newline."""
+    monkeypatch.setattr(generators, "_sentences", lambda text: [text])
+    essay = "\n " + " ".join(f"Word{n} of it." for n in range(40)) + "\n"
+    kind = Needles("essay", "words", "numbers")
+    (row,) = niah(kind, 2000, 1, 3, words_in, essay)
+    assert "Word39 of it.  Word0" in row["input"]  # two empty words where it is repeated
+    with pytest.raises(InputError, match="essays needs a text"):
+        next(niah(kind, 2000, 1, 3, words_in, " \n"))
+
+
 def test_essays_are_repeated_and_cut_into_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generators, "_sentences", sentences)
     essay = "  ".join(f"This is sentence {n} of an\nessay." for n in range(40))
