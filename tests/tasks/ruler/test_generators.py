@@ -227,7 +227,7 @@ def test_space_around_an_essay_is_a_word_as_in_the_authors_code(
     essay = "\n " + " ".join(f"Word{n} of it." for n in range(40)) + "\n"
     kind = Needles("essay", "words", "numbers")
     (row,) = niah(kind, 2000, 1, 3, words_in, essay)
-    assert "Word39 of it.  Word0" in row["input"]  # two empty words where it is repeated
+    assert "Word39 of it.   Word0" in row["input"]  # two empty words where it is repeated
     with pytest.raises(InputError, match="essays needs a text"):
         next(niah(kind, 2000, 1, 3, words_in, " \n"))
 
