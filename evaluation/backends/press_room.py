@@ -94,7 +94,8 @@ def target_of(
         budget: bytes; None: `size`, or the press' own settings.
 
     Raises:
-        InputError: the budget holds less than a token, or than what the press always keeps.
+        InputError: nothing says how much, or the budget holds less than a token, or than what the
+            press always keeps.
     """
     room = layers.room(tokens)
     all_slots = tokens * room.per_token
@@ -110,6 +111,8 @@ def target_of(
                 f"takes {room.per_token * layers.slot:,} bytes, and sliding layers "
                 f"{layers.sliding_bytes(tokens):,}"
             )
+    elif spec.sized is not None:
+        raise InputError(f"{spec.name}: how much may be kept of a document is not said")
     else:
         return Target(False, None)
     if slots >= all_slots:

@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cached_property
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -233,7 +234,14 @@ class QuantizedBackend(StockBackend):
             problems.add(f"{self._where}: more sinks than tokens that are kept (keep)")
         problems.check()
         self.scheme = self._scheme()
-        chosen = "keep" in self.options or self._own_size
+        try:
+            self.scheme.layer()
+        except (AttributeError, ImportError, ValueError) as error:  # whatever a package misses
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise InputError(
+                f"{self._where}: {self.scheme.backend} cannot be used ({reason}): {INSTALL}"
+            ) from error
+        chosen = "keep" in self.options or self.own_size
         self.sizable = settings.budget is not None and not chosen
         if self.press is not None:
             self.sizable = self.press.sizable
@@ -391,10 +399,7 @@ class QuantizedBackend(StockBackend):
         scheme, shapes, element = self.scheme, self.shapes, self._element
         if self._bytes(document, 0) <= budget:
             return document
-        spare = 0
-        if self.press is not None:
-            # Layers may keep different numbers: each may fill up a group of its own.
-            spare = sum(scheme.padding(shape, element) for shape in shapes)
+        spare = self._spare
         most = scheme.most_tokens(shapes, element, budget - spare, document)
         if most < 1:
             raise InputError(
@@ -406,12 +411,19 @@ class QuantizedBackend(StockBackend):
     def _by_layer(self, document: int, budget: int | None) -> list[tuple[int, int]] | None:
         """Tokens of each layer that are quantised, and that wait; None: known once it was read."""
         fit, press = self.fit(document, budget), self.press
-        if press is None or (fit.kept == document and not self._own_size):
+        if press is None or (fit.kept == document and not self.own_size):
             return [(fit.quantized, fit.waiting)] * len(self.shapes)
-        target = None if self._own_size else self.in_full_precision(document, fit.kept)
+        target = None if self.own_size else self.in_full_precision(document, fit.kept)
         room = press.layers.room(document)
         kept = slots_by_layer(press.spec, press.layers, document, target)
         return None if kept is None else [(slots // room.heads, 0) for slots in kept]
+
+    @cached_property
+    def _spare(self) -> int:
+        """Bytes that are left free: under a press each layer may fill up a group of its own."""
+        if self.press is None:
+            return 0
+        return sum(self.scheme.padding(shape, self._element) for shape in self.shapes)
 
     def kept(self, document_tokens: int, budget: int) -> float:
         """See `Backend`; of a press that keeps whole chunks, the most that it may keep."""
@@ -432,7 +444,7 @@ class QuantizedBackend(StockBackend):
         )
 
     @property
-    def _own_size(self) -> bool:
+    def own_size(self) -> bool:
         """Whether settings of the press alone say what is kept."""
         return self.press is not None and self.press.spec.sized is None
 
@@ -571,7 +583,7 @@ class QuantizedReader(StockReader):
     def read_document(self, ids: torch.Tensor, past: Past, budget: int | None) -> None:
         """See `StockReader`."""
         scheme, document = self.backend.scheme, ids.shape[1]
-        fit = None if self.backend._own_size else self.backend.fit(document, budget)
+        fit = None if self.backend.own_size else self.backend.fit(document, budget)
         if self.pressed is not None and (fit is None or fit.kept < document):
             cache = self.pressed.new_cache()
             size = None if fit is None else self.backend.in_full_precision(document, fit.kept)

@@ -91,5 +91,7 @@ def test_layers_that_are_not_pressed_are_taken_off_the_budget():
     room = layers.sliding_bytes(100) + 40 * 2 * 2 * 128
     assert target_of(spec, size, layers, 100, room).slots == 160
     assert target_of(spec, size, layers, 100, room - 1).slots == 159
+    with pytest.raises(InputError, match="how much may be kept of a document is not said"):
+        target_of(spec, size, layers, 100, None)
     with pytest.raises(InputError, match="holds no token"):
         target_of(spec, size, layers, 100, layers.sliding_bytes(100))

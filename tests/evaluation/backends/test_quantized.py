@@ -18,7 +18,7 @@ from common.errors import InputError
 from evaluation.backends import quantized
 from evaluation.backends.base import Ids, Question, RunSettings
 from evaluation.backends.quantized import Fit, QuantizedBackend, QuantizedReader, kv_shapes
-from evaluation.backends.quantized_cache import KVShape, states
+from evaluation.backends.quantized_cache import KVShape, Scheme, states
 from evaluation.backends.requests import parse_request
 from evaluation.backends.stock import Past, StockBackend, StockReader
 from tasks.pocket.synthetic import generate
@@ -428,6 +428,15 @@ def test_a_package_that_is_missing_is_named_with_its_extra(
     with pytest.raises(InputError) as caught:
         backend(options)
     assert f"needs {package}: pip install 'ahn-bench[quantized]'" in str(caught.value)
+
+
+def test_a_package_that_cannot_be_used_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(scheme: Scheme) -> Any:
+        raise ImportError("no module named termcolor")
+
+    monkeypatch.setattr(Scheme, "layer", broken)
+    with pytest.raises(InputError, match=r"fp8 cannot be used \(no module named termcolor\)"):
+        backend("bits=8,backend=fp8")
 
 
 @pytest.mark.parametrize(
