@@ -446,7 +446,7 @@ def variable_tracking(
 
     # A solved example stands before each row; it is searched for like a row of 500 tokens.
     pieces = _chain_pieces(example, count, 0, 5, 500 - reserved)
-    too_short = f"vt: the solved example has {500 - reserved} of this tokenizer's tokens"
+    too_short = f"the solved example has room for {500 - reserved} of this tokenizer's tokens"
     if length < 500:
         too_short = _too_short(length, reserved)
     text, answers, _ = _fitting(example, count, pieces, 5, 500 - reserved, too_short)
