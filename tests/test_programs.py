@@ -97,7 +97,7 @@ def test_a_program_tells_its_version(program: str) -> None:
 @pytest.mark.parametrize(
     ("program", "words", "expected"),
     [
-        ("run_eval", "run_eval lon", {"longbench"}),
+        ("run_eval", "run_eval lon", {"longbench", "longbench_v2"}),
         ("run_eval", "run_eval longbench --dt", {"--dtype"}),
         ("run_eval", "run_eval pocket --dtype b", {"bfloat16"}),
         ("ahn", "ahn tr", {"train"}),

@@ -46,6 +46,7 @@ ONE_LABEL = {
     "lveval_keyword_f1",
     "lveval_keyword_f1_zh",
     "lveval_rouge_l_zh",
+    "string_match_all",  # the share of the answers that are named
 }
 WORDS = st.lists(st.sampled_from(["cat", "sat", "mat", "hat", "on"]), max_size=8)
 
@@ -77,8 +78,9 @@ def test_the_score_is_the_best_over_the_answers_in_any_order(prediction, answers
         assert metric(prediction, scored_example(answers[::-1], classes)) == max(alone), name
 
 
-@pytest.mark.parametrize("name", sorted(METRICS))
+@pytest.mark.parametrize("name", sorted(METRICS.keys() - {"longbench_v2_choice_compensated"}))
 def test_without_answers_the_score_is_0(name):
+    """But for the metric that counts an answer which names no choice as a guess."""
     assert METRICS[name]("Paragraph 1", gold()) == 0.0
 
 
