@@ -206,18 +206,36 @@ def _answers_removed(columns: Sequence[Column]) -> list[str]:
 
 
 def _generated(runs: Sequence[Run]) -> list[str]:
-    """Benchmarks' tasks whose rows were made, not read; tasks that have no others do not count."""
+    """Benchmarks' tasks whose rows were made, not read; tasks that have no others do not count.
+
+    Rows that are made for a tokenizer have no published form: one notice for all their lengths.
+    """
     tasks: dict[str, list[str]] = {}
     for run in runs:
         for file in run.info.data_files:
             match = _GENERATED.fullmatch(str(file.get("path")))
             if match and match["task"] not in tasks.setdefault(match["how"], []):
                 tasks[match["how"]].append(match["task"])
-    return [
-        f"The rows of {', '.join(names)} were generated ({how.replace('&', ', ')}), they are not "
-        "the published ones: published figures are of other questions."
-        for how, names in tasks.items()
-    ]
+    found, made = [], {}
+    for how, names in tasks.items():
+        settings = dict(part.partition("=")[::2] for part in how.split("&"))
+        if "tokenizer_sha256" not in settings:
+            found.append(
+                f"The rows of {', '.join(names)} were generated ({how.replace('&', ', ')}), they "
+                "are not the published ones: published figures are of other questions."
+            )
+            continue
+        length = settings.pop("length")
+        lengths, of_all = made.setdefault(tuple(settings.items()), ([], []))
+        lengths.append(length)
+        of_all += [name for name in names if name not in of_all]
+    for settings, (lengths, names) in made.items():
+        found.append(
+            f"The rows of {', '.join(names)} (length {', '.join(lengths)}; seed "
+            f"{dict(settings).get('seed')}) were made for this model's tokenizer: a model with "
+            "another tokenizer is asked other rows, also where its published figures are made so."
+        )
+    return found
 
 
 def _guesses(columns: Sequence[Column]) -> list[str]:

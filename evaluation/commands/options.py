@@ -140,7 +140,8 @@ class Rows(Settings):
         Flag(("--tasks", "--task"), metavar="NAMES", own_form=True),
         BeforeValidator(_names),
     ] = []
-    """Tasks or groups, joined by commas or repeated. Default: all that need no further file."""
+    """Tasks or groups, joined by commas or repeated. Default: pocket, its group `pocket`; else all
+    that need no further file."""
     length: Tokens | None = Field(None, gt=0, le=MOST_TOKENS)
     """Of a row, in tokens (also 128k); ruler: with the answer. Default: the benchmark's own."""
     seed: Seed | None = None

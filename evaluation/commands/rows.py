@@ -105,14 +105,29 @@ def _has_length(name: str) -> bool:
 
 
 def _counter(place: str) -> Callable[[str], int]:
-    """Tokens of a text, special ones not added."""
+    """Tokens of a text, special ones not added; a tokenizer that cannot write the rows is told."""
     from ahn.checkpoints.tokenizer import load_tokenizer
+    from tasks.ruler.synthetic import unwritten
 
     try:
         tokenizer = load_tokenizer(place)
     except InputError as error:
         raise error.prefixed("--tokenizer: ") from None
-    return lambda text: len(tokenizer.tokenize(text))
+
+    def read_back(text: str) -> str:
+        ids = tokenizer(text, add_special_tokens=False).input_ids
+        return str(tokenizer.decode(ids, skip_special_tokens=True))
+
+    if (left := unwritten(read_back)) is not None:
+        console(stderr=True).print(
+            f"warning: --tokenizer: cannot write RULER's texts: {left}; the rows have the length "
+            "asked for, but its model cannot read them (run_eval ruler refuses it)",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+    # Rows that are too long are drawn in the search, too: no warning of each.
+    return lambda text: len(tokenizer.tokenize(text, verbose=False))
 
 
 def _of_benchmark(asked: Rows) -> dict[str, Callable[[], Iterator[str]]]:

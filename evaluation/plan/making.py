@@ -35,7 +35,7 @@ def making_of(
         reserved = len(tokenizer.tokenize(wrapped))
 
     def count(text: str) -> int:
-        return len(tokenizer.tokenize(text))
+        return len(tokenizer.tokenize(text, verbose=False))
 
     def read_back(text: str) -> str:
         ids = tokenizer(text, add_special_tokens=False).input_ids

@@ -15,6 +15,7 @@ a length is refused.
 from __future__ import annotations
 
 import random
+import re
 import string
 import uuid
 from bisect import bisect_right
@@ -317,9 +318,12 @@ def _inserted(sentences: list[str], pieces: list[str], draws: Draws) -> Iterator
 
 
 def _words_of(essay: str | None) -> list[str]:
-    """An essay's words; it is repeated where it is too short."""
-    words = " ".join((essay or "").split()).split(" ")
-    if words == [""]:
+    """An essay's words; it is repeated where it is too short.
+
+    White space at its beginning or end is an empty word, which counts, as in the authors' code.
+    """
+    words = re.sub(r"\s+", " ", essay or "").split(" ")
+    if not any(words):
         raise InputError("a haystack of essays needs a text; give the authors' essays")
     return words
 
@@ -442,7 +446,7 @@ def variable_tracking(
 
     # A solved example stands before each row; it is searched for like a row of 500 tokens.
     pieces = _chain_pieces(example, count, 0, 5, 500 - reserved)
-    too_short = f"vt: the solved example has {500 - reserved} of this tokenizer's tokens"
+    too_short = f"the solved example has room for {500 - reserved} of this tokenizer's tokens"
     if length < 500:
         too_short = _too_short(length, reserved)
     text, answers, _ = _fitting(example, count, pieces, 5, 500 - reserved, too_short)

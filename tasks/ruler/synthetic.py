@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from common.errors import InputError, Problems, shown
@@ -45,12 +45,20 @@ def problems(tasks: Sequence[str], making: Making) -> list[str]:
     read = {name for task in tasks for name in Files(**making.files).of(task)}
     for name in making.files.keys() - read:
         found.add(f"--{name}: none of these tasks reads it")
-    if "".join(making.read_back(_PROBE).split()) != "".join(_PROBE.split()):
-        found.add(
-            f"--tokenizer: cannot write RULER's texts: of {_PROBE[:66]!r} it leaves "
-            f"{shown(repr(making.read_back(_PROBE[:66])))}"
-        )
+    if (left := unwritten(making.read_back)) is not None:
+        found.add(f"--tokenizer: cannot write RULER's texts: {left}")
     return list(found)
+
+
+def unwritten(read_back: Callable[[str], str]) -> str | None:
+    """What a tokenizer makes of RULER's texts, in words; None: it can write them.
+
+    Args:
+        read_back: a text after it was made tokens and these text again.
+    """
+    if "".join(read_back(_PROBE).split()) == "".join(_PROBE.split()):
+        return None
+    return f"of {_PROBE[:66]!r} it leaves {shown(repr(read_back(_PROBE[:66])))}"
 
 
 def generate(task: str, length: int, limit: int | None, seed: int, making: Making) -> Iterator[Row]:

@@ -389,3 +389,24 @@ def test_runs_with_other_limits_are_not_called_comparable(
         tasks={"pocket_qa@1": described | {"max_length": 8192}},
     )
     assert "metrics (max_length)" in warned([read_run(other), read_run(longer)])
+
+
+def test_rows_made_for_a_tokenizer_are_one_notice_for_all_lengths(make_run: MakeRun) -> None:
+    """RULER has no published rows; a digest for each length would fill the head of the page."""
+    digest = "ab" * 32
+    made = [
+        f"generated:ruler/{task}?length={length}&seed=42&tokenizer_sha256={digest}"
+        for length in (4096, 8192)
+        for task in ("vt", "fwe")
+    ]
+    files = [{"path": p, "sha256": digest, "revision": None} for p in made]
+    files += [{**files[0], "path": "generated:infinitebench/passkey?length=300&seed=0"}]
+    run = make_run(scores={"full": {"vt": [1.0]}}, data_files=files)
+    found = [n for n in notices([read_run(run)], columns_of([read_run(run)])) if "rows of" in n]
+    assert found == [
+        "The rows of passkey were generated (length=300, seed=0), they are not the published ones: "
+        "published figures are of other questions.",
+        "The rows of vt, fwe (length 4096, 8192; seed 42) were made for this model's tokenizer: a "
+        "model with another tokenizer is asked other rows, also where its published figures are "
+        "made so.",
+    ]

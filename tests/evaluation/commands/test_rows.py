@@ -44,6 +44,18 @@ def test_rulers_rows_with_the_users_own_essay_and_words(run_eval: Any, tmp_path:
     assert len(rows) == 2 and all(row["length"] <= 1500 for row in rows)
 
 
+def test_a_tokenizer_that_cannot_write_rulers_texts_is_told(run_eval: Any, tmp_path: Path) -> None:
+    """The authors' generator takes it; a run on such rows would ask for what nobody could read."""
+    result = run_eval(
+        "rows", "ruler", "--tasks", "fwe", "--length", 5000, "--limit", 1,
+        "--tokenizer", ahn.POCKET_PATH, "-o", tmp_path,
+    )  # fmt: skip
+    assert result.exit_code == 0 and len(lines(tmp_path / "fwe.jsonl")) == 1
+    (told,) = (line for line in result.stderr.splitlines() if "warning" in line)
+    assert told.startswith("warning: --tokenizer: cannot write RULER's texts: of 'One of the spec")
+    assert "Token indices" not in result.stderr  # transformers' warning: rows of the search
+
+
 @pytest.mark.parametrize(
     ("benchmark", "task", "key"),
     [("infinitebench", "passkey", "answer"), ("pocket", "pocket_qa@4", "answers")],

@@ -131,7 +131,7 @@ def test_a_length_that_the_chat_template_takes_too_much_of_is_told_as_asked_for(
 
 
 def test_the_solved_example_of_vt_must_fit_its_500_tokens() -> None:
-    with pytest.raises(InputError, match="solved example has 440 of this tokenizer's tokens"):
+    with pytest.raises(InputError, match="^the solved example has room for 440 of this"):
         list(variable_tracking(20_000, 1, 42, len, reserved=60))
 
 
@@ -217,6 +217,19 @@ def test_frequent_words_are_as_often_as_the_law_says() -> None:
     # rank 1 is noise, so the answers' shares are those of ranks 2, 3 and 4
     assert second / first == pytest.approx((2 / 3) ** 2, rel=0.1)
     assert third / first == pytest.approx((2 / 4) ** 2, rel=0.1)
+
+
+def test_space_around_an_essay_is_a_word_as_in_the_authors_code(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`re.sub(r'\\s+', " ", essay).split(" ")` of niah.py; a text file ends with a newline."""
+    monkeypatch.setattr(generators, "_sentences", lambda text: [text])
+    essay = "\n " + " ".join(f"Word{n} of it." for n in range(40)) + "\n"
+    kind = Needles("essay", "words", "numbers")
+    (row,) = niah(kind, 2000, 1, 3, words_in, essay)
+    assert "Word39 of it.   Word0" in row["input"]  # two empty words where it is repeated
+    with pytest.raises(InputError, match="essays needs a text"):
+        next(niah(kind, 2000, 1, 3, words_in, " \n"))
 
 
 def test_essays_are_repeated_and_cut_into_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
