@@ -90,10 +90,10 @@ class RunConfiguration(Settings):
     variants: Annotated[list[str], Flag(("--variant",), metavar="NAME", own_form=True)] = Field(
         default_factory=list
     )
-    """full, window, ahn, no-write, memory-only, or a back-end's name; KIND:key=value,... has settings
-    of its own (window:window=64,sinks=4,name=narrow), in a file also {kind: window, window: 64}. Of
-    several AHN weights 'ahn' means each, 'ahn-gdn' one; repeatable. Default: full; with a window
-    also window; with AHN weights also window and ahn; with --endpoint: endpoint."""
+    """full, window, ahn, no-write, memory-only, or a back-end's name; KIND:key=value,... has
+    settings of its own (window:window=64,sinks=4,name=narrow), in a file also {kind: window,
+    window: 64}. Of several AHN weights 'ahn' means each, 'ahn-gdn' one; repeatable. Default: full;
+    with a window also window; with AHN weights also window and ahn; with --endpoint: endpoint."""
     endpoint: Annotated[Name | None, Flag(metavar="URL")] = None
     """OpenAI-compatible server that the variant 'endpoint' asks for --model (vLLM, SGLang, TGI,
     transformers serve); its key is read from AHN_BENCH_API_KEY or OPENAI_API_KEY."""
