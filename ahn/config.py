@@ -31,11 +31,11 @@ __all__ = [
     "example_layout",
 ]
 
-Variant = Literal["full", "window", "ahn", "no-write", "compressive", "memory-only"]
+Variant = Literal["full", "window", "ahn", "no-write", "memory-only", "compressive"]
 #: `full`: attention over everything; `window`: sinks and sliding window; `ahn`: the same and a
-#: memory of what left the window; `no-write`: the same memory, never written to; `compressive`:
-#: sinks, window, and the pooled keys and values of what left the window, without training;
-#: `memory-only`: the memory of all tokens, without sinks and window (the paper's pure RNN).
+#: memory of what left the window; `no-write`: the same memory, never written to; `memory-only`: the
+#: memory of all tokens, without sinks and window (the paper's pure RNN); `compressive`: sinks,
+#: window, and the pooled keys and values of what left the window, without training.
 VARIANTS: tuple[str, ...] = get_args(Variant)
 
 #: Defaults of the paper for LV-Eval and InfiniteBench: 128 + 32,640 = 32,768 positions.
