@@ -224,7 +224,8 @@ def _problems(
             names = dict.fromkeys(("keys", "values"), ((rows, kv_heads, slots, d), dtype))
         if layout.cell is not None:
             cell = CELLS.find(layout.cell).sized(int(model["hidden_size"]), heads, d)
-            for name, (first, *rest) in cell.gates.items() if layout.attends else ():
+            gates = cell.gates if layout.attends else {}
+            for name, (first, *rest) in gates.items():
                 kept = kept_dtype(cell.declaration.gates[name].dtype, dtype)
                 names[name] = ((rows, first, slots, *rest), kept)
             for name, shape in cell.states.items():
