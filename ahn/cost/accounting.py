@@ -121,13 +121,13 @@ def flops(
     Args:
         shape: the base model.
         variant: one of `ahn.config.VARIANTS`; what it does not look at (window, sinks and cell for
-            `full`, the cell for `window`) is ignored. `no-write` costs what `ahn` costs: it
-            writes with strength 0.
+            `full`, the cell for `window`, window and sinks for `memory-only`) is ignored.
+            `no-write` costs what `ahn` costs: it writes with strength 0.
         prompt_tokens: length of the prompt, at least 1.
         generated_tokens: tokens that came out.
         window: W, the current token included.
         sinks: S.
-        cell: memory cell, for `ahn` and `no-write`.
+        cell: memory cell, for `ahn`, `no-write` and `memory-only`.
         accounting: `exact`, `paper` or `paper-free-lookup`.
         reused_tokens: first tokens of the prompt that a cache already holds; they cost nothing.
         full_attention_layers: layers that keep full attention and have no memory.
@@ -347,7 +347,7 @@ def cache_bytes(
         tokens: tokens that went through the model (prompt and decode steps).
         window: W, the current token included.
         sinks: S.
-        cell: memory cell, for `ahn` and `no-write`.
+        cell: memory cell, for `ahn`, `no-write` and `memory-only`.
         dtype_bytes: bytes of one element of the model's type (2: bfloat16).
         batch_size: sequences.
         accounting: `exact` or `paper`.
@@ -480,7 +480,7 @@ def variant_layouts(
         variant: one of `ahn.config.VARIANTS`.
         window: W, the current token included.
         sinks: S.
-        cell: memory cell, for `ahn` and `no-write`.
+        cell: memory cell, for `ahn`, `no-write` and `memory-only`.
         full_attention_layers: layers that keep full attention and have no memory.
         layers: settings of single layers, see `AHNConfig.layers`.
         rate: of `compressive`; default: the paper's.
@@ -497,7 +497,9 @@ def variant_layouts(
     if not problems:
         seen = example_layout(variant)  # what the variant looks at is what it needs
         if seen.window is not None:
-            settings = {"window": window, "sinks": sinks, "layers": layers or {}}
+            settings = {"layers": layers or {}}
+        if seen.window:
+            settings |= {"window": window, "sinks": sinks}
             problems.add(*AHNConfig.problems(variant, cell, window, sinks))
             if window is None:
                 problems.add(f"variant {variant!r} needs a window")
