@@ -205,7 +205,9 @@ def test_cost_as_json(run_eval):
     costs = json.loads(result.stdout)
     ahn, full = costs["variants"]["ahn"], costs["variants"]["full"]
     assert round(ahn["cache_bytes"]["paper"]["change_percent"], 1) == -74.0
-    assert round(ahn["flops"]["paper"]["change_percent"], 1) == -40.5
+    assert round(100 + ahn["flops"]["paper"]["change_percent"], 1) == 59.4
+    assert round(ahn["flops"]["paper-abstract"]["change_percent"], 1) == -40.5
+    assert set(ahn["flops"]) == set(costs["accountings"]["flops"])
     assert -41.5 <= ahn["flops"]["paper-free-lookup"]["change_percent"] <= -41.0
     # 36 layers, 2 key/value heads of 128, keys and values, bfloat16
     assert full["cache_bytes"]["paper"]["total"] == 36 * 128000 * 2 * 2 * 128 * 2
