@@ -25,7 +25,7 @@ from evaluation.commands.options import Cost
 VARIANTS = ("full", "window", "ahn")
 FLOP_ACCOUNTINGS = {
     "exact": "exact: visible pairs, head at the last position only",
-    "paper": "paper's tables: the memory's weights and state; a second output head for the embedding",
+    "paper": "paper's tables: Table 1; the embedding as a second output head",
     "paper-abstract": "paper's abstract: as its tables, but the memory counted as in exact",
     "paper-free-lookup": "paper's abstract, but the embedding look-up counted as free",
 }

@@ -183,7 +183,7 @@ def test_cost_prints_the_papers_figures(run_eval):
     assert "-74.0 %" in result.stdout and "-40.5 %" in result.stdout
     assert "GatedDeltaNet" in result.stdout
     rows = [line for line in result.stdout.splitlines() if "FLOPs, " in line or "cache, " in line]
-    assert len(rows) == 5
+    assert len(rows) == 6
     for row in rows:
         unit = r"[0-9.]+ PFLOP\b" if "FLOPs, " in row else r"[0-9.]+ GiB\b"
         assert len(re.findall(unit, row)) == 3, row
