@@ -13,7 +13,7 @@ What the formula gives, and what it does not
 - 7B: the printed FLOPs are 6 to 8 % below the formula's, in all three tables alike; the bytes and
   the parameters are as printed, and the ratios of mixing (48.15 for the printed 48.2 of Mamba2 and
   DN). Table 7's full attention less its window is
-  `2 * 2 * 128 * (L - W)^2 * layers * H d`, so `layers * H d` = 92,619 +- 78, where the model has
+  `2 * 2 * 128 * (L - W)^2 * layers * H d`, so `layers * H d` = 92,618 +- 78, where the model has
   28 * 3,584 = 100,352. No whole number of layers and heads of 64 to 256 dimensions gives that; what
   is linear in the length is as of 26 of the 28 layers. The rows are of no shape that a model has.
 """
