@@ -301,8 +301,10 @@ class PressSpec:
             return getattr(kvpress(), self.name)(**arguments)
 
     def described(self) -> dict[str, Any]:
-        """As JSON."""
+        """As JSON; of a folder only that one is given: what is in it counts as weights."""
         found: dict[str, Any] = {"press": self.name, **self.fields}
+        if found.get("stats_folder") is not None:
+            found["stats_folder"] = "given"
         if self.inner:
             found["inner"] = [spec.described() for spec in self.inner]
         return found

@@ -35,6 +35,7 @@ from evaluation.backends.press_room import (
     kept_of,
     masks_heads,
     target_of,
+    tokens_a_layer,
 )
 from evaluation.backends.requests import VariantRequest
 from evaluation.backends.stock import Past, StockBackend, StockReader
@@ -151,14 +152,20 @@ class PressBackend(StockBackend):
 
     def weight_files(self) -> Sequence[Path]:
         """See `Backend`: those of the model, and statistics in a folder of the user's."""
-        folders = [part.fields.get("stats_folder") for part in self.spec.all]
-        own = [file for folder in folders if folder for file in sorted(Path(folder).glob("*"))]
+        folders = self.folders.get("folders", ())
+        own = [file for folder in folders for file in sorted(Path(folder).glob("*"))]
         return [*super().weight_files(), *(file for file in own if file.is_file())]
+
+    @property
+    def folders(self) -> Mapping[str, list[str]]:
+        """Folders with statistics for the press, under `folders`; nothing where there are none."""
+        given = [part.fields.get("stats_folder") for part in self.spec.all]
+        return {"folders": [str(folder) for folder in given if folder]} if any(given) else {}
 
     def describe(self) -> Mapping[str, Any]:
         """See `Backend`."""
         freed = f"no: {self.spec.masks}" if self.spec.masks else "yes"
-        return {**super().describe(), "frees_memory": freed}
+        return {**super().describe(), **self.folders, "frees_memory": freed}
 
     def _kept(self, document_tokens: int, budget: int | None) -> Kept | None:
         if not document_tokens:
@@ -173,7 +180,7 @@ class PressBackend(StockBackend):
             slots = target_of(self.spec, self.size, layers, document_tokens, budget).slots
         assert slots is not None, "it is sizable"
         slots += layers.sliding_tokens(document_tokens) * layers.heads
-        return float(Fraction(slots, len(layers.windows) * layers.heads))
+        return tokens_a_layer(slots, layers)
 
     def document_bytes(self, tokens: int) -> int | None:
         """See `Backend`."""

@@ -334,6 +334,15 @@ class QuantizedBackend(StockBackend):
             }
         return found
 
+    def weight_files(self) -> Sequence[Path]:
+        """See `Backend`: those of the press, too."""
+        return super().weight_files() if self.press is None else self.press.weight_files()
+
+    def describe(self) -> Mapping[str, Any]:
+        """See `Backend`."""
+        folders = {} if self.press is None else self.press.folders
+        return {**super().describe(), **folders}
+
     # -- sizes --------------------------------------------------------------------------------
 
     @property

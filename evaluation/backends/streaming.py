@@ -6,6 +6,7 @@ document just as keys and values are.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -211,7 +212,7 @@ def make_variant(request: VariantRequest, settings: RunSettings) -> StreamingBac
         there = named or ("one without a name" if models.weights else "none")
         raise InputError(f"--variant {request}: no AHN weights {name!r} (--ahn gives {there})")
     memory = None if name is None else models.weights[name]
-    with _naming_flags():
+    with _naming_flags(), _offering_hf(models):
         checkpoint = resolve_checkpoint(
             models.base,
             request.kind,
@@ -285,6 +286,19 @@ def _naming_flags() -> Iterator[None]:
         yield
     except InputError as error:
         raise InputError(*map(_by_flag, error.problems)) from None
+
+
+@contextmanager
+def _offering_hf(models: StreamingModels) -> Iterator[None]:
+    """Where a model is of no family of ours, say how it can be asked."""
+    try:
+        yield
+    except InputError as error:
+        if find_family(models.base.config.get("model_type")) is not None:
+            raise
+        raise InputError(
+            *(f"{problem}; others are asked as --variant hf" for problem in error.problems)
+        ) from None
 
 
 def _by_flag(problem: str) -> str:
@@ -391,7 +405,8 @@ class StreamingBackend(Backend):
         budget: int | None = None,
     ) -> Cost:
         """See `Backend`: "exact" accounting; the last generated token is never read."""
-        layouts = self.layouts(document_tokens or prompt_tokens, budget)
+        document = prompt_tokens if document_tokens is None else document_tokens
+        layouts = self.layouts(document, budget)
         counted = layout_flops(self.checkpoint.shape, layouts, prompt_tokens, generated_tokens)
         return Cost(
             int(counted.total), self._held(prompt_tokens + max(generated_tokens - 1, 0), layouts)
@@ -413,25 +428,24 @@ class StreamingBackend(Backend):
         """What each layer sees of a document that may take so many bytes.
 
         A window that is sized is the largest one whose bytes after the document are within the
-        budget, pooled slots that are sized are the most; without a budget the window holds the
-        document, and slots are as many as the paper's.
+        budget, pooled slots that are sized are the most. Of a document that fits whole, the window
+        holds as much of what follows it as the budget has room for. Without a budget, as where
+        there is no document, the window holds everything, and slots are as many as the paper's.
 
         Raises:
             InputError: no size is small enough.
         """
         settings, shape = self.checkpoint.settings, self.checkpoint.shape
-        count = shape.num_hidden_layers
-        largest = settings
-        if self.size == "window":
-            largest = settings.with_span(max(1, document_tokens - settings.sinks), None)
-        layouts = largest.layouts(count)
+        if self.size == "window" and budget is None:
+            return self._holding(max(document_tokens, self.context or 0))
+        layouts = self._holding(document_tokens)
         if self.size is None or budget is None:
             return layouts
         whole_fits = self.size == "window" or all(
             layout.groups(document_tokens) <= layout.slots for layout in layouts
         )
         if whole_fits and self._held(document_tokens, layouts) <= budget:
-            return layouts
+            return self._with_spare(document_tokens, budget)
         of_element = DTYPE_BYTES[self.checkpoint.dtype]
         try:
             return fit_layouts(
@@ -450,6 +464,23 @@ class StreamingBackend(Backend):
             raise InputError(
                 f"{self.name} holds {least:,} bytes with {kept}, and the budget is {budget:,}"
             ) from None
+
+    def _holding(self, number: int) -> Sequence[LayerLayout]:
+        """Layouts whose window, where it is sized, holds so many tokens, sinks among them."""
+        settings = self.checkpoint.settings
+        if self.size == "window":
+            settings = settings.with_span(max(1, number - settings.sinks), None)
+        return settings.layouts(self.checkpoint.shape.num_hidden_layers)
+
+    def _with_spare(self, document_tokens: int, budget: int) -> Sequence[LayerLayout]:
+        """Layouts that hold a document whole, and what follows as far as the budget allows."""
+        longest = max(document_tokens, self.context or 0)
+        fitting = bisect_right(
+            range(document_tokens + 1, longest + 1),
+            budget,
+            key=lambda number: self._held(number, self._holding(number)),
+        )
+        return self._holding(document_tokens + fitting)
 
     def open(self, tokenizer: Any, seed: int) -> Reader:
         """See `Backend`."""
@@ -518,7 +549,7 @@ class StreamingReader(LocalReader):
         """See `LocalReader`."""
         cache: AHNCache = self.model.new_cache()
         if self._layouts is not None:
-            cache = AHNCache(list(self._layouts(max(len(ids), 1), budget)), self.model)
+            cache = AHNCache(list(self._layouts(len(ids), budget)), self.model)
         self.prefill(ids, cache)
         return cache
 

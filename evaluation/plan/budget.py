@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ahn.checkpoints.placement import DTYPE_BYTES
@@ -71,7 +71,14 @@ def _share(text: str, share: float, settings: RunSettings) -> Budget:
     if not 0 < share <= 1:
         raise InputError(f"--budget: {shown(text)}: a share is above 0 and at most 1")
     models = settings.once(StreamingModels)
-    shape = ModelShape.from_config(models.config)
+    config = models.config
+    try:
+        shape = ModelShape.from_config(config)
+    except InputError as error:
+        raise InputError(
+            f"--budget: {shown(text)}: the bytes of this model's keys and values are not known "
+            f"({error}); give a number of bytes, or name a variant whose size is known"
+        ) from None
     of_element = DTYPE_BYTES[models.device_and_dtype[1]]
 
     def of(tokens: int) -> int:
@@ -93,7 +100,9 @@ def _as_variant(text: str, settings: RunSettings, models: Mapping[str, Backend])
                 f"--budget: {shown(repr(text))} is no variant, share (0.26, 26%) or number of "
                 f"bytes (1200000, 1.2GiB); variants whose size is known: {known or 'none'}"
             ) from None
-        made = [find_backend(request.kind)(request, settings) for request in requests]
+        # It is not asked, so nothing sizes it: it has the size that it has without a budget.
+        own = replace(settings, budget=None)
+        made = [find_backend(request.kind)(request, own) for request in requests]
         if len({made_of.document_bytes(2**20) for made_of in made}) > 1:
             names = ", ".join(request.name for request in requests)
             raise InputError(

@@ -222,6 +222,8 @@ def test_statistics_of_the_user_are_among_the_files_that_change_an_answer(tmp_pa
     made = backend(f"expectedattentionstats,keep=99,stats_folder={tmp_path}")
     names = [file.name for file in made.weight_files() if file.parent == tmp_path]
     assert names == ["config.json", "model.safetensors"]
+    assert str(tmp_path) not in json.dumps(made.identity()), "what counts is what is in it"
+    assert made.describe()["folders"] == [str(tmp_path)]
     assert not set(backend("snapkv,keep=99").weight_files()) - set(made.weight_files())
 
 

@@ -207,3 +207,11 @@ def test_a_budget_that_the_press_cannot_reach_is_refused_before_the_run() -> Non
         made.kept(100, made._bytes(7, 0))
     with pytest.raises(InputError, match="hold no token"):
         made.kept(100, 100)
+
+
+def test_statistics_of_a_press_are_among_the_files_that_change_an_answer(tmp_path):
+    (tmp_path / "model.safetensors").write_text("x", "utf-8")
+    made = backend(f"bits=4,press=expectedattentionstats,keep=99,stats_folder={tmp_path}")
+    assert tmp_path / "model.safetensors" in made.weight_files()
+    assert str(tmp_path) not in str(made.identity())
+    assert made.describe()["folders"] == [str(tmp_path)]

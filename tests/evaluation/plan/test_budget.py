@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import Gemma3TextConfig
 
 from ahn.checkpoints.tokenizer import load_tokenizer
 from ahn.config import LayerLayout
 from ahn.cost import layout_bytes
 from common.errors import InputError
+from evaluation.backends.base import Question
 from evaluation.plan.configuration import RunConfiguration
 from evaluation.plan.plan import make_plan
 from evaluation.plan.planned import Plan
@@ -177,6 +179,24 @@ def test_several_variants_of_different_size_are_no_budget(
     assert asked("window", ahn=both, budget="ahn-b", window=48, sinks=4).budget_of(300)
 
 
+def test_a_variant_that_is_named_for_its_size_alone_has_its_own_size(asked: Any) -> None:
+    plan = asked("full", "window:name=sized", budget="quantized:bits=8,backend=fp8")
+    (fp8,) = asked("quantized:bits=8,backend=fp8").models.values()
+    assert plan.budget_of(300) == fp8.document_bytes(300)
+    plan = asked("full", "window:name=sized", budget="window", window=60, sinks=4)
+    assert plan.budget_of(300) == 64 * TOKEN
+
+
+def test_models_of_other_families_are_told_what_can_be_asked(asked: Any, tmp_path: Path) -> None:
+    config = Gemma3TextConfig(vocab_size=300, hidden_size=32, num_hidden_layers=1)
+    config.save_pretrained(tmp_path)
+    byte_tokenizer(tmp_path)
+    with pytest.raises(InputError, match=r"'gemma3_text' is not supported.*--variant hf"):
+        asked("full", model=str(tmp_path), ahn={})
+    with pytest.raises(InputError, match=r"--budget: 0.26: .*give a number of bytes"):
+        asked("hf", model=str(tmp_path), ahn={}, budget="0.26")
+
+
 def test_a_budget_that_nobody_uses_is_told(asked: Any) -> None:
     plan = asked("full", "window:window=20", budget="ahn")
     assert "--budget: none of the variants has a size that it could choose" in plan.warnings
@@ -199,6 +219,33 @@ def test_the_window_is_the_largest_that_fits(asked: Any, tokens: int, budget: in
     assert held <= budget
     assert wider > budget or chosen + 4 >= tokens, "nothing more could be kept"
     assert window.kept(tokens, budget) == min(tokens, 4 + chosen)
+
+
+@pytest.mark.parametrize("variant", ["window", "compressive"])
+def test_of_a_short_document_nothing_is_lost_while_the_budget_has_room(
+    asked: Any, variant: str
+) -> None:
+    sized = asked(variant, budget="1MB", sinks=4).models[variant]
+    (layout,) = set(sized.layouts(10, 50 * TOKEN))
+    waiting = layout.rate - 1
+    assert layout.window + layout.sinks + waiting == 50, "room for 40 tokens of the question"
+    assert sized.kept(10, 50 * TOKEN) == 10
+
+
+@pytest.mark.parametrize("variant", ["window", "compressive"])
+def test_a_prompt_without_a_document_is_read_whole(asked: Any, variant: str) -> None:
+    plan = asked("full", variant, budget="ahn", sinks=4)
+    ids = plan.tasks[0].prompts[0].ids
+    question = Question(ids, plan.tasks[0].settings)
+    answers = {}
+    for name, model in plan.models.items():
+        reader = model.open(plan.tokenizer, 0)
+        args = (ids[:0], None) if model.sizable else (ids[:0],)
+        answers[name] = reader.read(*args).ask(question, last=True)
+    assert answers[variant].token_ids == answers["full"].token_ids
+    sized = plan.models[variant].cost(len(ids), answers[variant].generated_tokens, 0, None)
+    assert sized.cache_bytes == answers[variant].cache_bytes
+    assert sized.flops == plan.models["full"].cost(len(ids), len(answers["full"].token_ids)).flops
 
 
 def test_records_say_what_was_kept(
