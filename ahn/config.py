@@ -31,10 +31,11 @@ __all__ = [
     "example_layout",
 ]
 
-Variant = Literal["full", "window", "ahn", "no-write", "compressive"]
+Variant = Literal["full", "window", "ahn", "no-write", "memory-only", "compressive"]
 #: `full`: attention over everything; `window`: sinks and sliding window; `ahn`: the same and a
-#: memory of what left the window; `no-write`: the same memory, never written to; `compressive`:
-#: sinks, window, and the pooled keys and values of what left the window, without training.
+#: memory of what left the window; `no-write`: the same memory, never written to; `memory-only`: the
+#: memory of all tokens, without sinks and window (the paper's pure RNN); `compressive`: sinks,
+#: window, and the pooled keys and values of what left the window, without training.
 VARIANTS: tuple[str, ...] = get_args(Variant)
 
 #: Defaults of the paper for LV-Eval and InfiniteBench: 128 + 32,640 = 32,768 positions.
@@ -55,8 +56,9 @@ class LayerLayout:
     """What one layer sees of the past.
 
     Attributes:
-        window: sliding window in tokens, the current one included; None: full attention.
-        sinks: first tokens that stay visible.
+        window: sliding window in tokens, the current one included; None: full attention; 0: no
+            token is seen as it is, and the memory takes each before its own query reads.
+        sinks: first tokens that stay visible; none without a window.
         cell: memory of what left the window; None: what leaves is dropped.
         write: whether the memory is written to.
         rate: tokens of a group that one pooled slot stands for. A group is pooled once all of its
@@ -81,6 +83,8 @@ class LayerLayout:
         pools = type(self.slots) is not int or self.slots != 0
         if not pools:
             del settings["slots"]
+        if not self.attends and self.cell is not None:
+            del settings["window"]
         if problems := _layer_problems(settings):
             raise InputError(*problems)
         if not pools and (self.rate, self.pooling) != (1, POOLINGS[0]):
@@ -98,6 +102,16 @@ class LayerLayout:
                 f"cell {self.cell!r}: nothing leaves a layer without a window, so that it can have "
                 "no memory; give it a window"
             )
+        if not self.attends and self.sinks:
+            raise InputError(
+                f"sinks {self.sinks}: a layer without a window (0) hears its memory alone, and has "
+                "no sinks"
+            )
+
+    @property
+    def attends(self) -> bool:
+        """Whether its queries see any token as it is."""
+        return type(self.window) is not int or self.window != 0
 
     @property
     def span(self) -> tuple[int | None, int, int, int, str]:
@@ -149,7 +163,8 @@ class AHNConfig:
         layers: settings of single layers, by number, that replace the ones above: `window`,
             `sinks` and `cell` (None: what leaves this layer's window is dropped), as in
             `{0: {"window": 512}, 5: {"cell": "Mamba2"}}`. Variants `full`, `window` and
-            `compressive` have no memory in these layers either.
+            `compressive` have no memory in these layers either; `memory-only` takes nothing but
+            their cells.
         rate: of `compressive`: tokens that one pooled slot stands for.
         pooling: of `compressive`: one of `POOLINGS`.
         slots: of `compressive`: pooled slots of a layer; None: as many as take the bytes of the
@@ -223,6 +238,15 @@ class AHNConfig:
                         f"layers: layer {number} keeps full attention (full_attention_layers), so "
                         "that it has no window, sinks or memory of its own"
                     )
+            if variant == "memory-only":
+                found.add(
+                    *(
+                        f"layers: layer {number} has no memory (cell: null), and variant "
+                        f"{variant!r} has nothing else"
+                        for number, own in layers.items()
+                        if isinstance(own, Mapping) and own.get("cell", "") is None
+                    )
+                )
         if backend is not None and backend not in BACKENDS:
             found.add(f"backend {backend!r} is unknown; one of {', '.join(BACKENDS)}")
         return list(found)
@@ -259,6 +283,8 @@ class AHNConfig:
                 )
             pooled = {"rate": self.rate, "slots": self.slots, "pooling": self.pooling}
             return LayerLayout(**own | pooled | {"cell": None})
+        if self.variant == "memory-only":
+            return LayerLayout(0, cell=own["cell"])
         return LayerLayout(**own, write=self.variant == "ahn" or own["cell"] is None)
 
     def layouts(self, num_hidden_layers: int) -> tuple[LayerLayout, ...]:

@@ -228,7 +228,28 @@ def settings_command(
 # -- programs ----------------------------------------------------------------------------------
 
 
-class Program(_Formatted, click.Group):
+class Commands(_Formatted, click.Group):
+    """Commands under a name of their own; a program is one."""
+
+    def settings_command(
+        self, load: Load, name: str | None = None, **options: Any
+    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """A decorator that makes a function one of these commands.
+
+        Args:
+            load: returns the model of the settings.
+            name: of the command; None: the function's.
+            options: of `SettingsCommand`.
+        """
+
+        def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+            self.add_command(settings_command(load, function, name, **options))
+            return function
+
+        return decorate
+
+
+class Program(Commands):
     """A program of commands.
 
     Args:
@@ -266,23 +287,6 @@ class Program(_Formatted, click.Group):
             context_settings=_CONTEXT,
         )
         self.examples = examples
-
-    def settings_command(
-        self, load: Load, name: str | None = None, **options: Any
-    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        """A decorator that makes a function one of the program's commands.
-
-        Args:
-            load: returns the model of the settings.
-            name: of the command; None: the function's.
-            options: of `SettingsCommand`.
-        """
-
-        def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-            self.add_command(settings_command(load, function, name, **options))
-            return function
-
-        return decorate
 
     def invoke(self, ctx: click.Context) -> Any:
         """Call the command; bad input is told in one line per problem, with exit code 2."""

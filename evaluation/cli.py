@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from common.commands import INTERRUPTED, Program, SettingsCommand
+from common.commands import INTERRUPTED, Commands, Program, SettingsCommand
 from common.errors import InputError
 from evaluation.commands.benchmarks import COMMANDS
 
@@ -246,6 +246,105 @@ def cost(settings: given.Cost) -> None:
         from evaluation.commands.terminal import console
 
         console().print(render(costs))
+
+
+def _list_paper(json_: bool) -> None:
+    if click.get_current_context().invoked_subcommand is not None:
+        if json_:
+            raise InputError("--json stands behind a table's name: run_eval paper table9 --json")
+        return
+    from evaluation.commands.paper import listed, listing
+
+    if json_:
+        _print_json(listed())
+    else:
+        from evaluation.commands.terminal import console
+
+        console().print(listing(listed()))
+
+
+paper = Commands(
+    "paper",
+    callback=_list_paper,
+    invoke_without_command=True,
+    help="The AHN paper's tables and figures: what each needs, and those of costs beside ours. "
+    "Arithmetic: no model is loaded.",
+    params=[click.Option(["--json", "json_"], is_flag=True, help="Print the list as JSON.")],
+    context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 100},
+)
+paper.examples = ("run_eval paper", "run_eval paper table9 --model qwen2.5-3b")
+app.add_command(paper)
+
+
+def _show_paper_table(name: str, settings: given.PaperTable) -> None:
+    from evaluation.commands.paper import as_json, paper_table, render
+
+    table = paper_table(name, settings.model)
+    if settings.json_:
+        _print_json(as_json(table))
+    else:
+        from evaluation.commands.terminal import console
+
+        console().print(render(table))
+
+
+_PAPER_EXAMPLE = ("run_eval paper {0} --model qwen2.5-3b", "run_eval paper {0} --json")
+
+
+def _paper_table(name: str, text: str) -> None:
+    def show(settings: given.PaperTable) -> None:
+        _show_paper_table(name, settings)
+
+    show.__doc__ = text
+    paper.settings_command(
+        lambda: _options().PaperTable,
+        name,
+        examples=[example.format(name) for example in _PAPER_EXAMPLE],
+    )(show)
+
+
+_paper_table("table1", "FLOPs, cache and parameters of a layer: the formulas, and their values.")
+_paper_table("table2", "The costs at 128k in percent. Its scores are not run by this command yet.")
+_paper_table("table7", "FLOPs of one training step.")
+_paper_table("table9", "Parameters, FLOPs and cache at 128k: published, ours, difference.")
+
+
+def _refuse_experiment(name: str, words: tuple[str, ...]) -> None:
+    from evaluation.commands.paper import refusal
+
+    raise InputError(refusal(name))
+
+
+_EXPERIMENTS = "table3 table4 table5 table6 table8 figure3 figure4 figure5 figure7"
+for _name in _EXPERIMENTS.split():
+    paper.add_command(
+        click.Command(
+            _name,
+            callback=partial(_refuse_experiment, _name),
+            params=[click.Argument(["words"], nargs=-1, type=click.UNPROCESSED)],
+            context_settings={"ignore_unknown_options": True},
+            add_help_option=False,
+            hidden=True,
+        )
+    )
+
+
+@app.settings_command(
+    lambda: _options().TrainingStep,
+    "training-step",
+    examples=("run_eval training-step --model qwen2.5-3b --length 24000 --window 8064",),
+)
+def training_step(settings: given.TrainingStep) -> None:
+    """FLOPs of one training step, as the paper's Table 7 counts them: twice the forward pass."""
+    from evaluation.commands.paper import render_step, step_costs
+
+    costs = step_costs(settings)
+    if settings.json_:
+        _print_json(costs)
+    else:
+        from evaluation.commands.terminal import console
+
+        console().print(render_step(costs))
 
 
 @app.settings_command(lambda: _options().Tasks, examples=("run_eval tasks lveval --json",))

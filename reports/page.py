@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -185,9 +185,18 @@ def render(
         outcomes=examples.OUTCOMES,
         subject=subject,
         details=details(runs),
-        numbers=leaderboard_rows(runs),
+        numbers=[_without_gaps(row) for row in leaderboard_rows(runs)],
         prediction_characters=examples.PREDICTION_CHARACTERS,
     )
+
+
+def _without_gaps(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of data without what is unknown, numbers to nine digits: pages have many of them."""
+    return {
+        name: float(f"{value:.9g}") if isinstance(value, float) else value
+        for name, value in row.items()
+        if value is not None
+    }
 
 
 def _environment() -> Environment:
@@ -199,6 +208,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": True, "separators": (",", ":")}
     environment.filters.update(
         points=formats.points,
         signed=formats.signed_points,

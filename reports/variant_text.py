@@ -24,7 +24,8 @@ def variant_text(model: Mapping[str, Any]) -> str:
     elif sinks is not None and kind not in (None, "full") and "cell" in model:
         parts.append(f"{sinks} sinks + window sized to the budget")
     if cell:
-        parts.append(str(cell))
+        alone = "window" in model and window is None and sinks is None
+        parts.append(f"{cell} alone" if alone else str(cell))
     if kind in (None, "full") and not parts:
         return _EVERYTHING
     press = model.get("press")

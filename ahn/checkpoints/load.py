@@ -74,7 +74,8 @@ def load_model(
     Args:
         path_or_id: folder or hub id of a checkpoint of a known family (see `ahn.families`), or
             one with AHN weights merged in.
-        variant: `full`, `window`, `ahn`, `no-write` or `compressive` (see `ahn.VARIANTS`).
+        variant: `full`, `window`, `ahn`, `no-write`, `compressive` or `memory-only` (see
+            `ahn.VARIANTS`); `memory-only` has no window and no sinks, and uses none.
         ahn: folder or hub id of AHN weights; not needed for `full`, `window` and `compressive`,
             nor when they are merged into the model.
         window: sliding window W in tokens, the current one included, sinks not; default: the AHN

@@ -175,19 +175,26 @@ def resolve_checkpoint(
         memory = described = _files(ahn if isinstance(ahn, CheckpointFiles) else ahn_path(ahn))
         settings = _settings_beside(base, family, memory)
         memory = base if memory.is_same(base) else memory
-    if example_layout(variant).cell is None:
+    example = example_layout(variant)
+    if example.cell is None:
         memory = None
     elif memory is None:
         raise InputError(
             f"variant {variant!r} needs memory weights: {base} has none, pass ahn= (--ahn) with a "
             "folder or hub id of AHN weights"
         )
-    if variant != "full":
+    settings = settings or AHNConfig()
+    if example.window:
         notice = window_notice(described.config, described.place, window, sinks)
         notices += [notice] if notice is not None else []
-    settings = settings or AHNConfig()
-    if variant != "full":
         settings = settings.with_span(window, sinks)
+    elif not example.attends:
+        span = {"window": window, "sinks": sinks}
+        unused = [f"{name} {number}" for name, number in span.items() if number is not None]
+        if unused:
+            notices.append(
+                f"{', '.join(unused)}: not used, variant {variant!r} has no window and no sinks"
+            )
     settings = replace(
         settings,
         variant=variant,
@@ -198,7 +205,7 @@ def resolve_checkpoint(
     check_values(config, base.place)
     base.check_stop_tokens(shape.vocab_size)
     sliding = family.sliding_layers(config) if own is None else []
-    if sliding and (variant == "full" or window is None):
+    if sliding and example.attends and (variant == "full" or window is None):
         found, remedy = family.window_switch(config)
         raise InputError(
             f"{base}: config.json has {found}: {len(sliding)} of its layers have a window of their "

@@ -24,12 +24,17 @@ One sequence; times the batch size for a batch.
 - `n` generated tokens take `n - 1` decode steps: the first comes out of the prefill, the last is
   never fed back.
 
-`accounting="paper"` reproduces the published figure (-40.5 % at 128,000 tokens, Qwen2.5-3B, 32,768
-lossless positions): attention `2 H d L^2` for full and `2 H d N^2 + (L - N) 4 N H d` for the window
-of `N = S + W` positions; the head at every position; and the embedding as a second `2 L D V`
-beside it. Pooled slots are M more positions of `N`, as its figures for compression by pooling
-say. `accounting="paper-free-lookup"` is the same without that second `2 L D V`, which no
-implementation computes.
+`accounting="paper"` is Table 1 of the paper, memory included, with N = S + W positions lossless:
+attention `2 H d L^2` for full and `2 H d N^2 + (L - N) 4 N H d` for the window; M pooled slots cost
+`(L - N) 4 M H d` more; a memory costs two FLOPs for each weight of its matrices and each number of
+its state, for the tokens beyond N: `2 (L - N) (2 d^2 H + 3 D H)` with GatedDeltaNet, 2 D H with the
+others, which have a gate less. The head at every position, and the embedding as a second `2 L D V`
+beside it, which no implementation computes. The cost cells of tables 2 and 9 (`ahn.cost.paper`).
+
+`accounting="paper-abstract"` gives the -40.5 % of the paper's abstract (128,000 tokens, Qwen2.5-3B,
+32,768 lossless positions): as `paper`, but the memory as `exact` counts it, gates of every token
+included, and pooled slots as M more positions of N. `accounting="paper-free-lookup"` is that
+without the second `2 L D V`. (`paper` used to be the name of `paper-abstract`.)
 
 How cache bytes are counted
 ---------------------------
@@ -47,6 +52,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal, get_args
 
+from ahn.cells.declaration import SizedCell
 from ahn.config import CELLS, AHNConfig, LayerLayout, example_layout
 from ahn.cost.shapes import ModelShape, added_parameters, sized_cell
 from common.errors import InputError, Problems
@@ -71,7 +77,7 @@ __all__ = [
 #: The cache allocates slots in blocks of this many positions.
 BLOCK = 256
 
-Accounting = Literal["exact", "paper", "paper-free-lookup"]
+Accounting = Literal["exact", "paper", "paper-abstract", "paper-free-lookup"]
 ACCOUNTINGS: tuple[str, ...] = get_args(Accounting)
 
 #: Settings of single layers, by their numbers; see `AHNConfig.layers`.
@@ -121,14 +127,14 @@ def flops(
     Args:
         shape: the base model.
         variant: one of `ahn.config.VARIANTS`; what it does not look at (window, sinks and cell for
-            `full`, the cell for `window`) is ignored. `no-write` costs what `ahn` costs: it
-            writes with strength 0.
+            `full`, the cell for `window`, window and sinks for `memory-only`) is ignored.
+            `no-write` costs what `ahn` costs: it writes with strength 0.
         prompt_tokens: length of the prompt, at least 1.
         generated_tokens: tokens that came out.
         window: W, the current token included.
         sinks: S.
-        cell: memory cell, for `ahn` and `no-write`.
-        accounting: `exact`, `paper` or `paper-free-lookup`.
+        cell: memory cell, for `ahn`, `no-write` and `memory-only`.
+        accounting: one of `ACCOUNTINGS`.
         reused_tokens: first tokens of the prompt that a cache already holds; they cost nothing.
         full_attention_layers: layers that keep full attention and have no memory.
         layers: settings of single layers, see `AHNConfig.layers`.
@@ -176,7 +182,7 @@ def layout_flops(
         layouts: one for each layer.
         prompt_tokens: length of the prompt, at least 1.
         generated_tokens: tokens that came out.
-        accounting: `exact`, `paper` or `paper-free-lookup`.
+        accounting: one of `ACCOUNTINGS`.
         reused_tokens: first tokens of the prompt that a cache already holds; they cost nothing.
 
     Raises:
@@ -228,20 +234,20 @@ def _span_flops(
     q_width, kv_width = H * d, shape.num_key_value_heads * d
     vocabulary = 2 * D * shape.vocab_size
 
-    # The key at a query's own position: counted exactly, left out by L^2 / 2.
-    own = 1 if accounting == "exact" else 0
-
     attention = memory = 0
     for layout, count in layouts.items():
         attention += count * (
-            _pairs_doubled(positions.stop, layout, own)
-            - _pairs_doubled(positions.start, layout, own)
+            _pairs_doubled(positions.stop, layout, accounting)
+            - _pairs_doubled(positions.start, layout, accounting)
         )
         if layout.cell is not None and layout.window is not None:
             lossless = layout.sinks + layout.window
             reading = max(positions.stop - lossless, 0) - max(positions.start - lossless, 0)
             costs = sized_cell(shape, layout.cell)
-            memory += count * (tokens * costs.flops_per_token + reading * costs.flops_per_read)
+            if accounting == "paper":
+                memory += count * reading * 2 * _weights_and_state(costs)
+            else:
+                memory += count * (tokens * costs.flops_per_token + reading * costs.flops_per_read)
     parts = {
         "projections": shape.num_hidden_layers * tokens * (4 * D * q_width + 4 * D * kv_width),
         "mlp": shape.num_hidden_layers * tokens * 6 * D * shape.intermediate_size,
@@ -249,21 +255,32 @@ def _span_flops(
         "memory": memory,
         "lm_head": head_positions * vocabulary,
     }
-    if accounting == "paper":
+    if accounting in ("paper", "paper-abstract"):
         parts["embedding"] = tokens * vocabulary
     return parts
 
 
-def _pairs_doubled(length: int, layout: LayerLayout, own: int) -> int:
+def _weights_and_state(cell: SizedCell) -> int:
+    """Numbers of a memory's matrices and states; what has one dimension multiplies nothing."""
+    matrices = sum(prod(size) for size in cell.parameters.values() if len(size) > 1)
+    return matrices + sum(prod(size) for size in cell.states.values())
+
+
+def _pairs_doubled(length: int, layout: LayerLayout, accounting: str) -> int:
     """Twice the (query, key) pairs of the first `length` positions."""
+    # The key at a query's own position: counted exactly, left out by L^2 / 2.
+    own = 1 if accounting == "exact" else 0
     if layout.window is None:
         return length * (length + own)
     limit = layout.sinks + layout.window
-    if not own:  # the paper's: pooled slots are positions like others, and nothing waits
-        limit += layout.slots
+    if accounting in ("paper-abstract", "paper-free-lookup"):
+        limit += layout.slots  # positions like others, and nothing waits
     bounded = min(length, limit)
     pairs = bounded * (bounded + own) + 2 * limit * (length - bounded)
-    return pairs + 2 * _pairs_beyond(length - bounded, layout) if own else pairs
+    if accounting == "exact":
+        return pairs + 2 * _pairs_beyond(length - bounded, layout)
+    pooled = layout.slots if accounting == "paper" else 0
+    return pairs + 2 * pooled * (length - bounded)
 
 
 def _pairs_beyond(queries: int, layout: LayerLayout) -> int:
@@ -347,7 +364,7 @@ def cache_bytes(
         tokens: tokens that went through the model (prompt and decode steps).
         window: W, the current token included.
         sinks: S.
-        cell: memory cell, for `ahn` and `no-write`.
+        cell: memory cell, for `ahn`, `no-write` and `memory-only`.
         dtype_bytes: bytes of one element of the model's type (2: bfloat16).
         batch_size: sequences.
         accounting: `exact` or `paper`.
@@ -480,7 +497,7 @@ def variant_layouts(
         variant: one of `ahn.config.VARIANTS`.
         window: W, the current token included.
         sinks: S.
-        cell: memory cell, for `ahn` and `no-write`.
+        cell: memory cell, for `ahn`, `no-write` and `memory-only`.
         full_attention_layers: layers that keep full attention and have no memory.
         layers: settings of single layers, see `AHNConfig.layers`.
         rate: of `compressive`; default: the paper's.
@@ -497,7 +514,9 @@ def variant_layouts(
     if not problems:
         seen = example_layout(variant)  # what the variant looks at is what it needs
         if seen.window is not None:
-            settings = {"window": window, "sinks": sinks, "layers": layers or {}}
+            settings = {"layers": layers or {}}
+        if seen.window:
+            settings |= {"window": window, "sinks": sinks}
             problems.add(*AHNConfig.problems(variant, cell, window, sinks))
             if window is None:
                 problems.add(f"variant {variant!r} needs a window")

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ahn.config import LayerLayout
+from ahn.models.memory_plan import MemoryPlan
 from ahn.models.plan import Buffers, Leaving, Plan
 from ahn.models.pooling import ChunkGroups, visible_until
 from ahn.models.slots import SlotWrite, held_tokens, ring_slots, take
@@ -123,16 +124,17 @@ class Chunk:
         return self.index.clamp(min=0)
 
     def plan(self, layout: LayerLayout) -> LayerPlan:
-        """What a layer of this layout does with the chunk."""
+        """What a layer of this layout, which attends to tokens, does with the chunk."""
         return LayerPlan(self, layout)
 
-    def plans(self, layouts: Sequence[LayerLayout]) -> list[LayerPlan]:
+    def plans(self, layouts: Sequence[LayerLayout]) -> list[Plan]:
         """One for each layer, shared by layers whose queries see the same."""
         # not kept by the chunk: plans refer to it, and a cycle would keep masks in memory
-        made: dict[tuple[Any, ...], LayerPlan] = {}
+        made: dict[tuple[Any, ...], Plan] = {}
         for layout in layouts:
             if layout.span not in made:
-                made[layout.span] = self.plan(layout)
+                plan = self.plan(layout) if layout.attends else MemoryPlan(self.valid)
+                made[layout.span] = plan
         return [made[layout.span] for layout in layouts]
 
 

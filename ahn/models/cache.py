@@ -24,6 +24,7 @@ from ahn.models.attention import Chunk, LayerPlan
 from ahn.models.cache_files import SavedCache, identify, mismatches, read_cache, write_cache
 from ahn.models.decode_step import TokenStep
 from ahn.models.layouts import layout_table
+from ahn.models.memory_plan import MemoryPlan
 from ahn.models.plan import Plan
 from ahn.models.slots import SlotWrite
 from common.errors import InputError
@@ -37,7 +38,7 @@ class LayerCache:
         slots: tensors with one slot for each token that is kept, by name, `[B, heads, slots, ...]`:
             `keys` and `values [B, num_key_value_heads, slots, d]`, after RoPE, and the gates of
             the layer's cell. Slots of pooled groups follow those of tokens (`pooled_keys`). Empty
-            before the first pass.
+            before the first pass, and where the layer has its memory alone.
         states: of the layer's cell, by name `[B, ...]`.
     """
 
@@ -127,6 +128,11 @@ class LayerCache:
         return any([tensor.requires_grad for tensor in tensors])
 
     @property
+    def first(self) -> Tensor | None:
+        """One of the tensors that are held, `[B, ...]`; None: there is none."""
+        return next(iter((self.slots or self.states).values()), None)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all tensors, allocated slots included."""
         return sum(x.nbytes for x in self.tensors().values())
@@ -153,8 +159,8 @@ class LayerCache:
 
     def follow(self, device: torch.device) -> None:
         """Be where the layer computes: a cache may have been made or read elsewhere."""
-        keys = self.keys
-        if keys is not None and keys.device != device:
+        held = self.first
+        if held is not None and held.device != device:
             self.to(device)
 
     def thaw(self) -> None:
@@ -241,6 +247,18 @@ class LayerCache:
             self.slots[name] = self._with_room(buffer, buffer, slots)
         self.settle()
 
+    def step(self, chunk: Chunk, fixed: bool) -> Plan:
+        """What the layer does with one token a row, in place; `make_room` comes before it.
+
+        Args:
+            chunk: one token per row, none of them padding.
+            fixed: see `TokenStep`.
+        """
+        if not self.layout.attends:
+            return MemoryPlan(None, fixed_shapes=True)
+        assert self.keys is not None
+        return TokenStep(chunk, self.layout, self.keys.shape[2], fixed)
+
     def _slots(self, chunk: Chunk) -> int:
         """Slots that the layer needs after a chunk."""
         after = chunk.after
@@ -322,13 +340,11 @@ class AHNCache(Cache):
         self._torn = chunk.tokens > 0
         if not in_place or not self.is_initialized:
             return [*chunk.plans([layer.layout for layer in self.layers])]
-        steps: dict[LayerLayout, TokenStep] = {}
+        steps: dict[LayerLayout, Plan] = {}
         for layer in self.layers:
             layer.make_room(chunk)
             if layer.layout not in steps:
-                assert layer.keys is not None
-                allocated = layer.keys.shape[2]
-                steps[layer.layout] = TokenStep(chunk, layer.layout, allocated, fixed)
+                steps[layer.layout] = layer.step(chunk, fixed)
         return [steps[layer.layout] for layer in self.layers]
 
     @torch.compiler.disable
@@ -539,7 +555,7 @@ class AHNCache(Cache):
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Each row `repeats` times."""
-        first = next((layer.keys for layer in self.layers if layer.keys is not None), None)
+        first = self._first
         if first is not None:
             rows = torch.arange(first.shape[0], device=first.device)
             self._select(rows.repeat_interleave(repeats))
@@ -578,8 +594,13 @@ class AHNCache(Cache):
     @property
     def batch_size(self) -> int | None:
         """Rows, None while empty."""
-        keys = self.layers[0].keys if self.layers else None
-        return None if keys is None else keys.shape[0]
+        first = self._first
+        return None if first is None else first.shape[0]
+
+    @property
+    def _first(self) -> Tensor | None:
+        """One of the tensors that are held."""
+        return next((layer.first for layer in self.layers if layer.first is not None), None)
 
 
 def _refuse(where: str, problems: Sequence[str]) -> None:

@@ -92,7 +92,8 @@ class SavedCache:
     layouts: Sequence[LayerLayout]
     """Window, sinks and cell of each layer."""
     tensors: Sequence[Mapping[str, Tensor]]
-    """The tensors of each layer by name: `keys`, `values`, and what its cell declares."""
+    """The tensors of each layer by name: `keys`, `values`, and what its cell declares; of a layer
+    that has its memory alone, the states."""
     rows: int | None
     """Batch size; None: the cache is empty."""
     seen: int | list[int]
@@ -218,10 +219,13 @@ def _problems(
         return [f"{len(layouts)} layouts for {model['num_hidden_layers']} layers"]
     for index, layout in enumerate(layouts if rows else []):
         slots = layer_slots(layout, longest)
-        names = dict.fromkeys(("keys", "values"), ((rows, kv_heads, slots, d), dtype))
+        names: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
+        if layout.attends:
+            names = dict.fromkeys(("keys", "values"), ((rows, kv_heads, slots, d), dtype))
         if layout.cell is not None:
             cell = CELLS.find(layout.cell).sized(int(model["hidden_size"]), heads, d)
-            for name, (first, *rest) in cell.gates.items():
+            gates = cell.gates if layout.attends else {}
+            for name, (first, *rest) in gates.items():
                 kept = kept_dtype(cell.declaration.gates[name].dtype, dtype)
                 names[name] = ((rows, first, slots, *rest), kept)
             for name, shape in cell.states.items():

@@ -11,6 +11,9 @@ def layout_text(layout: LayerLayout) -> str:
     """One layer's layout in a line."""
     if layout.window is None:
         return "full attention"
+    if not layout.attends:
+        written = "" if layout.write else " (never written to)"
+        return f"memory {layout.cell} alone, no window, no sinks{written}"
     seen = f"window {layout.window:,}, sinks {layout.sinks:,}"
     if layout.slots:
         pooled = f"{layout.slots:,} slots for the {layout.pooling} of {layout.rate:,} tokens each"

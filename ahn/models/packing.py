@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ahn.config import LayerLayout
-from ahn.models.attention import Chunk, LayerPlan
+from ahn.models.attention import Chunk
 from ahn.models.plan import Buffers, Leaving, Past, Plan, Tokens
 
 Span = tuple[int, int]
@@ -260,7 +260,7 @@ class PackedPlan(Plan):
         plans: by length of a document.
     """
 
-    def __init__(self, documents: Documents, plans: dict[int, LayerPlan]) -> None:
+    def __init__(self, documents: Documents, plans: Mapping[int, Plan]) -> None:
         self.documents, self.plans = documents, plans
         self.parts = [length for length, _ in documents.lengths]
         #: numbers of the parts that are documents, by length: equally long ones go together

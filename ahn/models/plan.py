@@ -1,7 +1,8 @@
 """What a layer does with the tokens of a pass: the interface of all plans.
 
-Chunks (`ahn.models.attention.LayerPlan`), single tokens in place (`ahn.models.decode_step`) and
-packed documents (`ahn.models.packing`) are three of them.  Attention drives a plan through this
+Chunks (`ahn.models.attention.LayerPlan`), single tokens in place (`ahn.models.decode_step`), packed
+documents (`ahn.models.packing`) and layers without a window (`ahn.models.memory_plan`) have one
+each.  Attention drives a plan through this
 interface and does not ask which one it has.
 
 Shape letters: B batch, T tokens of the pass, N columns, H query heads, K key/value heads,

@@ -4,8 +4,8 @@
 `ahn.families`). What differs from those: a decoder layer may own a memory cell (`layers.N.ahn.fn`),
 and attention sees sinks, window and memory (`ahn.models.streaming`). Training and prompts go
 through the layers in chunks, decode steps in place on the cache: both are plans
-(`ahn.models.plan`), which are tested to give the same result. `full`, `window`, `ahn`, `no-write`
-and `compressive` differ in their layout only.
+(`ahn.models.plan`), which are tested to give the same result. `full`, `window`, `ahn`, `no-write`,
+`compressive` and `memory-only` differ in their layout only.
 """
 
 from __future__ import annotations

@@ -69,6 +69,11 @@ class Kind:
     sizable: bool = False
     pools: bool = False
 
+    @property
+    def has_layers(self) -> bool:
+        """Whether layers may differ: in what they see, or in keeping full attention."""
+        return self.needs_window or self.needs_memory
+
 
 KINDS: dict[str, Kind] = {
     "full": Kind("every token sees every earlier token", False, False),
@@ -78,6 +83,7 @@ KINDS: dict[str, Kind] = {
     "compressive": Kind(
         "sinks, window, and the pooled keys and values of what left it", True, False, True, True
     ),
+    "memory-only": Kind("the memory alone: no sinks, no window", False, True),
 }
 
 
@@ -337,14 +343,14 @@ class StreamingBackend(Backend):
             "window": settings.window if kind.needs_window and self.size != "window" else None,
             "sinks": settings.sinks if kind.needs_window else None,
             "cell": settings.cell if kind.needs_memory else None,
-            "full_attention_layers": settings.full_attention_layers if kind.needs_window else (),
+            "full_attention_layers": settings.full_attention_layers if kind.has_layers else (),
         }
 
     @property
     def _own_layers(self) -> dict[str, Any]:
         """Settings of single layers, by number, under `layers`; nothing where there are none."""
         layers = self.checkpoint.settings.layers
-        if not layers or not KINDS[self.kind].needs_window:
+        if not layers or not KINDS[self.kind].has_layers:
             return {}
         return {"layers": {str(number): dict(own) for number, own in layers.items()}}
 

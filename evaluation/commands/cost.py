@@ -25,8 +25,9 @@ from evaluation.commands.options import Cost
 VARIANTS = ("full", "window", "ahn")
 FLOP_ACCOUNTINGS = {
     "exact": "exact: visible pairs, head at the last position only",
-    "paper": "paper's: the embedding counted as a second output head",
-    "paper-free-lookup": "paper's, but the embedding look-up counted as free",
+    "paper": "paper's tables: Table 1; the embedding as a second output head",
+    "paper-abstract": "paper's abstract: as its tables, but the memory counted as in exact",
+    "paper-free-lookup": "paper's abstract, but the embedding look-up counted as free",
 }
 CACHE_ACCOUNTINGS = {
     "exact": "exact: bytes allocated, gates and float32 state included",

@@ -111,6 +111,32 @@ class Cost(Settings):
     """Print JSON with exact numbers."""
 
 
+class PaperTable(Settings):
+    """Settings of `run_eval paper table1` and of the other tables."""
+
+    model: str | None = None
+    """Only this model: qwen2.5-3b, qwen2.5-7b or qwen2.5-14b."""
+    json_: bool = Field(False, description="Print ours as JSON, unrounded, in the table's units.")
+
+
+class TrainingStep(Settings):
+    """Settings of `run_eval training-step`."""
+
+    model: Annotated[str, Field(min_length=1)]
+    """Name in the model zoo, folder, hub id or 'pocket'."""
+    length: Tokens = Field(24_000, ge=1, le=MOST_TOKENS)
+    """Tokens of each sequence."""
+    batch_size: Whole = Field(128, ge=1, le=2**20)
+    """Sequences of a step."""
+    window: Tokens = Field(8_064, ge=1, le=MOST_TOKENS)
+    """Sliding window, in tokens."""
+    sinks: Tokens = Field(128, ge=0, le=MOST_TOKENS)
+    """Attention sinks, in tokens."""
+    cell: Annotated[str, AfterValidator(_known_cell)] = "GatedDeltaNet"
+    """Memory cell."""
+    json_: bool = Field(False, description=_JSON)
+
+
 class Tasks(Settings):
     """Settings of `run_eval tasks`."""
 

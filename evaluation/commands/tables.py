@@ -106,6 +106,8 @@ def _window(said: Mapping[str, Any], sizable: bool) -> str:
     """The window of a variant that describes itself so."""
     if said.get("window") is not None:
         return f"{said['window']:,}"
+    if said.get("cell") is not None:
+        return "none"
     if sizable:
         return "by budget"
     return "all" if "window" in said else ""

@@ -94,8 +94,8 @@ class AHNLM(HFLM):
     Args:
         pretrained: folder, hub id, or ``pocket``.
         ahn: AHN weights: folder, hub id, or ``pocket``; None where they are merged or not needed.
-        variant: ``full``, ``window``, ``ahn``, ``no-write`` or ``compressive``. Default: ``ahn``
-            with AHN weights, else ``window`` with a window, else ``full``.
+        variant: ``full``, ``window``, ``ahn``, ``no-write``, ``compressive`` or ``memory-only``.
+            Default: ``ahn`` with AHN weights, else ``window`` with a window, else ``full``.
         window: sliding window, in tokens. Default: that of the AHN weights.
         sinks: attention sinks, in tokens. Default: that of the AHN weights, else 128.
         yarn_factor: RoPE is stretched by YaRN with this factor. Default: as the checkpoint has it.

@@ -90,8 +90,8 @@ class RunConfiguration(Settings):
     variants: Annotated[list[str], Flag(("--variant",), metavar="NAME", own_form=True)] = Field(
         default_factory=list
     )
-    """full, window, ahn, no-write, compressive, hf, kvpress, quantized, endpoint, or the name of a
-    back-end of your own; KIND:key=value,... has settings of its own
+    """full, window, ahn, no-write, memory-only, compressive, hf, kvpress, quantized, endpoint, or
+    the name of a back-end of your own; KIND:key=value,... has settings of its own
     (window:window=64,sinks=4,name=narrow), in a file also {kind: window, window: 64}. Of several
     AHN weights 'ahn' means each, 'ahn-gdn' one; repeatable. Default: full; with a window also
     window; with AHN weights also window and ahn; with --endpoint: endpoint."""

@@ -131,7 +131,8 @@ class DenseModel:
 
         Args:
             tokens: `[L]`.
-            window: tokens that a query sees back, itself included; None: all of them.
+            window: tokens that a query sees back, itself included; None: all of them; 0: none,
+                it hears its memory alone.
             sinks: first tokens that every query sees.
             memory: keep what leaves the window.
         """
@@ -162,7 +163,7 @@ class DenseModel:
         a = np.zeros_like(q)
         for p in range(len(h)):
             seen = [j for j in range(p + 1) if window is None or j < sinks or j > p - window]
-            for n in range(self.heads):
+            for n in range(self.heads if seen else 0):
                 weight = softmax(k[seen, n] @ q[p, n] / np.sqrt(self.d))
                 a[p, n] = weight @ v[seen, n]
         state = np.zeros((self.heads, self.d, self.d))

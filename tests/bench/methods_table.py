@@ -16,6 +16,7 @@ from reports import formats
 from reports.compare import SummaryRow, summary_rows
 from reports.leaderboard import columns_of
 from reports.run_folders import read_run
+from reports.stats import Interval
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "methods.md"
@@ -35,8 +36,8 @@ def _row(row: SummaryRow) -> dict[str, str]:
     return {
         "variant": row.column.label,
         "questions": str(sum(len(row.column.cells[task]) for task in row.tasks)),
-        "score": formats.between(row.score),
-        "against the window": formats.between(row.difference.interval, signed=True)
+        "score": _with_interval(row.score),
+        "against the window": _with_interval(row.difference.interval, signed=True)
         if row.difference
         else "",
         "tokens kept": formats.whole(amounts["kept_tokens"].mean),
@@ -48,6 +49,14 @@ def _row(row: SummaryRow) -> dict[str, str]:
         "prefill": formats.seconds(times["prefill_seconds"].median),
         "decode": formats.seconds(times["decode_seconds"].median),
     }
+
+
+def _with_interval(interval: Interval | None, signed: bool = False) -> str:
+    """Points of 100, and the interval behind them."""
+    if interval is None:
+        return ""
+    mean = (formats.signed_points if signed else formats.points)(interval.mean)
+    return f"{mean} {formats.between(interval, signed)}"
 
 
 def main(folders: Annotated[list[Path], typer.Argument()]) -> None:

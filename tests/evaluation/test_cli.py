@@ -183,7 +183,7 @@ def test_cost_prints_the_papers_figures(run_eval):
     assert "-74.0 %" in result.stdout and "-40.5 %" in result.stdout
     assert "GatedDeltaNet" in result.stdout
     rows = [line for line in result.stdout.splitlines() if "FLOPs, " in line or "cache, " in line]
-    assert len(rows) == 5
+    assert len(rows) == 6
     for row in rows:
         unit = r"[0-9.]+ PFLOP\b" if "FLOPs, " in row else r"[0-9.]+ GiB\b"
         assert len(re.findall(unit, row)) == 3, row
@@ -205,7 +205,9 @@ def test_cost_as_json(run_eval):
     costs = json.loads(result.stdout)
     ahn, full = costs["variants"]["ahn"], costs["variants"]["full"]
     assert round(ahn["cache_bytes"]["paper"]["change_percent"], 1) == -74.0
-    assert round(ahn["flops"]["paper"]["change_percent"], 1) == -40.5
+    assert round(100 + ahn["flops"]["paper"]["change_percent"], 1) == 59.4
+    assert round(ahn["flops"]["paper-abstract"]["change_percent"], 1) == -40.5
+    assert set(ahn["flops"]) == set(costs["accountings"]["flops"])
     assert -41.5 <= ahn["flops"]["paper-free-lookup"]["change_percent"] <= -41.0
     # 36 layers, 2 key/value heads of 128, keys and values, bfloat16
     assert full["cache_bytes"]["paper"]["total"] == 36 * 128000 * 2 * 2 * 128 * 2

@@ -50,7 +50,7 @@ def test_settings_are_refused_all_at_once_word_for_word() -> None:
         assert str(caught.value).splitlines() == [
             "variant 'ahn' needs a window",
             "variant 'ahn' needs a memory cell; one of GatedDeltaNet, DeltaNet, Mamba2",
-            "accounting 'free' is unknown; one of exact, paper, paper-free-lookup",
+            "accounting 'free' is unknown; one of exact, paper, paper-abstract, paper-free-lookup",
         ]
         with pytest.raises(InputError, match="window must be at least 1, not 0"):
             refuse(SHAPE, "window", 5, window=0)
@@ -153,3 +153,39 @@ def test_states_of_layers_with_unlike_settings_add_up() -> None:
             SHAPE, "ahn", 40, dtype_bytes=2, accounting=accounting, layers=layers, **AHN
         )
         assert held.state == 2 * (4 * 6 * 6) * bytes_of_a_number
+
+
+@pytest.mark.parametrize(("cell", "gates"), [("GatedDeltaNet", 3), ("DeltaNet", 2), ("Mamba2", 2)])
+def test_the_papers_count_is_table_1_with_the_memory(cell: str, gates: int) -> None:
+    """Twenty tokens, thirteen of them lossless, in two layers; one layer keeps full attention."""
+    H, K, d, D, L, N = 4, 2, 6, 24, 20, 13
+    options = AHN | {"cell": cell, "full_attention_layers": [1], "accounting": "paper"}
+    parts = flops(SHAPE, "ahn", L, **options).parts
+    assert parts["projections"] == 3 * 4 * L * D * d * (H + K)
+    assert parts["attention"] == 2 * d * H * (L**2 + 2 * (N**2 + 2 * (L - N) * N))
+    assert parts["memory"] == 2 * 2 * (L - N) * (2 * d**2 * H + gates * D * H)
+    assert parts["lm_head"] == parts["embedding"] == 2 * L * D * 29
+    assert flops(SHAPE, "ahn", N, **options).parts["memory"] == 0, "nothing has left the window"
+    decoded = flops(SHAPE, "ahn", 14, 7, **options).parts  # six steps make it twenty
+    assert decoded == parts
+
+
+def test_pooled_slots_are_counted_by_table_2_and_by_the_abstract() -> None:
+    options: dict[str, Any] = {"window": 9, "sinks": 4, "rate": 4, "slots": 5}
+    L, N, M = 40, 13, 5
+    pairs = {"paper": N**2 + 2 * (L - N) * (N + M)}
+    pairs["paper-abstract"] = (N + M) ** 2 + 2 * (L - N - M) * (N + M)
+    for accounting, doubled in pairs.items():
+        parts = flops(SHAPE, "compressive", L, accounting=accounting, **options).parts
+        assert parts["attention"] == 3 * 2 * 4 * 6 * doubled
+        assert parts["memory"] == 0
+
+
+def test_the_abstracts_count_is_the_exact_memory_beside_the_papers_attention() -> None:
+    paper, abstract, free, exact = (
+        flops(SHAPE, "ahn", 40, accounting=accounting, **AHN).parts
+        for accounting in ("paper", "paper-abstract", "paper-free-lookup", "exact")
+    )
+    assert abstract["memory"] == exact["memory"] > paper["memory"] > 0
+    assert abstract | {"memory": paper["memory"]} == paper
+    assert free == {name: count for name, count in abstract.items() if name != "embedding"}

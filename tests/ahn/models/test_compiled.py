@@ -28,7 +28,7 @@ def one_layer(variant: str) -> Any:
     settings = {"variant": variant, "window": WINDOW, "sinks": SINKS}
     config = Qwen2AHNConfig(**{**SIZES, "num_hidden_layers": 1}, ahn=settings)
     model = Qwen2AHNForCausalLM(config).eval()
-    if variant == "ahn":
+    if variant in ("ahn", "memory-only"):
         torch.nn.init.normal_(model.model.layers[0].ahn.fn.o_proj.weight, std=0.3)
     return model
 
@@ -58,6 +58,14 @@ def test_a_full_window_is_compiled_once_and_changes_nothing() -> None:
     torch.testing.assert_close(compiled, expected, rtol=0, atol=1e-5)
     assert torch.equal(model.generate(ids, **options), answer)
     assert counters["stats"]["unique_graphs"] == 1, "generate decodes with the same graph"
+
+
+def test_the_memory_alone_is_compiled_once_from_the_second_token_on() -> None:
+    model = one_layer("memory-only")
+    expected, _ = decoded(model, 2, 20)
+    compiled, graphs = decoded(ahn.compile_decode(model), 2, 20)
+    assert graphs == [1] * 20
+    torch.testing.assert_close(compiled, expected, rtol=0, atol=1e-5)
 
 
 def test_full_attention_is_compiled_for_blocks_of_slots() -> None:

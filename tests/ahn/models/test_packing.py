@@ -15,6 +15,7 @@ from transformers import DataCollatorWithFlattening
 
 from ahn import MemoryHook
 from ahn.config import CELLS, VARIANTS
+from ahn.models.attention import LayerPlan
 from ahn.models.packing import find_documents, packed_plans
 from tests.ahn.conftest import SINKS, SIZES, WINDOW, tokens, variant_model
 
@@ -420,7 +421,8 @@ def test_documents_stay_apart_under_the_hooks_of_accelerate() -> None:
     assert found is not None
     plan = packed_plans(found, model.layout, torch.device("cpu"))[0]
     assert plan.to("cpu") is plan
-    assert plan.to("meta").plans[41].keys.device.type == "meta"
+    of_a_document = plan.to("meta").plans[41]
+    assert isinstance(of_a_document, LayerPlan) and of_a_document.keys.device.type == "meta"
 
 
 def test_runs_of_short_documents_go_through_together() -> None:
