@@ -49,6 +49,11 @@ class PrintedTable(_Strict):
     rows: dict[str, dict[str, tuple[float, ...]]]
     """By model and method."""
 
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """The settings as arguments of a count."""
+        return dict(self.settings)
+
     @model_validator(mode="after")
     def _is_a_rectangle(self) -> PrintedTable:
         every = [self.decimals, *(cells for rows in self.rows.values() for cells in rows.values())]
@@ -227,11 +232,14 @@ class PaperTable:
 
 
 _SLIP_OF_7B = (
-    "7B: the paper's FLOPs (and the model's ratios) do not follow from its formula in any table; "
-    "its ratios of mixing, its bytes and parameters do. See docs/paper.md."
+    "7B: the paper's FLOPs, and the model's ratios, do not follow from its formula in any table; "
+    "its ratios of mixing (within 0.06), bytes and parameters do. See docs/paper.md."
+)
+_SCORES = (
+    "Costs only: the scores of Table 2 need answers of a model and are not run by this command."
 )
 _GATE = (
-    "Rows of 14B with a memory are within one unit of the last digit: they were printed without "
+    "Rows of 14B with a memory are within one unit of the last digit: printed are those without "
     "the memory's output gate, which Table 1 counts."
 )
 _PARTS = {
@@ -257,6 +265,8 @@ def paper_table(name: str, model: str | None = None) -> PaperTable:
     made = _training if name == "table7" else _inference
     ours = {title: made(name, table, shape, title) for title, shape in models.items()}
     notes = [_SLIP_OF_7B] if any("7B" in title for title in models) else []
+    if name == "table2":
+        notes.append(_SCORES)
     if name == "table7":
         notes.append("Twice the forward FLOPs of each sequence, the memory's output gate left out.")
     elif any("14B" in title for title in models):
@@ -291,8 +301,8 @@ def _models(model: str | None) -> dict[str, ModelShape]:
 def _inference(
     name: str, table: PrintedTable, shape: ModelShape, title: str
 ) -> dict[str, tuple[float, ...]]:
-    made = {method: method_cost(shape, method, **table.settings) for method in table.rows[title]}
-    full = method_cost(shape, "Full Attn", **table.settings)
+    made = {method: method_cost(shape, method, **table.sizes) for method in table.rows[title]}
+    full = method_cost(shape, "Full Attn", **table.sizes)
     columns = {method: cost.columns(full) for method, cost in made.items()}
     return {
         method: tuple(cells[index] for index in _PARTS[name]) for method, cells in columns.items()
@@ -303,7 +313,7 @@ def _training(
     name: str, table: PrintedTable, shape: ModelShape, title: str
 ) -> dict[str, tuple[float, ...]]:
     return {
-        method: (training_step(shape, **table.settings, **variant_of(method)) / 1e17,)
+        method: (training_step(shape, **table.sizes, **variant_of(method)) / 1e17,)
         for method in table.rows[title]
     }
 
@@ -319,7 +329,7 @@ _FORMULAS = (
 
 
 def _table_1(models: Mapping[str, ModelShape]) -> PaperTable:
-    settings = printed().tables["table9"].settings
+    settings = printed().tables["table9"].sizes
     ours: dict[str, dict[str, tuple[float, ...]]] = {}
     for title, shape in models.items():
         layers = shape.num_hidden_layers
@@ -376,10 +386,9 @@ def render(table: PaperTable) -> Group:
             made.add_column(heading, justify="right")
         for index, column in enumerate(table.columns):
             for method, cells in rows.items():
-                published = table.published.get(model, {}).get(method)
-                figures = _figures(
-                    cells[index], published and published[index], table.decimals[index]
-                )
+                published = table.published.get(model, {}).get(method, ())
+                cell = published[index] if published else None
+                figures = _figures(cells[index], cell, table.decimals[index])
                 made.add_row(column, method, *figures)
             made.add_section()
         shown.append(made)

@@ -59,9 +59,9 @@ def test_a_cell_is_as_printed(
 @pytest.mark.parametrize("model", ["Qwen2.5-3B-Instruct", "Qwen2.5-14B-Instruct"])
 def test_without_the_output_gate_every_row_with_a_memory_is_as_printed(model: str) -> None:
     table, shape = printed().tables["table9"], zoo.find(printed().models[model]).shape
-    full = method_cost(shape, "Full Attn", **table.settings)
+    full = method_cost(shape, "Full Attn", **table.sizes)
     for method in ("AHN-Mamba2", "AHN-DN", "AHN-GDN"):
-        cost = method_cost(shape, method, output_gate=False, **table.settings).columns(full)
+        cost = method_cost(shape, method, output_gate=False, **table.sizes).columns(full)
         for ours, published, decimals in zip(
             cost, table.rows[model][method], table.decimals, strict=True
         ):
@@ -123,6 +123,14 @@ def test_table_2_is_four_columns_of_table_9() -> None:
     for model, rows in inference.items():
         for method, row in rows.items():
             assert costs[model][method] == row[1::2]
+
+
+def test_notes_say_what_is_no_figure_of_the_formula_and_what_is_not_run(run_eval: Any) -> None:
+    of_14b = " ".join(run_eval("paper", "table9", "--model", "qwen2.5-14b").stdout.split())
+    assert "output gate" in of_14b and "7B" not in of_14b
+    of_7b = " ".join(run_eval("paper", "table2", "--model", "qwen2.5-7b").stdout.split())
+    assert "do not follow from its formula" in of_7b and "are not run" in of_7b
+    assert "output gate" not in of_7b
 
 
 def test_a_printed_table_has_published_ours_and_difference(run_eval: Any) -> None:
