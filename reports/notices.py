@@ -216,7 +216,8 @@ def _generated(runs: Sequence[Run]) -> list[str]:
             match = _GENERATED.fullmatch(str(file.get("path")))
             if match and match["task"] not in tasks.setdefault(match["how"], []):
                 tasks[match["how"]].append(match["task"])
-    found, made = [], {}
+    found: list[str] = []
+    made: dict[tuple[tuple[str, str], ...], tuple[list[str], list[str]]] = {}
     for how, names in tasks.items():
         settings = dict(part.partition("=")[::2] for part in how.split("&"))
         if "tokenizer_sha256" not in settings:
@@ -229,10 +230,10 @@ def _generated(runs: Sequence[Run]) -> list[str]:
         lengths, of_all = made.setdefault(tuple(settings.items()), ([], []))
         lengths.append(length)
         of_all += [name for name in names if name not in of_all]
-    for settings, (lengths, names) in made.items():
+    for made_by, (lengths, names) in made.items():
         found.append(
             f"The rows of {', '.join(names)} (length {', '.join(lengths)}; seed "
-            f"{dict(settings).get('seed')}) were made for this model's tokenizer: a model with "
+            f"{dict(made_by).get('seed')}) were made for this model's tokenizer: a model with "
             "another tokenizer is asked other rows, also where its published figures are made so."
         )
     return found

@@ -37,8 +37,10 @@ def logits(model: Any, ids: Tensor, chunk: int | None = None, **inputs: Any) -> 
 def test_chunks_of_any_size_equal_one_pass(models: Any, variant: str, length: int) -> None:
     model, ids = models(variant), tokens(length, rows=2)
     whole = logits(model, ids)
+    # a memory alone has no attention beside it, which makes its rounding small
+    close = {"atol": 1e-3, "rtol": 0} if variant == "memory-only" else CLOSE
     for chunk in sorted({1, 2, W - 1, W, W + 1, S + W, length}):
-        torch.testing.assert_close(logits(model, ids, chunk), whole, **CLOSE)
+        torch.testing.assert_close(logits(model, ids, chunk), whole, **close)
 
 
 @pytest.mark.parametrize("length", LENGTHS)
@@ -73,7 +75,7 @@ def test_every_cell_streams_and_continues_with_several_tokens(
 
 
 @pytest.mark.parametrize("length", [n for n in LENGTHS if n <= S + W])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if name != "memory-only"])
 def test_what_fits_the_window_equals_stock_qwen2(
     models: Any, stock: Any, variant: str, length: int
 ) -> None:

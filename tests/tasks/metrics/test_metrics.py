@@ -46,7 +46,10 @@ ONE_LABEL = {
     "lveval_keyword_f1",
     "lveval_keyword_f1_zh",
     "lveval_rouge_l_zh",
-    "string_match_all",  # the share of the answers that are named
+    "scbench_all_of",  # as string_match_all, the share of the answers that are named
+    "scbench_function_or_key",
+    "scbench_key",
+    "string_match_all",
 }
 WORDS = st.lists(st.sampled_from(["cat", "sat", "mat", "hat", "on"]), max_size=8)
 
