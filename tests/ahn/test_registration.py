@@ -60,6 +60,7 @@ def test_import_ahn_loads_neither_torch_nor_transformers() -> None:
     run("import ahn, sys; assert not {'torch', 'transformers'} & set(sys.modules)")
 
 
+@pytest.mark.slow
 def test_a_configuration_is_loaded_without_the_models_of_other_families() -> None:
     """And once the class is made, the auto classes have it, and nothing watches imports."""
     run(
@@ -84,6 +85,7 @@ def test_the_table_of_families_is_read_without_torch() -> None:
     )
 
 
+@pytest.mark.slow
 def test_classes_are_made_when_they_are_named() -> None:
     """And a process that only has a pickle of a configuration finds its class."""
     run(

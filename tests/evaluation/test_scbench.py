@@ -45,6 +45,7 @@ def run(run_eval, model, tmp_path_factory) -> Path:
     return folder / "run"
 
 
+@pytest.mark.slow
 def test_every_turn_is_a_record_and_the_document_is_read_once(run):
     found = records_of(run)
     assert len(found) == 3 * 2 * 2 * 2 and not any(r["error"] for r in found)

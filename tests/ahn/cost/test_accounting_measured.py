@@ -125,6 +125,7 @@ VARIANT_CELLS = [("full", "GatedDeltaNet"), ("window", "GatedDeltaNet")] + [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("variant", "cell"), VARIANT_CELLS)
 def test_token_by_token_our_model_executes_the_analytic_count(variant, cell):
     """One token at a time nothing is masked and the memory is in its recurrent form: to the FLOP.
@@ -144,6 +145,7 @@ def test_token_by_token_our_model_executes_the_analytic_count(variant, cell):
         assert parts[name] == expected.parts[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", [16, 50, 200])
 @pytest.mark.parametrize(("variant", "cell"), VARIANT_CELLS)
 def test_in_chunks_our_model_multiplies_more_only_in_attention_and_memory(variant, cell, chunk):
@@ -175,6 +177,7 @@ def test_in_chunks_our_model_multiplies_more_only_in_attention_and_memory(varian
         assert 0 < scan < 8 * recurrence
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tokens", [1, 27, 28, 29, 255, 256, 257, 600])
 @pytest.mark.parametrize(("variant", "cell"), VARIANT_CELLS)
 def test_cache_bytes_are_those_of_the_real_cache(variant, cell, tokens):
@@ -189,6 +192,7 @@ def test_cache_bytes_are_those_of_the_real_cache(variant, cell, tokens):
     assert cache.nbytes == expected.total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("chunk", [1, 100, 1024])
 def test_cache_bytes_hold_for_any_chunk_batch_type_and_layer_mix(family, chunk):

@@ -149,6 +149,7 @@ def budgets(draw: Any) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None, derandomize=True)
 @given(case=budgets())
 def test_the_size_found_fits_and_the_next_larger_ones_do_not(case: dict[str, Any]) -> None:

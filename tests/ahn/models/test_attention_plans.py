@@ -46,6 +46,7 @@ def readings(draw: Any) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 @settings(
     max_examples=300,
     deadline=None,

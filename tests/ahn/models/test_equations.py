@@ -98,6 +98,7 @@ def padded(rows: list[Tensor]) -> tuple[Tensor, Tensor]:
     return ids, mask
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     shape=shapes(),

@@ -141,6 +141,7 @@ def test_a_cell_from_outside(cell: str, outside: None) -> None:
     assert cache.nbytes == cache_bytes(SHAPE, "memory-only", 50, cell=cell, dtype_bytes=8).total
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(
     cell=st.sampled_from(CELLS.builtin),

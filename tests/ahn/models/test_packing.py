@@ -377,6 +377,7 @@ def batches(draw: Any) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 @settings(
     max_examples=60,
     deadline=None,

@@ -183,6 +183,7 @@ HANGING = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("failure", HANGING.values(), ids=HANGING)
 def test_a_whole_request_has_a_time(server: FakeServer, failure: Reply) -> None:
     server.usual = failure

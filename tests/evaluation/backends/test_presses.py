@@ -153,6 +153,7 @@ def test_a_library_that_is_missing_or_another_is_told_with_the_way_to_get_it(mon
         press_library.kvpress.cache_clear()
 
 
+@pytest.mark.slow
 def test_importing_the_library_changes_nothing_of_transformers():
     code = (
         "from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS as found\n"

@@ -117,6 +117,7 @@ def first_logits(asked: StockReader, document: Ids, asks: Ids) -> torch.Tensor:
 # -- what it holds ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("options", [*ALL, variant("bits=4,chunk=30,residual=40", "quanto")])
 def test_bytes_by_arithmetic_are_those_measured(options: str, dtype: str) -> None:
@@ -224,6 +225,7 @@ def test_chunks_see_earlier_ones_quantised() -> None:
     assert torch.equal(pieces, by_hand)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [*ALL, variant("bits=4,residual=4", "quanto")])
 def test_questions_of_a_document_are_answered_as_if_it_were_read_for_each(options: str) -> None:
     asked = reader(options)
@@ -241,6 +243,7 @@ def test_questions_of_a_document_are_answered_as_if_it_were_read_for_each(option
 # -- what it answers --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_fewer_bits_change_logits_more_and_8_bits_answer_as_full_does(dtype: str) -> None:
     if any(importlib.util.find_spec(module) is None for module in NEEDED.values()):

@@ -136,6 +136,7 @@ def template_of(shared: Path, benchmark: str, task: str, protocol: str) -> str:
     return prompts["official"][family]["template"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_prompts_are_the_authors_token_for_token(shared, tokenizers, case):
     benchmark, name, protocol, cut, wrap, side = CASES[case]
