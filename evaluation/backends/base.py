@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from common.errors import InputError
 from evaluation.backends.requests import VariantRequest
 
 Ids = npt.NDArray[np.int32]
@@ -294,8 +295,9 @@ class Backend(ABC):
         Raises:
             InputError: the budget is too small for it.
         """
-        raise NotImplementedError(
-            f"{type(self).__name__} is sizable and does not say what it keeps"
+        raise InputError(
+            f"{self.name}: its back-end can be sized, but does not say how many tokens it keeps "
+            f"({type(self).__name__}.kept)"
         )
 
 

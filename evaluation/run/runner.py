@@ -308,10 +308,7 @@ class Worker:
             return answer
         assert self._reader is not None, "open() comes first"
         ids, *budget = self._to_read(group)
-        try:
-            peak = self._reader.peak(ids, self._question(group, index), *budget)
-        except Exception:  # what is answered does not depend on it: not known
-            return answer
+        peak = self._reader.peak(ids, self._question(group, index), *budget)
         return replace(answer, peak_bytes=peak)
 
     def _question(self, group: Group, index: int) -> Question:
