@@ -403,7 +403,7 @@ class QuantizedBackend(StockBackend):
         """Tokens that fit a budget.
 
         Raises:
-            InputError: none.
+            InputError: not one fits.
         """
         scheme, shapes, element = self.scheme, self.shapes, self._element
         if self._bytes(document, 0) <= budget:
