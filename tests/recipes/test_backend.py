@@ -155,8 +155,8 @@ def test_another_identity_is_another_run(run: Any, installed: Path) -> None:
         ("search:sentences=none", "sentences: 'none' is not a number above 0"),
         (
             "serch",
-            "unknown variant 'serch' (known: full, window, ahn, no-write, compressive, memory-only, "
-            "hf, quantized, kvpress, endpoint, search); did you",
+            "unknown variant 'serch' (known: full, window, ahn, no-write, compressive, "
+            "memory-only, hf, quantized, kvpress, endpoint, search); did you",
         ),
         ("search:name=a,search:sentences=2,name=a", "two variants are called a"),
     ],
