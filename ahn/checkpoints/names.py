@@ -42,6 +42,16 @@ def ahn_path(name: str | Path) -> str | Path:
     return model_path(f"{_PREFIX}gdn" if name == "pocket" else name)
 
 
+def name_of(place: str) -> str:
+    """The name that stands for a place, the inverse of `model_path`: what a record may say on any
+    machine. Other places are their own names."""
+    path = Path(place)
+    if path == _POCKET:
+        return "pocket"
+    return _PREFIX + path.relative_to(_POCKET).as_posix() if path.is_relative_to(_POCKET) else place
+
+
 def embedded_memories() -> list[str]:
-    """Names of the memories of the embedded model: `gdn`, `dn` ..."""
-    return sorted(file.parent.name for file in _POCKET.glob("*/config.json"))
+    """Names of the memories of the embedded model: `gdn`, `dn`, `ablation/kl-random-seed0` ..."""
+    files = (*_POCKET.glob("*/config.json"), *_POCKET.glob("ablation/*/config.json"))
+    return sorted(file.parent.relative_to(_POCKET).as_posix() for file in files)
