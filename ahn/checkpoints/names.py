@@ -43,12 +43,15 @@ def ahn_path(name: str | Path) -> str | Path:
 
 
 def name_of(place: str) -> str:
-    """The name that stands for a place, the inverse of `model_path`: what a record may say on any
-    machine. Other places are their own names."""
-    path = Path(place)
-    if path == _POCKET:
+    """What `model_path` understands on any machine: an embedded model's or memory's name.
+
+    Args:
+        place: what `model_path` gave; folders elsewhere and hub ids are their own names.
+    """
+    if Path(place) == _POCKET:
         return "pocket"
-    return _PREFIX + path.relative_to(_POCKET).as_posix() if path.is_relative_to(_POCKET) else place
+    names = {_POCKET / memory: f"{_PREFIX}{memory}" for memory in embedded_memories()}
+    return names.get(Path(place), place)
 
 
 def embedded_memories() -> list[str]:
