@@ -258,15 +258,14 @@ def _sentence(of_model: Sequence[SummaryRow], model: str, rows: Sequence[Summary
     several = len(memories(of_model))
     name = _named(row.column, model)
     name = "AHN" if name == "ahn" else name
-    of = f" of {model}" if model else ""
+    of, on = (f" {word} {model}" if model else "" for word in ("of", "on"))
     pieces: Pieces = []
     if several > 1:
-        windows = {r.column.window for r in memories(of_model)}
-        what = "memories" if len(windows) == 1 else f"memories and windows{of}"
-        of = of if len(windows) == 1 else ""
-        pieces.append((f"Of {several} {what}{of}, {name} scores best: ", False))
+        one_window = len({r.column.window for r in memories(of_model)}) == 1
+        what = f"memories{of}" if one_window else f"variants with a memory{on}"
+        pieces.append((f"Of {several} {what}, {name} scores best: ", False))
     else:
-        pieces.append((f"{name}{' on ' + model if model else ''} scores ", False))
+        pieces.append((f"{name}{on} scores ", False))
     pieces.append((f"{formats.points(row.score.mean)} {formats.between(row.score)}", True))
     pieces.append((f" of 100 over {_tasks(row.tasks)}", False))
     compared = []
