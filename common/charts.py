@@ -30,7 +30,9 @@ text { font: 13px system-ui, sans-serif; fill: #222; }
 """ + "\n".join(
     f".c{i} {{ stroke: #{c}; }} .mark.c{i}:not(.hollow), .bar.c{i}, .t{i} {{ fill: #{c}; }}"
     for i, c in enumerate(_PALETTE)
-)
+) + """
+.bar, .band { stroke: none; } .band { opacity: .16; } .whisker { fill: none; stroke-width: 1.5; }
+"""
 # XML has no place for control characters: Unicode has pictures of them.
 _PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n\r"}
 

@@ -35,6 +35,7 @@ from reports.leaderboard import (
 )
 from reports.matched import matched
 from reports.notices import notices
+from reports.over_window import over_window
 from reports.run_details import details
 from reports.run_folders import Run, read_run
 from reports.stats import Interval, mean_interval
@@ -169,6 +170,7 @@ def render(
         several_protocols=len({t.protocol for t in tasks_of(columns)}) > 1,
         several_benchmarks=len({t.benchmark for t in tasks_of(columns)}) > 1,
         curves=[(curve, _panels(columns, curve)) for curve in curves(columns)],
+        over_window=over_window(rows),
         by_length=shares,
         length_field=length_field,
         length_how="measured" if length_field == "cache_bytes_measured" else "analytic",
