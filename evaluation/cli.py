@@ -253,7 +253,7 @@ def _list_paper(json_: bool) -> None:
         if json_:
             raise InputError("--json stands behind a table's name: run_eval paper table9 --json")
         return
-    from evaluation.commands.paper import listed, listing
+    from evaluation.paper.listing import listed, listing
 
     if json_:
         _print_json(listed())
@@ -277,7 +277,7 @@ app.add_command(paper)
 
 
 def _show_paper_table(name: str, settings: given.PaperTable) -> None:
-    from evaluation.commands.paper import as_json, paper_table, render
+    from evaluation.paper.costs import as_json, paper_table, render
 
     table = paper_table(name, settings.model)
     if settings.json_:
@@ -310,7 +310,7 @@ _paper_table("table9", "Parameters, FLOPs and cache at 128k: published, ours, di
 
 
 def _refuse_experiment(name: str, words: tuple[str, ...]) -> None:
-    from evaluation.commands.paper import refusal
+    from evaluation.paper.listing import refusal
 
     raise InputError(refusal(name))
 
@@ -336,7 +336,7 @@ for _name in _EXPERIMENTS.split():
 )
 def training_step(settings: given.TrainingStep) -> None:
     """FLOPs of one training step, as the paper's Table 7 counts them: twice the forward pass."""
-    from evaluation.commands.paper import render_step, step_costs
+    from evaluation.paper.costs import render_step, step_costs
 
     costs = step_costs(settings)
     if settings.json_:

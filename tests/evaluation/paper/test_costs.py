@@ -11,7 +11,9 @@ import pytest
 
 from ahn.cost import zoo
 from ahn.cost.paper import METHODS, method_cost
-from evaluation.commands.paper import as_json, experiments, listed, paper_table, printed
+from evaluation.paper.costs import as_json, paper_table, printed
+from evaluation.paper.experiments import experiments
+from evaluation.paper.listing import listed
 
 TABLES = ("table2", "table7", "table9")
 OF_7B = "Qwen2.5-7B-Instruct"

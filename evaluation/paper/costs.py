@@ -1,7 +1,7 @@
-"""`run_eval paper`: the AHN paper's tables; costs are computed and set beside the printed cells.
+"""The AHN paper's tables of costs, computed, beside the printed cells.
 
 No torch, no model. What the paper prints is data (`configs/published/paper`); what is ours is
-`ahn.cost.paper`. Tables of scores are listed with what they need and refused.
+`ahn.cost.paper`.
 """
 
 from __future__ import annotations
@@ -9,23 +9,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from math import prod
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from ahn.config import example_layout
 from ahn.cost import zoo
-from ahn.cost.accounting import ModelShape, flops
+from ahn.cost.accounting import ModelShape
 from ahn.cost.paper import CELL_BYTES, METHODS, method_cost, training_step, variant_of
 from ahn.cost.shapes import sized_cell
-from common import yaml
 from common.errors import InputError
 from common.suggestions import did_you_mean
-from common.validation import validated
 from evaluation.commands.cost import find_shape
 from evaluation.commands.options import TrainingStep
+from evaluation.paper.files import Strict, read
 from tasks.published import Source
 
 if TYPE_CHECKING:
@@ -33,11 +30,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class PrintedTable(_Strict):
+class PrintedTable(Strict):
     """A table of costs as the paper prints it."""
 
     title: str
@@ -62,150 +55,16 @@ class PrintedTable(_Strict):
         return self
 
 
-class _Costs(_Strict):
+class _Costs(Strict):
     source: Source
     models: dict[str, str]
     tables: dict[str, PrintedTable]
 
 
-class Experiment(_Strict):
-    """What a table or figure is made from."""
-
-    title: str
-    arithmetic: str = ""
-    """`all` or `costs`: what of it is computed without a model."""
-    models: tuple[str, ...] = ()
-    methods: tuple[str, ...] = ()
-    more_methods: tuple[str, ...] = ()
-    """Those whose cost is not known here."""
-    data: str = ""
-    examples: int = 0
-    tokens: int = 0
-    window: int | None = None
-    windows: tuple[int, ...] = ()
-    sinks: int = 0
-    training: bool = False
-
-
-class _Experiments(_Strict):
-    source: Source
-    experiments: dict[str, Experiment]
-
-
-Model = TypeVar("Model", bound=BaseModel)
-
-
-def _read(name: str, model: type[Model]) -> Model:
-    file = resources.files("configs") / "published" / "paper" / name
-    return validated(model, yaml.parse(file.read_text("utf-8"), str(file)), str(file))
-
-
 @cache
 def printed() -> _Costs:
     """The paper's tables of costs."""
-    return _read("costs.yaml", _Costs)
-
-
-@cache
-def experiments() -> Mapping[str, Experiment]:
-    """Every table and figure, by the name that it has as a command."""
-    return _read("experiments.yaml", _Experiments).experiments
-
-
-# -- the list ------------------------------------------------------------------------------------
-
-
-def listed() -> dict[str, dict[str, Any]]:
-    """Every table and figure: what it needs, and what of it can be had here. Plain data.
-
-    `tokens` are those of one example, at most; `flops` are those of reading all examples at that
-    length with every model, method and window, in the exact accounting; None: not arithmetic.
-    """
-    return {
-        name: {
-            "title": made.title,
-            "models": list(made.models),
-            "data": made.data,
-            "variants": [*made.methods, *made.more_methods],
-            "windows": [*made.windows, *([made.window] if made.window else [])],
-            "sinks": made.sinks,
-            "examples": made.examples,
-            "tokens": made.tokens,
-            "flops": _work(made),
-            "here": _here(name, made),
-        }
-        for name, made in experiments().items()
-    }
-
-
-def _work(made: Experiment) -> int | None:
-    if made.training or made.more_methods or not made.models:
-        return None
-    total = 0
-    for model in made.models:
-        shape = zoo.find(model).shape
-        for method in made.methods:
-            settings = dict(variant_of(method))
-            bounded = example_layout(settings["variant"]).window is not None
-            for window in (made.windows or (made.window,)) if bounded else (None,):
-                settings |= {"window": window, "sinks": made.sinks}
-                total += made.examples * flops(shape, prompt_tokens=made.tokens, **settings).total
-    return total
-
-
-def _here(name: str, made: Experiment) -> str:
-    if made.arithmetic == "all":
-        return f"all of it: run_eval paper {name}"
-    if made.arithmetic:
-        return f"its costs: run_eval paper {name}; its scores cannot be run by this command yet"
-    return "cannot be run by this command yet"
-
-
-def refusal(name: str) -> str:
-    """Why a table or figure that needs a model is not made."""
-    made = experiments()[name]
-    return (
-        f"{name} ({made.title}) needs answers of a model, and this command does not run it yet; "
-        "run_eval paper lists what it needs, and configs/eval/paper-*.yaml are presets of runs of "
-        "LV-Eval, InfiniteBench and LongBench"
-    )
-
-
-def listing(found: Mapping[str, Mapping[str, Any]]) -> Table:
-    """The list as a table."""
-    from rich import box
-    from rich.table import Table
-
-    from reports import formats
-
-    table = Table(
-        title="The AHN paper (arXiv 2510.07318v2); FLOPs: exact accounting, every example at so "
-        "many tokens",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
-    for heading in ("", "what", "models", "variants", "data", "here"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("examples", "tokens", "FLOPs"):
-        table.add_column(heading, justify="right")
-    for name, made in found.items():
-        counted = (formats.whole(made[key]) if made[key] else "" for key in ("examples", "tokens"))
-        work = made["flops"]
-        table.add_row(
-            name,
-            made["title"],
-            ", ".join(made["models"]),
-            ", ".join(made["variants"]),
-            made["data"],
-            made["here"],
-            *counted,
-            "" if not made["examples"] else formats.operations(work),
-        )
-    return table
-
-
-# -- tables of costs -----------------------------------------------------------------------------
+    return read("costs.yaml", _Costs)
 
 
 @dataclass(frozen=True)
