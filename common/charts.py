@@ -26,6 +26,7 @@ text { font: 13px system-ui, sans-serif; fill: #222; }
 .panel, .name { font-weight: 600; }
 .grid { stroke: #dde1e6; fill: none; } .zero { stroke: #5b6470; fill: none; }
 .leader { stroke: #5b6470; stroke-width: .8; fill: none; }
+.band { stroke: none; opacity: .16; }
 .line { fill: none; stroke-width: 1.6; } .mark { stroke-width: 1.4; } .mark.hollow { fill: #fff; }
 """ + "\n".join(
     f".c{i} {{ stroke: #{c}; }} .mark.c{i}:not(.hollow), .bar.c{i}, .t{i} {{ fill: #{c}; }}"
@@ -70,6 +71,12 @@ def polyline(points: Sequence[tuple[float, float]], colour: int) -> Markup:
     """A line through points."""
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     return Markup('<polyline class="line c{}" points="{}"/>').format(colour % COLOURS, path)
+
+
+def area(edge: Sequence[tuple[float, float]], colour: int) -> Markup:
+    """What lies within an edge, lightly filled."""
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in edge)
+    return Markup('<polygon class="band t{}" points="{}"/>').format(colour % COLOURS, path)
 
 
 def marker(x: float, y: float, colour: int) -> Markup:
@@ -151,6 +158,8 @@ def line_chart(
     x_label: str,
     y_label: str,
     log: bool = False,
+    bands: Sequence[Sequence[tuple[float, float, float]]] = (),
+    verticals: Sequence[tuple[float, str]] = (),
 ) -> Markup:
     """Lines over a number.
 
@@ -161,6 +170,8 @@ def line_chart(
         x_label: what stands along the horizontal axis, with its unit.
         y_label: likewise, the vertical one.
         log: whether the vertical axis is logarithmic.
+        bands: (x, low, high) along each line, in the order of `series`; not with `log`.
+        verticals: (x, name) of places that are marked.
     """
     height, left, top, bottom = 300, 56, 26, 46
     drawn = [
@@ -172,6 +183,9 @@ def line_chart(
     right = min(190, right) if len(drawn) > 1 else 20
     x_ticks = round_ticks(min(x for x, _ in every), max(x for x, _ in every))
     least, most = min(y for _, y in every), max(y for _, y in every)
+    for band in bands:
+        least = min([least, *(low for _, low, _ in band)])
+        most = max([most, *(high for _, _, high in band)])
     y_ticks = _log_ticks(least, most) if log else round_ticks(least, most)
 
     def x(value: float) -> float:
@@ -193,6 +207,15 @@ def line_chart(
         parts.append(text(x(tick), height - bottom + 18, f"{tick:g}", "tick", "middle"))
     parts.append(text(left + (WIDTH - left - right) / 2, height - 8, x_label, "axis", "middle"))
     parts.append(text(4, 14, y_label, "axis", "start"))
+    for place, name in verticals:
+        if x_ticks[0] < place < x_ticks[-1]:
+            parts.append(stroke(x(place), top, x(place), height - bottom, "zero"))
+            parts.append(text(x(place) + 4, top + 10, name, "tick", "start"))
+    for colour, band in enumerate(bands):
+        edge = [(x(a), y(high)) for a, _, high in band] + [
+            (x(a), y(low)) for a, low, _ in reversed(band)
+        ]
+        parts.append(area(edge, colour))
     ends = []
     for colour, (name, points) in enumerate(drawn):
         places = [(x(a), y(b)) for a, b in points]

@@ -110,8 +110,7 @@ def _page_within_limit(
     """The page's bytes; examples are halved until it is small enough."""
     most, most_bytes = examples.MOST_EXAMPLES, _EXAMPLE_BYTES
     while True:
-        text = render(runs, most, most_bytes, tables, remarks).translate(_CONTROL_PICTURES)
-        page = text.encode("utf-8", "replace")
+        page = printable(render(runs, most, most_bytes, tables, remarks))
         if len(page) < MOST_BYTES:
             return page
         if most == 0:
@@ -148,14 +147,9 @@ def render(
         ),
         "cache_bytes_analytic",
     )
-    environment = _environment()
-    style = _source(environment, "report.css")
-    script = _source(environment, "report.js")
+    environment = page_environment()
     return environment.get_template("report.html.j2").render(
-        style=style,
-        script=script,
-        style_hash=_csp_hash(style),
-        script_hash=_csp_hash(script),
+        **page_parts(environment),
         names=run_names([run.path for run in runs]),
         runs=runs,
         columns=columns,
@@ -201,7 +195,7 @@ def _without_gaps(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _environment() -> Environment:
+def page_environment() -> Environment:
     """Jinja with autoescape on for everything, and missing names as errors."""
     environment = Environment(
         loader=PackageLoader("reports", "templates"),
@@ -229,6 +223,23 @@ def _environment() -> Environment:
     environment.globals["swatch"] = figures.swatch
     environment.globals["variant_text"] = variant_text
     return environment
+
+
+def page_parts(environment: Environment) -> dict[str, Any]:
+    """What every page has: its style and script, and the hashes that allow them."""
+    style = _source(environment, "report.css")
+    script = _source(environment, "report.js")
+    return {
+        "style": style,
+        "script": script,
+        "style_hash": _csp_hash(style),
+        "script_hash": _csp_hash(script),
+    }
+
+
+def printable(text: str) -> bytes:
+    """The bytes of a page: control characters as Unicode's pictures of them."""
+    return text.translate(_CONTROL_PICTURES).encode("utf-8", "replace")
 
 
 def _source(environment: Environment, name: str) -> Markup:
