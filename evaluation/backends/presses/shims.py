@@ -27,7 +27,7 @@ def import_kvpress() -> Any:
 
     On import kvpress wraps every attention function of transformers, for its presses that mask
     tokens of single heads. Here masks are given to attention as masks
-    (`evaluation.backends.press_masks`), so other models of the process need not pay for it.
+    (`evaluation.backends.presses.masks`), so other models of the process need not pay for it.
     """
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS as functions
 

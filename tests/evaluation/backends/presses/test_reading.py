@@ -25,17 +25,17 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from ahn import POCKET_PATH
 from common.errors import InputError
 from evaluation.backends.cache_bytes import held
-from evaluation.backends.press_library import (
+from evaluation.backends.presses.library import (
     INSTALL,
     TRAITS,
     kvpress,
     press_names,
     read_request,
 )
-from evaluation.backends.press_masks import PressedCache, chunk_mask
-from evaluation.backends.press_reading import PressedModel
-from evaluation.backends.press_room import Layers, bytes_held, kept_of
-from evaluation.backends.press_shims import prefix_of_template, text_model
+from evaluation.backends.presses.masks import PressedCache, chunk_mask
+from evaluation.backends.presses.reading import PressedModel
+from evaluation.backends.presses.room import Layers, bytes_held, kept_of
+from evaluation.backends.presses.shims import prefix_of_template, text_model
 from evaluation.backends.requests import parse_request
 
 if find_spec("kvpress") is None:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from common.errors import InputError
-from evaluation.backends.press_library import PressSpec
+from evaluation.backends.presses.library import PressSpec
 
 _STEPS = 60
 _MOST = 1 - 2**-40

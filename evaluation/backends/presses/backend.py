@@ -24,10 +24,10 @@ from ahn.cost.accounting import flops
 from common.errors import InputError, Problems
 from evaluation.backends.base import Cost, RunSettings
 from evaluation.backends.local import seed_everything
-from evaluation.backends.press_library import VERSION, PressSpec, Size, read_request
-from evaluation.backends.press_masks import PressedCache
-from evaluation.backends.press_reading import PressedModel
-from evaluation.backends.press_room import (
+from evaluation.backends.presses.library import VERSION, PressSpec, Size, read_request
+from evaluation.backends.presses.masks import PressedCache
+from evaluation.backends.presses.reading import PressedModel
+from evaluation.backends.presses.room import (
     FAMILIES,
     Kept,
     Layers,

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from common.errors import InputError
-from evaluation.backends import http_client
-from evaluation.backends.endpoint import Completion, _completion
-from evaluation.backends.http_client import Client, EndpointError, Key
+from evaluation.backends.endpoint import http_client
+from evaluation.backends.endpoint.backend import Completion, _completion
+from evaluation.backends.endpoint.http_client import Client, EndpointError, Key
 from tests.servers import FakeServer, Reply, answer, completion, events, raw, refusal, streamed
 
 SECRET = "sk-0123456789abcdef"

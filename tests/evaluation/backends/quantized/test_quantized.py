@@ -15,10 +15,10 @@ from transformers import AutoTokenizer, DynamicCache, GenerationConfig
 
 import ahn
 from common.errors import InputError
-from evaluation.backends import quantized
 from evaluation.backends.base import Ids, Question, RunSettings
-from evaluation.backends.quantized import Fit, QuantizedBackend, QuantizedReader, kv_shapes
-from evaluation.backends.quantized_cache import KVShape, Scheme, states
+from evaluation.backends.quantized import backend as quantized
+from evaluation.backends.quantized.backend import Fit, QuantizedBackend, QuantizedReader, kv_shapes
+from evaluation.backends.quantized.cache import KVShape, Scheme, states
 from evaluation.backends.requests import parse_request
 from evaluation.backends.stock import Past, StockBackend, StockReader
 from tasks.pocket.synthetic import generate

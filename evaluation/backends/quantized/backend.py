@@ -1,6 +1,6 @@
 """`quantized`: a stock model whose keys and values are kept in 8, 4 or 2 bits.
 
-`quantized:bits=4` is asked like `hf`, with a cache of `evaluation.backends.quantized_cache`. How a
+`quantized:bits=4` is asked like `hf`, with a cache of `evaluation.backends.quantized.cache`. How a
 document is read is part of what is compared:
 
 - `chunk=whole`, the default: in one pass, in which attention sees keys and values as they are.
@@ -39,12 +39,12 @@ from ahn.cost.accounting import flops
 from common.errors import InputError, Problems
 from evaluation.backends.base import Cost, Ids, Reader, RunSettings
 from evaluation.backends.local import seed_everything
-from evaluation.backends.press_library import PressSpec, Size, read_request
-from evaluation.backends.press_reading import PressedModel
-from evaluation.backends.press_room import Layers, kept_of, target_of
-from evaluation.backends.press_sizes import count_kept, share_to_drop, sized_press
-from evaluation.backends.presses import PressBackend
-from evaluation.backends.quantized_cache import (
+from evaluation.backends.presses.backend import PressBackend
+from evaluation.backends.presses.library import PressSpec, Size, read_request
+from evaluation.backends.presses.reading import PressedModel
+from evaluation.backends.presses.room import Layers, kept_of, target_of
+from evaluation.backends.presses.sizes import count_kept, share_to_drop, sized_press
+from evaluation.backends.quantized.cache import (
     AXES,
     BITS,
     DEFAULT_BACKEND,

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import InputError
-from evaluation.backends.press_library import INSTALL, read_request
-from evaluation.backends.press_room import Layers, kept_of, target_of
-from evaluation.backends.press_sizes import Room, count_kept, share_to_drop, sized_press
+from evaluation.backends.presses.library import INSTALL, read_request
+from evaluation.backends.presses.room import Layers, kept_of, target_of
+from evaluation.backends.presses.sizes import Room, count_kept, share_to_drop, sized_press
 from evaluation.backends.requests import parse_request
 
 if find_spec("kvpress") is None:

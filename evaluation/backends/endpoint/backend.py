@@ -31,8 +31,7 @@ from evaluation.backends.base import (
     Reader,
     RunSettings,
 )
-from evaluation.backends.generation import load_generation_config, stop_ids
-from evaluation.backends.http_client import (
+from evaluation.backends.endpoint.http_client import (
     BadReply,
     Client,
     EndpointError,
@@ -40,6 +39,7 @@ from evaluation.backends.http_client import (
     Key,
     error_text,
 )
+from evaluation.backends.generation import load_generation_config, stop_ids
 from evaluation.backends.local import before_stop
 from evaluation.backends.requests import VariantRequest, server_url
 from evaluation.backends.streaming import StreamingModels

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from common.errors import InputError
-from evaluation.backends.press_library import PressSpec, Size
-from evaluation.backends.press_masks import PressedCache, install_masks
-from evaluation.backends.press_room import Layers, masks_heads, target_of, tokens_a_layer
-from evaluation.backends.press_shims import preparing, press_document
-from evaluation.backends.press_sizes import share_to_drop, sized_press
+from evaluation.backends.presses.library import PressSpec, Size
+from evaluation.backends.presses.masks import PressedCache, install_masks
+from evaluation.backends.presses.room import Layers, masks_heads, target_of, tokens_a_layer
+from evaluation.backends.presses.shims import preparing, press_document
+from evaluation.backends.presses.sizes import share_to_drop, sized_press
 
 
 class PressedModel:

@@ -19,14 +19,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 
 from ahn import POCKET_PATH
 from common.errors import InputError
-from evaluation.backends import press_library
 from evaluation.backends.base import Question, RunSettings
-from evaluation.backends.press_library import INSTALL, TRAITS, VERSION, read_request
-from evaluation.backends.presses import PressBackend, PressReader
+from evaluation.backends.presses import library as press_library
+from evaluation.backends.presses.backend import PressBackend, PressReader
+from evaluation.backends.presses.library import INSTALL, TRAITS, VERSION, read_request
 from evaluation.backends.requests import parse_request
 from evaluation.backends.stock import StockBackend
 from evaluation.cli import main
-from tests.evaluation.backends.test_press_reading import model_of
+from tests.evaluation.backends.presses.test_reading import model_of
 
 if find_spec("kvpress") is None:
     pytest.skip(f"kvpress is not installed: {INSTALL}", allow_module_level=True)
@@ -159,7 +159,7 @@ def test_importing_the_library_changes_nothing_of_transformers():
         "from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS as found\n"
         "found['mine'] = mine = lambda *a: a\n"
         "before = dict(found)\n"
-        "from evaluation.backends.press_library import kvpress\n"
+        "from evaluation.backends.presses.library import kvpress\n"
         "kvpress()\n"
         "assert dict(found) == before and list(found._local_mapping) == ['mine'], found\n"
     )
@@ -417,7 +417,7 @@ def test_it_is_asked_in_a_run_at_the_bytes_of_another_variant(tmp_path):
 
 
 def test_the_version_is_that_of_the_pins_and_of_the_page():
-    root = Path(__file__).parents[3]
+    root = Path(__file__).parents[4]
     assert f"kvpress=={VERSION}\n" in (root / "constraints.txt").read_text("utf-8")
     page = (root / "docs" / "presses.md").read_text("utf-8")
     assert set(re.findall(r"kvpress==?([\d.]+\d)", page)) == {VERSION}
@@ -427,7 +427,7 @@ def test_the_version_is_that_of_the_pins_and_of_the_page():
 
 
 def table_of_presses() -> dict[str, tuple[str, str]]:
-    page = (Path(__file__).parents[3] / "docs" / "presses.md").read_text("utf-8")
+    page = (Path(__file__).parents[4] / "docs" / "presses.md").read_text("utf-8")
     rows = re.findall(r"^\| `(\w+)` \| ([^|]*) \| ?([^|]*)\|$", page, re.MULTILINE)
     return {name: (works.strip(), more.strip()) for name, works, more in rows}
 

@@ -7,8 +7,8 @@ from fractions import Fraction
 from typing import Any
 
 from common.errors import InputError
-from evaluation.backends.press_library import PressSpec, Size
-from evaluation.backends.press_sizes import Room, count_kept, share_to_drop, sized_press
+from evaluation.backends.presses.library import PressSpec, Size
+from evaluation.backends.presses.sizes import Room, count_kept, share_to_drop, sized_press
 
 FAMILIES = ("llama", "mistral", "phi3", "qwen2", "qwen3", "gemma3")
 """Values of `model_type` that kvpress has been made for."""

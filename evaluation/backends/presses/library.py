@@ -21,7 +21,7 @@ from typing import Any, Literal, Union
 
 from common.errors import InputError, Problems
 from common.suggestions import did_you_mean
-from evaluation.backends.press_shims import import_kvpress, quiet
+from evaluation.backends.presses.shims import import_kvpress, quiet
 from evaluation.backends.requests import VariantRequest, tokens
 
 VERSION = "0.5.5"

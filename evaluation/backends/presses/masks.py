@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from evaluation.backends.press_shims import text_model
+from evaluation.backends.presses.shims import text_model
 
 
 class PressedCache(DynamicCache):

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, HQQQuantizedLayer
 
 from evaluation.backends.cache_bytes import held
-from evaluation.backends.quantized_cache import (
+from evaluation.backends.quantized.cache import (
     AXES,
     BITS,
     FP8,

@@ -19,9 +19,9 @@ import pytest
 from transformers import GenerationConfig
 
 from common.errors import InputError
-from evaluation.backends import http_client
 from evaluation.backends.base import Question, RunSettings
-from evaluation.backends.endpoint import (
+from evaluation.backends.endpoint import http_client
+from evaluation.backends.endpoint.backend import (
     EndpointBackend,
     Options,
     _added_to_texts,

@@ -13,9 +13,9 @@ from transformers import AutoTokenizer, GenerationConfig
 import ahn
 from common.errors import InputError
 from evaluation.backends.base import Ids, Question, RunSettings
-from evaluation.backends.presses import PressBackend
-from evaluation.backends.quantized import QuantizedBackend, QuantizedReader
-from evaluation.backends.quantized_cache import states
+from evaluation.backends.presses.backend import PressBackend
+from evaluation.backends.quantized.backend import QuantizedBackend, QuantizedReader
+from evaluation.backends.quantized.cache import states
 from evaluation.backends.requests import parse_request
 from evaluation.backends.stock import StockReader
 
