@@ -8,8 +8,6 @@ where it is built, so the same folders give the same bytes.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from common.errors import InputError, Problems
+from common.pages import CONTROL_PICTURES, policy_hash
 from common.writing import write_whole
 from reports import compare, examples, figures, formats
 from reports.curves import Curve, Panel, curves
@@ -57,11 +56,6 @@ _CACHE_AXES = (
     ("cache_bytes_analytic", "analytic, mean per example at the end of generation"),
 )
 """What a score may be drawn over: the first that all variants have."""
-
-# HTML has no place for control characters, which a model may well generate: a NUL makes the
-# file binary for every tool. They are shown as Unicode's pictures of them.
-_CONTROL_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n\r"}
-_CONTROL_PICTURES[0x7F] = 0x2421
 
 
 def build_report(
@@ -109,7 +103,7 @@ def _page_within_limit(
     """The page's bytes; examples are halved until it is small enough."""
     most, most_bytes = examples.MOST_EXAMPLES, _EXAMPLE_BYTES
     while True:
-        text = render(runs, most, most_bytes, tables, remarks).translate(_CONTROL_PICTURES)
+        text = render(runs, most, most_bytes, tables, remarks).translate(CONTROL_PICTURES)
         page = text.encode("utf-8", "replace")
         if len(page) < MOST_BYTES:
             return page
@@ -153,8 +147,8 @@ def render(
     return environment.get_template("report.html.j2").render(
         style=style,
         script=script,
-        style_hash=_csp_hash(style),
-        script_hash=_csp_hash(script),
+        style_hash=policy_hash(style),
+        script_hash=policy_hash(script),
         names=run_names([run.path for run in runs]),
         runs=runs,
         columns=columns,
@@ -233,12 +227,6 @@ def _source(environment: Environment, name: str) -> Markup:
     """One of this package's own files (never a run's text), to stand in the page as it is."""
     assert environment.loader is not None
     return Markup(environment.loader.get_source(environment, name)[0])
-
-
-def _csp_hash(text: str) -> str:
-    """The source expression by which a content security policy allows exactly `text`."""
-    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-    return f"'sha256-{digest}'"
 
 
 def _task_rows(columns: Sequence[Column]) -> list[dict[str, Any]]:
