@@ -8,8 +8,6 @@ where it is built, so the same folders give the same bytes.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from common.errors import InputError, Problems
+from common.pages import policy_hash, printable
 from common.writing import write_whole
 from reports import compare, examples, figures, formats
 from reports.curves import Curve, Panel, curves
@@ -58,11 +57,6 @@ _CACHE_AXES = (
     ("cache_bytes_analytic", "analytic, mean per example at the end of generation"),
 )
 """What a score may be drawn over: the first that all variants have."""
-
-# HTML has no place for control characters, which a model may well generate: a NUL makes the
-# file binary for every tool. They are shown as Unicode's pictures of them.
-_CONTROL_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n\r"}
-_CONTROL_PICTURES[0x7F] = 0x2421
 
 
 def build_report(
@@ -232,26 +226,15 @@ def page_parts(environment: Environment) -> dict[str, Any]:
     return {
         "style": style,
         "script": script,
-        "style_hash": _csp_hash(style),
-        "script_hash": _csp_hash(script),
+        "style_hash": policy_hash(style),
+        "script_hash": policy_hash(script),
     }
-
-
-def printable(text: str) -> bytes:
-    """The bytes of a page: control characters as Unicode's pictures of them."""
-    return text.translate(_CONTROL_PICTURES).encode("utf-8", "replace")
 
 
 def _source(environment: Environment, name: str) -> Markup:
     """One of this package's own files (never a run's text), to stand in the page as it is."""
     assert environment.loader is not None
     return Markup(environment.loader.get_source(environment, name)[0])
-
-
-def _csp_hash(text: str) -> str:
-    """The source expression by which a content security policy allows exactly `text`."""
-    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-    return f"'sha256-{digest}'"
 
 
 def _task_rows(columns: Sequence[Column]) -> list[dict[str, Any]]:
