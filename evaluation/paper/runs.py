@@ -196,7 +196,7 @@ def _run(study: Study, plans: Sequence[Planned], page: Path | None, engine: Engi
             status.print(f"warning: {warning}", markup=False, style="yellow")
         for variant in study.variants if not stopped else ():
             plan = planned.only(variant)
-            set_threads(plan)
+            set_threads(plan.configuration.threads, plan.models.values())
             info = run_info(plan, hashes)
             errors, stopped = answer(plan, info, planned.folder(variant), engine)
             failed += errors
