@@ -23,6 +23,8 @@ from reports.figure_tables import FigureTable
 from reports.leaderboard import Column, model_names
 from reports.stats import Interval
 
+NO_BREAK = "\u00a0"
+
 _LIKE = (
     "variant", "cell", "ahn", "sinks", "rate", "pooling", "slots", "full_attention_layers",
     "layers", "yarn_factor", "dtype",
@@ -120,7 +122,10 @@ def draw(
 
 
 def _written(score: Interval | None) -> str | None:
-    return None if score is None else f"{formats.points(score.mean)} {formats.between(score)}"
+    """Score and interval; a line may break between the two, and not within."""
+    if score is None:
+        return None
+    return f"{formats.points(score.mean)} {formats.between(score).replace(' ', NO_BREAK)}"
 
 
 def _window(row: SummaryRow) -> int:
