@@ -1,8 +1,8 @@
 """Score over window: what each way of keeping the past gains from a larger window.
 
 A *family* is what differs in nothing but the window: the memories of one cell, the windows alone,
-the caches that pool in one way. Its points are joined over a logarithmic axis; full attention, which
-has no window, is a line across with its interval as a band. All of it is over the tasks and
+the caches that pool in one way. Its points are joined over a logarithmic axis; full attention,
+which has no window, is a line across with its interval as a band. All of it is over the tasks and
 examples that the page's columns share, as every average of the page is.
 
 `over_window` finds the families of a page's columns; `draw` takes any that are prepared.
