@@ -272,14 +272,22 @@ def export(settings: given.Export) -> None:
 
 
 @app.settings_command(
-    lambda: _options().Cost, examples=("run_eval cost --model qwen2.5-3b --length 128k --json",)
+    lambda: _options().Cost,
+    examples=(
+        "run_eval cost --model qwen2.5-3b --length 128k --json",
+        "run_eval cost --model qwen2.5-3b --lengths 0..1m --window 8k,32k --plot cost.svg",
+    ),
 )
 def cost(settings: given.Cost) -> None:
     """FLOPs and cache bytes of every variant, from the model's shape alone.
 
     Then, at the bytes that the variant with a memory holds of a document: what window, presses,
-    quantised and compressive caches have room for, and what they cost.
+    quantised and compressive caches have room for, and what they cost. With --lengths: FLOPs and
+    cache over the length, as tables, JSON and a figure.
     """
+    if settings.lengths:
+        _cost_over_length(settings)
+        return
     from evaluation.commands.cost import cost_table, render
 
     costs = cost_table(settings)
@@ -289,6 +297,25 @@ def cost(settings: given.Cost) -> None:
         from evaluation.commands.terminal import console
 
         console().print(render(costs))
+
+
+def _cost_over_length(settings: given.Cost) -> None:
+    """The tables or JSON, and the figure; nothing is printed where it cannot be written."""
+    from evaluation.commands import cost_lengths
+
+    if settings.plot is not None:
+        cost_lengths.check_plot(settings.plot)
+    found = cost_lengths.costs_over_length(settings)
+    if settings.plot is not None:
+        cost_lengths.write_plot(settings.plot, found)
+    if settings.json_:
+        _print_json(found.data)
+    else:
+        from evaluation.commands.terminal import console
+
+        console().print(cost_lengths.render_lengths(found))
+    if settings.plot is not None:
+        click.echo(f"figure: {settings.plot}", err=True)
 
 
 def _list_paper(json_: bool, **asked: Any) -> None:
