@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -355,6 +355,7 @@ def distillation_terms(
     *,
     normalized: bool = True,
     kl_positions: str = "label",
+    layout: Sequence[LayerLayout] | None = None,
 ) -> dict[str, Tensor] | None:
     """One batch's losses by name, or None when no labelled position lies beyond the window.
 
@@ -370,6 +371,8 @@ def distillation_terms(
         kl_positions: `label`: KL at positions whose own token is labelled, as in the paper's
             tool; `prediction`: at positions that predict a labelled token, the first token of an
             answer among them.
+        layout: what the student's layers see; it must have the same span. Default: their memories
+            behind that span. Layers without one keep what they have.
 
     Returns:
         Float32 scalars, in the order kl, ce, distill.
@@ -384,11 +387,11 @@ def distillation_terms(
     if "distill" in losses and labels.shape[1] <= total:
         return None
     count = len(model.model.layers)
-    own = model.model.layout
-    student_layout = [
-        LayerLayout(total - sinks, sinks, seen.cell) if seen.cell is not None else seen
-        for seen in own
-    ]
+    if layout is None:
+        layout = [
+            LayerLayout(total - sinks, sinks, seen.cell) if seen.cell is not None else seen
+            for seen in model.model.layout
+        ]
     collect = "distill" in losses
     with torch.no_grad(), attention_outputs(model, collect) as teacher_outputs:
         teacher = (
@@ -397,7 +400,7 @@ def distillation_terms(
             else None
         )
     with attention_outputs(model, collect) as student_outputs:
-        student = model.model(**inputs, layout=student_layout, use_cache=False)
+        student = model.model(**inputs, layout=list(layout), use_cache=False)
     mine = student.last_hidden_state
     terms = {}
     if teacher is not None and "kl" in losses:
