@@ -23,12 +23,15 @@ from common.errors import InputError, Problems
 from common.suggestions import did_you_mean
 from evaluation.commands.cost import find_shape
 from evaluation.paper.files import Strict, read
+from evaluation.paper.report.tried import TRAININGS
 from tasks.published import Source
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 TABLE = "table4"
+ROWS = tuple(reversed(TRAININGS))
+"""Its rows, the paper's own recipe first."""
 #: Options in which a training may differ from its recipe: where things lie (data and base are
 #: compared by their content), what is logged and kept, and how a batch is dealt out to devices.
 _ELSEWHERE = {
@@ -48,14 +51,6 @@ _ELSEWHERE = {
 }
 
 
-class Row(Strict):
-    """A row of the table as the paper prints it."""
-
-    title: str
-    printed: float
-    """Mean of LongBench's six tasks."""
-
-
 class Size(Strict):
     """How a model is trained."""
 
@@ -70,20 +65,15 @@ class Size(Strict):
     """The command before the recipe's name."""
 
 
-class Table4(Strict):
-    """The table, and the trainings that it is made from."""
-
+class _Trained(Strict):
     source: Source
-    rows: dict[str, Row]
-    without_memory: float
-    """What the paper has for sinks and window alone on the same tasks."""
     models: dict[str, Size]
 
 
 @cache
-def printed() -> Table4:
-    """The paper's Table 4."""
-    return read("training.yaml", Table4)
+def sizes() -> Mapping[str, Size]:
+    """How each model of the table is trained."""
+    return read("training.yaml", _Trained).models
 
 
 @dataclass(frozen=True)
@@ -124,36 +114,35 @@ class Training:
     @property
     def title(self) -> str:
         """The row's, and the seed."""
-        return f"{printed().rows[self.row].title}, seed {self.recipe.seed}"
+        return f"{TRAININGS[self.row]}, seed {self.recipe.seed}"
 
 
 def trainings(model: str, given: Mapping[str, str]) -> list[Training]:
     """The table's trainings for a model, row by row, with the weights that are here.
 
     Args:
-        model: key of `Table4.models`.
+        model: key of `sizes`.
         given: folders or hub ids of weights, by name; also of further seeds, as
             `kl-random-seed7`.
 
     Raises:
         InputError: a name that is none; weights that were trained for another row.
     """
-    size, problems = printed().models[model], Problems()
-    made = [_training(model, size, row, n) for row in printed().rows for n in range(_seeds(size))]
+    size, problems = sizes()[model], Problems()
+    made = [_training(model, size, row, n) for row in ROWS for n in range(_seeds(size))]
     known = {training.name for training in made}
     for name in given:
         if name in known:
             continue
         row, _, seed = name.partition("-seed")
-        if row in printed().rows and re.fullmatch(r"\d{1,9}", seed):
+        if row in ROWS and re.fullmatch(r"\d{1,9}", seed):
             made.append(_training(model, size, row, 0, int(seed)))
         else:
             problems.add(
                 f"--ahn: weights of {TABLE} are called {', '.join(sorted(known))}, as "
                 f"{made[0].name}=PATH; not {name!r}" + did_you_mean(name, known)
             )
-    order = list(printed().rows)
-    made.sort(key=lambda training: order.index(training.row))
+    made.sort(key=lambda training: ROWS.index(training.row))
     found = []
     for training in made:
         with problems.collecting():

@@ -127,11 +127,11 @@ def test_the_table_has_the_papers_figures_and_ours(
 ) -> None:
     page = text(outcome(128, 4, two_seeds))
     assert "window 128 + 4" in page and "12 examples of 2 tasks" in page
-    row = line(page, "KL, random windows  ")
+    row = line(page, "KL, random window  ")
     assert "40.59" in row and "66.7 [" in row and "33.3 [" in row and "50.0 [" in row
-    row = line(page, "KL, random windows less KL, window fixed at 1024")
+    row = line(page, "KL, random window less KL, window 1024 fixed")
     assert "+2.06" in row and "+33.3 [" in row and "+16.7 [" in row and "+25.0 [" in row
-    row = line(page, "KL, window fixed at 1024 less sinks and window")
+    row = line(page, "KL, window 1024 fixed less Sinks + SWA")
     assert "+0.01" in row and "=" in row
     assert "CE" not in page, "what was not asked has no row"
 
@@ -163,7 +163,7 @@ def test_each_trained_memory_answers_at_every_window(
     [model] = info["models"].values()
     assert model["ahn"].endswith("pocket/ablation/ce-random-seed1")
     assert (model["window"], model["sinks"]) == (128, 4)
-    assert "KL, random windows less KL, window fixed at 1024" in result.output
+    assert "KL, random window less KL, window 1024 fixed" in result.output
     again = run("--model", "pocket", "--limit", "1", "-o", "runs", "--no-report")
     assert again.exit_code == 0 and "continuing" in again.output
 
