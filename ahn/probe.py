@@ -61,7 +61,10 @@ def span_of(layouts: Sequence[LayerLayout]) -> tuple[int, int]:
     """
     spans = {(seen.window, seen.sinks) for seen in layouts if seen.window is not None}
     if not spans:
-        raise InputError("full attention in all layers: nothing is outside of a window; give one")
+        raise InputError(
+            "full attention in all layers: nothing is outside of a window; give --window, and "
+            "--ahn for a memory"
+        )
     if len(spans) > 1:
         told = ", ".join(f"{window} + {sinks}" for window, sinks in sorted(spans))
         raise InputError(

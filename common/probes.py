@@ -121,7 +121,9 @@ class Probe(_Strict):
         notes: what a reader must know.
     """
 
-    format: Literal["ahn-bench probe 1"] = Field(SCHEMA, alias="schema")
+    format: Literal["ahn-bench probe 1"] = Field(
+        default=SCHEMA, validation_alias="schema", serialization_alias="schema"
+    )
     model: str
     ahn: str | None = None
     variant: str
