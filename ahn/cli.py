@@ -78,8 +78,9 @@ def probe(settings: given.ProbeSettings) -> None:
     figure 5), in a page, a file and a table.
     """
     from ahn.commands.probe import show
+    from ahn.distill.probe import probe_text
 
-    show(settings)
+    show(settings, probe_text)
 
 
 @app.settings_command(

@@ -1,7 +1,7 @@
 """What a probe of gradients found, as a file: written by `ahn probe`, read by reports.
 
 `probe.json` holds, for each token of one or several texts, the L2 norm of the gradient of
-KL(teacher || student) with respect to the token's embedding; see `ahn.probe`.
+KL(teacher || student) with respect to the token's embedding; see `ahn.distill.probe`.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import click
 from markupsafe import Markup
@@ -17,6 +17,7 @@ from ahn.commands.generate import Prepared, prepared
 from ahn.commands.options import ProbeSettings
 from ahn.commands.prompting import harmless
 from ahn.config import LayerLayout
+from ahn.models.layouts import check_length, span_of
 from common import token_map
 from common.errors import InputError
 from common.notices import tell_once
@@ -31,9 +32,6 @@ from common.probes import (
     write_probe,
 )
 from common.writing import check_folder_writable, write_whole
-
-if TYPE_CHECKING:
-    from ahn.probe import Gradients
 
 PAGE = "probe.html"
 
@@ -63,14 +61,17 @@ _COMPARED = {
 }
 
 
-def show(asked: ProbeSettings) -> None:
+ProbeText = Callable[[Any, Any, Sequence[int], Sequence[int] | None], ProbedDocument]
+"""From a model, its tokenizer, a text and the compared positions: `ahn.distill.probe.probe_text`,
+handed in, as commands do not hang on training."""
+
+
+def show(asked: ProbeSettings, probe_text: ProbeText) -> None:
     """Probe, write the page and the file, and print what stands out.
 
     Raises:
         InputError: anything that does not fit; before weights are loaded, where they do not tell.
     """
-    from ahn.probe import check_length, span_of
-
     given = prepared(asked)
     window, sinks = span_of(given.checkpoint.layout)
     check_length(len(given.ids), window, sinks)
@@ -86,7 +87,7 @@ def show(asked: ProbeSettings) -> None:
     check_replaces_page(asked.output / PAGE)
     for notice in given.checkpoint.notices:
         tell_once(notice)
-    probe = probed(given, asked)
+    probe = probed(given, asked, probe_text)
     asked.output.mkdir(parents=True, exist_ok=True)
     made = write_probe(asked.output, probe)
     write_whole(asked.output / PAGE, render(probe, asked.top))
@@ -97,7 +98,7 @@ def show(asked: ProbeSettings) -> None:
     click.echo(f"page: {asked.output / PAGE}\nfile: {made}", err=asked.json_)
 
 
-def probed(given: Prepared, asked: ProbeSettings) -> Probe:
+def probed(given: Prepared, asked: ProbeSettings, probe_text: ProbeText) -> Probe:
     """Load the model and compute.
 
     Raises:
@@ -105,41 +106,29 @@ def probed(given: Prepared, asked: ProbeSettings) -> Probe:
     """
     import torch
 
-    from ahn.probe import gradient_norms, pieces, places, probed_tokens, span_of
-
-    layouts = given.checkpoint.layout
     positions = [len(given.ids) - 1] if asked.compared == "last" else None
     try:
-        found: Gradients = gradient_norms(load_resolved(given.checkpoint), given.ids, positions)
+        model = load_resolved(given.checkpoint)
+        document = probe_text(model, given.tokenizer, given.ids, positions)
     except torch.OutOfMemoryError:
         raise InputError(
             f"{len(given.ids):,} tokens do not fit into the device's memory with their gradients; "
             "give a shorter prompt, --dtype bfloat16, or another --device"
         ) from None
-    kinds = places(len(given.ids), layouts)
-    tokens = probed_tokens(pieces(given.tokenizer, given.ids), found.norms, kinds)
+    layouts = given.checkpoint.layout
     window, sinks = span_of(layouts)
     cells = {seen.cell for seen in layouts} - {None}
-    memory = given.checkpoint.memory
     return Probe(
-        model=str(asked.model),
-        ahn=asked.ahn if memory is not None else None,
+        model=asked.model,
+        ahn=asked.ahn if given.checkpoint.memory is not None else None,
         variant=given.checkpoint.settings.variant,
         cell=", ".join(sorted(filter(None, cells))) or None,
         window=window,
         sinks=sinks,
         dtype=given.checkpoint.dtype,
         compared=asked.compared,
-        documents=(
-            ProbedDocument(
-                id="prompt",
-                length=len(given.ids),
-                kl=found.kl,
-                positions=found.positions,
-                tokens=tokens,
-            ),
-        ),
-        notes=tuple(_notes(layouts, tokens, given.checkpoint.dtype)),
+        documents=(document,),
+        notes=tuple(_notes(layouts, document.tokens, given.checkpoint.dtype)),
     )
 
 

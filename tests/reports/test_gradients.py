@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from html import unescape
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -132,10 +132,9 @@ def test_an_effect_weighs_documents_not_tokens() -> None:
 
 
 def test_tokens_in_the_window_and_sinks_are_in_no_group() -> None:
-    inside: Any
+    unseen: list[Literal["sink", "window"]] = ["sink", "window"]
     tokens = [
-        ProbedToken(position=0, text="x", place=inside, norm=9.0, group="fact")
-        for inside in ("sink", "window")
+        ProbedToken(position=0, text="x", place=place, norm=9.0, group="fact") for place in unseen
     ]
     tokens.append(ProbedToken(position=1, text="x", place="outside", norm=1.0, group="fact"))
     tokens.append(ProbedToken(position=2, text="x", place="outside", norm=2.0, group="filler"))

@@ -15,7 +15,7 @@ import ahn
 from ahn.checkpoints.tokenizer import load_tokenizer
 from ahn.cli import app
 from ahn.commands.prompting import prompt_ids
-from ahn.probe import gradient_norms
+from ahn.distill.probe import gradient_norms
 from common.pages import is_page
 from common.probes import read_probe
 from tasks.pocket.documents import make_document
@@ -136,7 +136,7 @@ def test_a_device_that_is_too_small_is_told(
     def full(*_: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("ahn.probe.gradient_norms", full)
+    monkeypatch.setattr("ahn.distill.probe.gradient_norms", full)
     result = run(*POCKET, "--prompt", STORY, "-o", str(tmp_path / "out"), code=2)
     assert "do not fit into the device's memory" in result.stderr
     assert not (tmp_path / "out").exists()

@@ -18,9 +18,10 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 
 import ahn
-from ahn.checkpoints.tokenizer import load_tokenizer
+from ahn.checkpoints.tokenizer import load_tokenizer, token_texts
 from ahn.config import LayerLayout
-from ahn.probe import gradient_norms, pieces, places, span_of
+from ahn.distill.probe import gradient_norms
+from ahn.models.layouts import places, span_of
 from common.errors import InputError
 from tests.ahn import equations
 from tests.ahn.conftest import SINKS, WINDOW, stock_model, tokens, variant_model
@@ -169,7 +170,8 @@ def test_layers_are_run_again_and_keep_only_their_input() -> None:
 
 @pytest.mark.parametrize("variant", ["window", "compressive", "memory-only"])
 def test_other_students_are_probed_with_their_own_layout(variant: str) -> None:
-    model = wide(variant, **({"rate": 4, "slots": 2} if variant == "compressive" else {}))
+    options: dict[str, Any] = {"rate": 4, "slots": 2} if variant == "compressive" else {}
+    model = wide(variant, **options)
     window, sinks = span_of(model.layout)
     found = gradient_norms(model, IDS)
     embedded = model.model.embed_tokens(torch.tensor([IDS])).detach().requires_grad_()
@@ -220,23 +222,23 @@ def byte_level(text: str) -> tuple[Any, list[int]]:
 def test_pieces_join_to_the_text_and_characters_stand_whole() -> None:
     text = "a  b\n记 🦛! "
     tokenizer, ids = byte_level(text)
-    found = pieces(tokenizer, ids)
+    found = token_texts(tokenizer, ids)
     assert len(found) == len(ids) == len(text.encode())
     assert "".join(found) == text and "\ufffd" not in "".join(found)
     assert found[5:8] == ["", "", "记"] and found[9:13] == ["", "", "", "🦛"]
-    cut = pieces(tokenizer, ids[:-4])
+    cut = token_texts(tokenizer, ids[:-4])
     assert len(cut) == len(ids) - 4 and cut[-1].endswith("\ufffd"), "the last character is cut"
 
 
 def test_pieces_of_words_and_of_a_broken_text() -> None:
     pocket = load_tokenizer(ahn.POCKET_PATH)
     ids = pocket(" the sky is wide .")["input_ids"]
-    assert pieces(pocket, ids) == ["<bos>", " the", " sky", " is", " wide", " ."]
+    assert token_texts(pocket, ids) == ["<bos>", " the", " sky", " is", " wide", " ."]
     tokenizer, _ = byte_level("")
     rng = random.Random(0)
     broken = [rng.randrange(256) for _ in range(300)]
-    found = pieces(tokenizer, broken)
+    found = token_texts(tokenizer, broken)
     assert len(found) == 300
     assert "".join(found).replace("\ufffd", "")
     plain = [token for token in tokenizer("x" * 5)["input_ids"]]
-    assert pieces(tokenizer, plain) == ["x"] * 5
+    assert token_texts(tokenizer, plain) == ["x"] * 5
