@@ -13,8 +13,8 @@ from common.errors import InputError
 
 # HTML has no place for control characters, which a model may well generate: a NUL makes the
 # file binary for every tool. They are shown as Unicode's pictures of them.
-CONTROL_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n\r"}
-CONTROL_PICTURES[0x7F] = 0x2421
+_CONTROL_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n\r"}
+_CONTROL_PICTURES[0x7F] = 0x2421
 
 _PAGE_BEGINS = b"<!doctype html>"
 _PAGE_TITLE = b"<title>AHN-Bench: "
@@ -56,7 +56,12 @@ def page(title: str, style: str, body: Markup) -> bytes:
     made = Markup(_PAGE).format(
         hash=Markup(policy_hash(style)), title=title, style=Markup(style), body=body
     )
-    return made.translate(CONTROL_PICTURES).encode("utf-8", "replace")
+    return printable(made)
+
+
+def printable(text: str) -> bytes:
+    """The bytes of a page: control characters as Unicode's pictures of them."""
+    return text.translate(_CONTROL_PICTURES).encode("utf-8", "replace")
 
 
 def is_page(path: Path) -> bool:

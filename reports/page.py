@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from common.errors import InputError, Problems
-from common.pages import CONTROL_PICTURES, policy_hash
+from common.pages import policy_hash, printable
 from common.writing import write_whole
 from reports import compare, examples, figures, formats
 from reports.curves import Curve, Panel, curves
@@ -34,6 +34,7 @@ from reports.leaderboard import (
 )
 from reports.matched import matched
 from reports.notices import notices
+from reports.over_window import over_window
 from reports.run_details import details
 from reports.run_folders import Run, read_run
 from reports.stats import Interval, mean_interval
@@ -103,8 +104,7 @@ def _page_within_limit(
     """The page's bytes; examples are halved until it is small enough."""
     most, most_bytes = examples.MOST_EXAMPLES, _EXAMPLE_BYTES
     while True:
-        text = render(runs, most, most_bytes, tables, remarks).translate(CONTROL_PICTURES)
-        page = text.encode("utf-8", "replace")
+        page = printable(render(runs, most, most_bytes, tables, remarks))
         if len(page) < MOST_BYTES:
             return page
         if most == 0:
@@ -141,14 +141,9 @@ def render(
         ),
         "cache_bytes_analytic",
     )
-    environment = _environment()
-    style = _source(environment, "report.css")
-    script = _source(environment, "report.js")
+    environment = page_environment()
     return environment.get_template("report.html.j2").render(
-        style=style,
-        script=script,
-        style_hash=policy_hash(style),
-        script_hash=policy_hash(script),
+        **page_parts(environment),
         names=run_names([run.path for run in runs]),
         runs=runs,
         columns=columns,
@@ -163,6 +158,7 @@ def render(
         several_protocols=len({t.protocol for t in tasks_of(columns)}) > 1,
         several_benchmarks=len({t.benchmark for t in tasks_of(columns)}) > 1,
         curves=[(curve, _panels(columns, curve)) for curve in curves(columns)],
+        over_window=over_window(rows),
         by_length=shares,
         length_field=length_field,
         length_how="measured" if length_field == "cache_bytes_measured" else "analytic",
@@ -193,7 +189,7 @@ def _without_gaps(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _environment() -> Environment:
+def page_environment() -> Environment:
     """Jinja with autoescape on for everything, and missing names as errors."""
     environment = Environment(
         loader=PackageLoader("reports", "templates"),
@@ -221,6 +217,18 @@ def _environment() -> Environment:
     environment.globals["swatch"] = figures.swatch
     environment.globals["variant_text"] = variant_text
     return environment
+
+
+def page_parts(environment: Environment) -> dict[str, Any]:
+    """What every page has: its style and script, and the hashes that allow them."""
+    style = _source(environment, "report.css")
+    script = _source(environment, "report.js")
+    return {
+        "style": style,
+        "script": script,
+        "style_hash": policy_hash(style),
+        "script_hash": policy_hash(script),
+    }
 
 
 def _source(environment: Environment, name: str) -> Markup:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,8 +139,9 @@ class Distillation(nn.Module):
         layout = [
             LayerLayout(1, 0, seen.cell) if seen.cell else seen for seen in model.model.layout
         ]
-        with torch.no_grad():
-            model.model(**inputs, layout=[LayerLayout()] * len(layout), use_cache=False)
+        if has_teacher(self._weights):
+            with torch.no_grad():
+                model.model(**inputs, layout=[LayerLayout()] * len(layout), use_cache=False)
         student = model.model(**inputs, layout=layout, use_cache=False)
         return student.last_hidden_state.float().sum() * 0.0
 
@@ -315,6 +316,11 @@ class DistillTrainer(RecipeTrainer):
         )
 
 
+def has_teacher(losses: Iterable[str]) -> bool:
+    """Whether full attention runs beside the student: cross-entropy alone asks the data."""
+    return not {"kl", "distill"}.isdisjoint(losses)
+
+
 def weighted(terms: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
     """The terms of a loss, each times its weight, added up in their order."""
     loss = next(iter(terms.values())).new_zeros((), dtype=torch.float32)
@@ -388,12 +394,17 @@ def distillation_terms(
         ]
     collect = "distill" in losses
     with torch.no_grad(), attention_outputs(model, collect) as teacher_outputs:
-        teacher = model.model(**inputs, layout=[LayerLayout()] * count, use_cache=False)
+        teacher = (
+            model.model(**inputs, layout=[LayerLayout()] * count, use_cache=False)
+            if has_teacher(losses)
+            else None
+        )
     with attention_outputs(model, collect) as student_outputs:
         student = model.model(**inputs, layout=list(layout), use_cache=False)
-    mine, theirs = student.last_hidden_state, teacher.last_hidden_state
+    mine = student.last_hidden_state
     terms = {}
-    if "kl" in losses:
+    if teacher is not None and "kl" in losses:
+        theirs = teacher.last_hidden_state
         terms["kl"] = kl_loss(mine[compared], theirs[compared], model.lm_head)
     if "ce" in losses:
         terms["ce"] = ce_loss(mine[predicting], targets[predicting], model.lm_head)

@@ -112,10 +112,11 @@ class Cost(Settings):
 
 
 class PaperTable(Settings):
-    """Settings of `run_eval paper table1` and of the other tables."""
+    """Settings of `run_eval paper table1` and of the other tables of costs."""
 
     model: str | None = None
-    """Only this model: qwen2.5-3b, qwen2.5-7b or qwen2.5-14b."""
+    """Only this model: qwen2.5-3b, qwen2.5-7b or qwen2.5-14b; or pocket, the embedded model, at its
+    own length, window and sinks."""
     json_: bool = Field(False, description="Print ours as JSON, unrounded, in the table's units.")
 
 

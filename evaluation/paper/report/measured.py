@@ -1,0 +1,162 @@
+"""Figures of the runs, for one of the paper's cells: mean, interval, paired differences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from evaluation.paper.report.tried import POCKET, Tried
+from reports.compare import paired_sample
+from reports.leaderboard import TaskKey
+from reports.stats import Interval, average_of_tasks
+
+Tasks = Sequence[tuple[str, str]]
+"""Benchmark and name of each task of a cell."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One of the paper's settings.
+
+    Attributes:
+        model: by the paper's name, or `pocket`.
+        method: by the name in the tables.
+        window: tokens, sinks not among them; for methods that have none it is not looked at.
+        sinks: likewise.
+        training: a key of `TRAININGS`; None: as the weights were released.
+        seed: of that training; None: whichever there are.
+    """
+
+    model: str
+    method: str
+    window: int
+    sinks: int
+    training: str | None = None
+    seed: str | None = None
+
+    def fits(self, tried: Tried) -> bool:
+        """Whether a variant is of this setting."""
+        if tried.unfit or (tried.model, tried.method) != (self.model, self.method):
+            return False
+        if self.seed is not None and tried.seed != self.seed:
+            return False
+        if (tried.window, tried.sinks) not in ((None, None), (self.window, self.sinks)):
+            return False
+        # The released weights are Table 4's "KL, random window": its 40.59 stands in Table 3, too.
+        as_released = self.training == "kl-random" and self.model != POCKET and tried.released
+        return tried.training == self.training or as_released
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the runs give for a cell.
+
+    Attributes:
+        interval: of the mean, as shares of 1.
+        remarks: in what the runs differ from the paper's setting.
+        sources: run and variant of each.
+        tasks: how many are averaged.
+    """
+
+    interval: Interval
+    remarks: tuple[str, ...]
+    sources: tuple[str, ...]
+    tasks: int
+
+
+@dataclass
+class Measurements:
+    """All variants of the runs, and which of them a figure was taken from."""
+
+    tried: Sequence[Tried]
+    used: set[str] = field(default_factory=set)
+    """Names of those."""
+
+    def cell(self, asked: Asked, tasks: Tasks) -> Measured | None:
+        """The mean over tasks; None where not every one of them was answered."""
+        found = self._all(asked, tasks)
+        if not found:
+            return None
+        return Measured(
+            interval=average_of_tasks([tried.column.sample(key) for tried, key in found]),
+            remarks=_remarks(found),
+            sources=tuple(dict.fromkeys(tried.name for tried, _ in found)),
+            tasks=len(found),
+        )
+
+    def difference(self, first: Asked, second: Asked, tasks: Tasks) -> Interval | None:
+        """Mean over tasks of first less second, example by example.
+
+        None where there is a task in which the two share no example that both answered. With
+        seeds of a training, each seed is compared with the same seed.
+        """
+        samples = []
+        for one, other in self._seeds(first, second):
+            pairs = zip(self._all(one, tasks), self._all(other, tasks), strict=False)
+            of_seed = [
+                paired_sample(a.column, b.column, key)
+                for (a, key), (b, key_b) in pairs
+                if key == key_b
+            ]
+            if len(of_seed) < len(tasks) or not all(sample.values for sample in of_seed):
+                return None
+            samples += of_seed
+        return average_of_tasks(samples, differences=True) if samples else None
+
+    def fitting(self, asked: Asked) -> list[Tried]:
+        """The variants of a setting."""
+        return [tried for tried in self.tried if asked.fits(tried)]
+
+    def windows(self, model: str, methods: Sequence[str], sinks: int) -> list[int]:
+        """Windows that any of the methods was run with, ascending."""
+        return sorted(
+            {
+                tried.window
+                for tried in self.tried
+                if tried.window is not None
+                and not tried.unfit
+                and (tried.model, tried.sinks) == (model, sinks)
+                and tried.method in methods
+            }
+        )
+
+    def seeds(self, asked: Asked) -> list[str]:
+        """Seeds of a training."""
+        return sorted({tried.seed for tried in self.fitting(asked)})
+
+    def _seeds(self, first: Asked, second: Asked) -> list[tuple[Asked, Asked]]:
+        if first.training is None or first.seed is not None:
+            return [(first, second)]
+        shared = [seed for seed in self.seeds(first) if seed in self.seeds(second)]
+        if not shared:
+            return [(first, second)]
+        return [(replace(first, seed=seed), replace(second, seed=seed)) for seed in shared]
+
+    def _all(self, asked: Asked, tasks: Tasks) -> list[tuple[Tried, TaskKey]]:
+        """Per task the variant that fits best; empty where one of them has none."""
+        candidates = self.fitting(asked)
+        found = []
+        for benchmark, name in tasks:
+            of_task = [
+                (tried, key)
+                for tried in candidates
+                for key in tried.column.cells
+                if (key.benchmark, key.task) == (benchmark, name) and tried.column.scored(key)
+            ]
+            if not of_task:
+                return []
+            found.append(min(of_task, key=_distance))
+        self.used |= {tried.name for tried, _ in found}
+        return found
+
+
+def _distance(found: tuple[Tried, TaskKey]) -> tuple[int, int]:
+    """How far records are from the paper's setting; of the same, more examples come first."""
+    tried, key = found
+    remarks = len(tried.remarks) + len(tried.task_remarks(key))
+    return remarks, -len(tried.column.scored(key))
+
+
+def _remarks(found: Sequence[tuple[Tried, TaskKey]]) -> tuple[str, ...]:
+    every = [text for tried, key in found for text in (*tried.remarks, *tried.task_remarks(key))]
+    return tuple(dict.fromkeys(every))
