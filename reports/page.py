@@ -190,6 +190,22 @@ def render(
     )
 
 
+def page_bytes(template: str, styles: Sequence[str], **content: Any) -> bytes:
+    """A page without scripts, from a template and style sheets of this package.
+
+    Args:
+        template: its name; it is given `style`, `style_hash` and `content`.
+        styles: names of the style sheets, in their order.
+        content: what the template shows; texts are escaped.
+    """
+    environment = _environment()
+    style = Markup("").join(_source(environment, name) for name in styles)
+    text = environment.get_template(template).render(
+        style=style, style_hash=_csp_hash(style), **content
+    )
+    return text.translate(_CONTROL_PICTURES).encode("utf-8", "replace")
+
+
 def _without_gaps(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row of data without what is unknown, numbers to nine digits: pages have many of them."""
     return {
@@ -212,6 +228,8 @@ def _environment() -> Environment:
     environment.filters.update(
         points=formats.points,
         signed=formats.signed_points,
+        number=formats.number,
+        plus=formats.signed_number,
         between=formats.between,
         size=formats.size,
         operations=formats.operations,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from markupsafe import Markup
-
 from ahn.cost import zoo
 from ahn.cost.paper import method_cost
 from common.charts import line_chart
@@ -52,7 +50,9 @@ def windows_section(name: str, found: Measurements) -> Section:
         _TITLES[name],
         f"{printed_scores().figures[name]}. Its points are drawn, not printed.",
         tuple(blocks or [not_run(name, _OF_7B)]),
-        tuple(here or [NotRun(f"run_eval paper {name} --model {POCKET}", "minutes on a processor")]),
+        tuple(
+            here or [NotRun(f"run_eval paper {name} --model {POCKET}", "minutes on a processor")]
+        ),
     )
 
 
@@ -69,10 +69,12 @@ def _over_windows(name: str, model: str, sinks: int, found: Measurements) -> lis
         )
         points: list[tuple[int, list[Interval | None]]] = []
         for window in windows:
-            cells = [found.cell(Asked(model, m, window, sinks), tasks) if tasks else None for m in shown]
+            cells = [
+                found.cell(Asked(model, m, window, sinks), tasks) if tasks else None for m in shown
+            ]
             own = cells[: len(methods)]
             if any(cell is not None for cell in own):
-                points.append((window, [cell and cell.interval for cell in cells]))
+                points.append((window, [cell.interval if cell else None for cell in cells]))
         if len(points) < 2:  # one window is a table, not a figure
             continue
         made.append(_window_picture(name, part, model, sinks, shown, points, len(tasks)))
@@ -97,17 +99,27 @@ def _window_picture(
         title,
         score_lines(methods, named, axis, title),
         "Points of 100 with 95 % intervals, at equal steps."
-        + (" Full attention has no window: it is the same at all of them." if FULL in methods else ""),
+        + (
+            " Full attention has no window: it is the same at all of them."
+            if FULL in methods
+            else ""
+        ),
         (axis, *methods),
         tuple(
-            (point, tuple("–" if i is None else f"{formats.points(i.mean)} {formats.between(i)}" for i in cells))
+            (
+                point,
+                tuple(
+                    "–" if i is None else f"{formats.points(i.mean)} {formats.between(i)}"
+                    for i in cells
+                ),
+            )
             for point, cells in named
         ),
     )
 
 
 def _stand_ins(model: str) -> str:
-    return "' stand-ins".replace("'", "’") if model == POCKET else ""
+    return "'s stand-ins" if model == POCKET else ""
 
 
 def length_blocks() -> list[Block]:
@@ -119,9 +131,17 @@ def length_blocks() -> list[Block]:
         for method in (FULL, GDN)
     }
     charts = (
-        ("a: FLOPs of the model", "FLOPs, 1e15", [[c.model_flops / 1e15 for c in of] for of in costs.values()]),
-        ("b: memory cache", "cache, GB (4 bytes an element)", [[c.cache_bytes / 1e9 for c in of] for of in costs.values()]),
-    )  # fmt: skip
+        (
+            "a: FLOPs of the model",
+            "FLOPs, 1e15",
+            [[cost.model_flops / 1e15 for cost in of] for of in costs.values()],
+        ),
+        (
+            "b: memory cache",
+            "cache, GB (4 bytes an element)",
+            [[cost.cache_bytes / 1e9 for cost in of] for of in costs.values()],
+        ),
+    )
     made: list[Block] = []
     for title, axis, values in charts:
         series = [
@@ -152,7 +172,10 @@ def figure_3(book: Sequence[Block], miniature: Sequence[Block]) -> Section:
         _TITLES["figure3"],
         f"{printed_scores().figures['figure3']}.",
         (*length_blocks(), *(book or [missing])),
-        tuple(miniature or [NotRun(f"run_eval paper figure3 --model {POCKET}", "minutes on a processor")]),
+        tuple(
+            miniature
+            or [NotRun(f"run_eval paper figure3 --model {POCKET}", "minutes on a processor")]
+        ),
     )
 
 
@@ -168,8 +191,8 @@ def figure_5(probes: Sequence[Block], miniature: Sequence[Block]) -> Section:
         _TITLES["figure5"],
         f"{printed_scores().figures['figure5']}.",
         tuple(probes or [missing]),
-        tuple(miniature or [NotRun(f"run_eval paper figure5 --model {POCKET}", "minutes on a processor")]),
+        tuple(
+            miniature
+            or [NotRun(f"run_eval paper figure5 --model {POCKET}", "minutes on a processor")]
+        ),
     )
-
-
-__all__ = ["Markup", "figure_3", "figure_5", "windows_section"]

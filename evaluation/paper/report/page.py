@@ -9,7 +9,7 @@ from typing import Any
 
 from common.errors import InputError, Problems
 from common.writing import write_whole
-from evaluation.paper.report.blocks import Block, Section, plain
+from evaluation.paper.report.blocks import Section, plain
 from evaluation.paper.report.claims import (
     FAILS,
     HOLDS,
@@ -193,7 +193,7 @@ def _answer(made: Sequence[Standing]) -> str:
         sentences.append(f"On {models}: {_counted(own)}.")
     else:
         sentences.append(
-            "None of the paper's scores was run here on its own models; its costs are computed below."
+            "None of the paper's scores was run here on its own models; its costs are computed."
         )
     pocket = [one for one in made if one.model == POCKET and one.verdict != UNTRIED]
     if pocket:
@@ -202,7 +202,9 @@ def _answer(made: Sequence[Standing]) -> str:
 
 
 def _counted(made: Sequence[Standing]) -> str:
-    count = {verdict: sum(one.verdict == verdict for one in made) for verdict in (HOLDS, FAILS, OPEN)}
+    count = {
+        verdict: sum(one.verdict == verdict for one in made) for verdict in (HOLDS, FAILS, OPEN)
+    }
     return (
         f"of {len(made)} claims {count[HOLDS]} hold, {count[FAILS]} do not, of {count[OPEN]} it "
         "cannot be said"
@@ -240,6 +242,3 @@ def _line(tried: Tried, found: Measurements) -> RunLine:
         span=span,
         use=f"no: {tried.unfit}" if tried.unfit else used,
     )
-
-
-__all__ = ["Block", "PaperReport", "paper_report", "paper_report_json", "write_paper_report"]

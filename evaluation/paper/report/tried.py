@@ -207,8 +207,7 @@ def _remarks(
         yield f"RoPE stretched (YaRN, factor {factor:g}); paper: not"
     decoding = column.run.info.generation.get(column.variant, {})
     if decoding.get("do_sample"):
-        temperature = decoding.get("temperature")
-        yield f"sampled{'' if temperature is None else f', temperature {temperature:g}'} (paper: greedy)"
+        yield f"sampled, temperature {decoding.get('temperature', 'unknown')} (paper: greedy)"
     if (decoding.get("num_beams") or 1) != 1:
         yield f"{decoding['num_beams']} beams"
     if described.get("variant") == "compressive":
@@ -249,6 +248,6 @@ def _task_remarks(column: Column, task: TaskKey, expected: Settings | None) -> I
     scored = len(column.scored(task))
     failed = len(column.cells[task]) - scored
     if failed:
-        yield f"{failed:,} examples failed in {task.task}"
+        yield f"{task.task}: {failed:,} of {scored + failed:,} failed"
     if planned is not None and scored + failed < planned:
-        yield f"{scored + failed:,} of {planned:,} examples answered in {task.task}"
+        yield f"{task.task}: {scored + failed:,} of {planned:,} answered"
