@@ -20,16 +20,23 @@ LINE = 17
 """Least distance between the baselines of two labels."""
 
 _PALETTE = ["48566a", "c4591b", "1f5fc9", "98389f", "2f7d32", "97700a", "b3264c", "0b7484"]
-_STYLE = """
+_STYLE = (
+    """
 text { font: 13px system-ui, sans-serif; fill: #222; }
 .tick, .axis { fill: #5b6470; font-size: 12px; }
 .panel, .name { font-weight: 600; }
 .grid { stroke: #dde1e6; fill: none; } .zero { stroke: #5b6470; fill: none; }
 .leader { stroke: #5b6470; stroke-width: .8; fill: none; }
+.band { stroke: none; opacity: .16; }
 .line { fill: none; stroke-width: 1.6; } .mark { stroke-width: 1.4; } .mark.hollow { fill: #fff; }
-""" + "\n".join(
-    f".c{i} {{ stroke: #{c}; }} .mark.c{i}:not(.hollow), .bar.c{i}, .t{i} {{ fill: #{c}; }}"
-    for i, c in enumerate(_PALETTE)
+"""
+    + "\n".join(
+        f".c{i} {{ stroke: #{c}; }} .mark.c{i}:not(.hollow), .bar.c{i}, .t{i} {{ fill: #{c}; }}"
+        for i, c in enumerate(_PALETTE)
+    )
+    + """
+.bar, .band { stroke: none; } .band { opacity: .16; } .whisker { fill: none; stroke-width: 1.5; }
+"""
 )
 # XML has no place for control characters: Unicode has pictures of them.
 _PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n\r"}
@@ -68,6 +75,12 @@ def polyline(points: Sequence[tuple[float, float]], colour: int) -> Markup:
     """A line through points."""
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     return Markup('<polyline class="line c{}" points="{}"/>').format(colour % COLOURS, path)
+
+
+def area(edge: Sequence[tuple[float, float]], colour: int) -> Markup:
+    """What lies within an edge, lightly filled."""
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in edge)
+    return Markup('<polygon class="band t{}" points="{}"/>').format(colour % COLOURS, path)
 
 
 def marker(x: float, y: float, colour: int) -> Markup:
@@ -149,6 +162,8 @@ def line_chart(
     x_label: str,
     y_label: str,
     log: bool = False,
+    bands: Sequence[Sequence[tuple[float, float, float]]] = (),
+    verticals: Sequence[tuple[float, str]] = (),
 ) -> Markup:
     """Lines over a number.
 
@@ -159,6 +174,8 @@ def line_chart(
         x_label: what stands along the horizontal axis, with its unit.
         y_label: likewise, the vertical one.
         log: whether the vertical axis is logarithmic.
+        bands: (x, low, high) along each line, in the order of `series`; not with `log`.
+        verticals: (x, name) of places that are marked.
     """
     height, left, top, bottom = 300, 56, 26, 46
     drawn = [
@@ -170,6 +187,9 @@ def line_chart(
     right = min(190, right) if len(drawn) > 1 else 20
     x_ticks = round_ticks(min(x for x, _ in every), max(x for x, _ in every))
     least, most = min(y for _, y in every), max(y for _, y in every)
+    for band in bands:
+        least = min([least, *(low for _, low, _ in band)])
+        most = max([most, *(high for _, _, high in band)])
     y_ticks = _log_ticks(least, most) if log else round_ticks(least, most)
 
     def x(value: float) -> float:
@@ -191,6 +211,15 @@ def line_chart(
         parts.append(text(x(tick), height - bottom + 18, f"{tick:g}", "tick", "middle"))
     parts.append(text(left + (WIDTH - left - right) / 2, height - 8, x_label, "axis", "middle"))
     parts.append(text(4, 14, y_label, "axis", "start"))
+    for place, name in verticals:
+        if x_ticks[0] < place < x_ticks[-1]:
+            parts.append(stroke(x(place), top, x(place), height - bottom, "zero"))
+            parts.append(text(x(place) + 4, top + 10, name, "tick", "start"))
+    for colour, band in enumerate(bands):
+        edge = [(x(a), y(high)) for a, _, high in band] + [
+            (x(a), y(low)) for a, low, _ in reversed(band)
+        ]
+        parts.append(area(edge, colour))
     ends = []
     for colour, (name, points) in enumerate(drawn):
         places = [(x(a), y(b)) for a, b in points]

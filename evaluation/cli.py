@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from evaluation.commands import options as given
+    from evaluation.perplexity.configuration import PerplexityConfiguration
     from evaluation.plan.configuration import RunConfiguration
 
 PROBLEMS = 1
@@ -165,6 +166,47 @@ app.add_command(
         help="Run any benchmark that has a folder; `run_eval NAME` of those with a command of "
         "their own is the same.",
         examples=("run_eval run longbench --model pocket --data pocket --limit 2",),
+    )
+)
+
+
+def _perplexity_configuration() -> type[PerplexityConfiguration]:
+    from evaluation.perplexity.configuration import PerplexityConfiguration
+
+    return PerplexityConfiguration
+
+
+def _perplexity(flags: Mapping[str, Any], dry_run: bool) -> None:
+    """Log perplexity and peak memory by token index, over one long text."""
+    with _tidy_interrupts():
+        try:
+            from common.settings import settings
+            from evaluation.commands.perplexity import perplexity
+
+            code = perplexity(settings(_perplexity_configuration(), flags), dry_run)
+        except KeyboardInterrupt as interrupt:
+            click.echo("interrupted: the same command continues where it stopped", err=True)
+            sys.exit(_exit_code(interrupt))
+    sys.exit(code)
+
+
+app.add_command(
+    SettingsCommand(
+        "perplexity",
+        _perplexity_configuration,
+        _perplexity,
+        params=[_RUN[1]],
+        help=_perplexity.__doc__,
+        # `evaluation.perplexity.configuration.OF_RUNS`, which takes long to import
+        without=(
+            *("benchmark", "endpoint", "tasks", "lengths", "essay", "words", "squad", "hotpotqa"),
+            *("limit", "protocol", "max_length", "budget", "max_errors", "reuse_prefixes"),
+            "in_turns",
+        ),
+        examples=(
+            "run_eval perplexity --model pocket --ahn pocket --data pocket",
+            "run_eval perplexity --model Qwen/Qwen2.5-3B-Instruct --ahn WEIGHTS --data book.txt.gz",
+        ),
     )
 )
 

@@ -68,9 +68,9 @@ class PerplexityInfo(BaseModel):
     context: int | None = Field(description="Positions that model and variants were made for.")
     block_tokens: int = Field(ge=1, description="Tokens of a record.")
     chunk_tokens: int = Field(ge=1, description="Tokens that are read at once.")
-    peak: Text | None = Field(description="How the peak of memory was measured. None: it was not.")
+    peak: Text | None = Field(description="How the peak of memory was measured; None: not at all.")
     variants: dict[str, dict[str, Any]] = Field(
-        description="Per variant: variant (its kind), path, ahn, window, sinks, cell, dtype, device "
+        description="Per variant: variant (its kind), path, ahn, window, sinks, cell, dtype "
         "... as run.json of a run says it."
     )
     failures: dict[str, dict[str, Any]] = Field(

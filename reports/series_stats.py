@@ -3,9 +3,9 @@
 The losses of consecutive tokens are no independent draws, so that an interval which takes them for
 such is too narrow. Blocks of consecutive units are drawn instead, with the end of the series joined
 to its beginning (Politis and Romano 1992); their length follows from the series (Politis and White
-2004, corrected 2009; see `_LONGER`). Percentiles of few blocks are too narrow, too: the interval is stretched about
-the mean by n / (n - l) in variance, and as Student's t with one degree of freedom less than there
-are blocks is wider than the normal.
+2004, corrected 2009; see `_LONGER`). Percentiles of few blocks are too narrow, too: the interval is
+stretched about the mean by n / (n - l) in variance, and as Student's t with one degree of freedom
+less than there are blocks is wider than the normal.
 
 What such an interval is about: other stretches of the same kind of text. Not other books.
 """
@@ -28,8 +28,8 @@ FEWEST_UNITS = 8
 """Of fewer than these nothing is said of the uncertainty."""
 _LONGER = 2.5
 """What Politis and White find best is best for the mean square error of a variance. Blocks of that
-length find variances too small by their bias, which costs intervals up to a tenth of their coverage;
-longer ones are right more often, and their noise is what the stretching is for."""
+length find variances too small, which costs intervals up to a tenth of their coverage; longer ones
+are right more often, and their noise is what the stretching is for."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def series_mean(
 
 
 def _drawn(values: Floats, starts: npt.NDArray[np.int64], length: int, n: int) -> Floats:
-    """Sums over blocks that begin at `starts [draws, k]`, the last cut so that n units are drawn."""
+    """Sums over blocks that begin at `starts [draws, k]`; the last is cut: n units are drawn."""
     summed = np.concatenate([[0.0], np.cumsum(np.concatenate([values, values[:length]]))])
     last = n - length * (starts.shape[1] - 1)
     found: Floats = (summed[starts[:, :-1] + length] - summed[starts[:, :-1]]).sum(1)

@@ -6,11 +6,8 @@ import os
 from pathlib import Path
 
 from common.errors import InputError, shown
+from common.pages import check_replaces_page
 from reports.run_folders import read_run_info
-
-_PAGE_BEGINS = b"<!doctype html>"
-_PAGE_TITLE = b"<title>AHN-Bench: "
-_HEAD_BYTES = 4096
 
 
 def check_page_target(output: Path) -> None:
@@ -27,26 +24,7 @@ def check_page_target(output: Path) -> None:
     if is_folder:
         raise InputError(f"{output}: is a folder; give the name of the HTML file to write")
     check_no_run_file(output)
-    if not os.path.lexists(output) or is_page(output):
-        return
-    if not output.exists():
-        raise InputError(f"{output}: is a link to a file that is not there; name another file")
-    raise InputError(
-        f"{output}: is there already and is no report of ahn-bench, so it is not replaced; name "
-        "another file, or delete this one"
-    )
-
-
-def is_page(path: Path) -> bool:
-    """Whether a file is a page that `reports.page` wrote."""
-    if not path.is_file():
-        return False
-    try:
-        with path.open("rb") as file:
-            head = file.read(_HEAD_BYTES)
-    except OSError:
-        return False
-    return head.startswith(_PAGE_BEGINS) and _PAGE_TITLE in head
+    check_replaces_page(output)
 
 
 def check_no_run_file(output: Path) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from common.progress import ProgressBar
+from evaluation.backends.base import Backend
 from evaluation.commands.report import write_report
 from evaluation.commands.tables import plan_tables, result_tables
 from evaluation.commands.terminal import console
@@ -45,7 +46,7 @@ def run(
     Raises `InputError` with every problem before a model is loaded or a file written, and
     KeyboardInterrupt, with a whole run folder left behind, when interrupted.
     """
-    _quieten()
+    quieten()
     configuration, problems = resolve_configuration({"benchmark": benchmark, **flags}, file)
     with ProgressBar(console(stderr=True), "preparing prompts") as bar:
         plan = make_plan(configuration, problems, bar.update)
@@ -63,7 +64,7 @@ def run(
     return _run(plan, engine or LocalEngine())
 
 
-def _quieten() -> None:
+def quieten() -> None:
     """Keep the libraries' advice to their developers out of the user's terminal."""
     from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
@@ -73,16 +74,19 @@ def _quieten() -> None:
     hub_logging.set_verbosity_error()  # what it could not fetch is told once, by the plan
 
 
-def _set_threads(plan: Plan) -> None:
+def set_threads(threads: int | None, models: Iterable[Backend]) -> None:
     """Choose torch's threads on the CPU.
 
     A tiny model's operations are too small to share: threads then only wait for one another, on
     busy cores a hundred times longer than they work.
+
+    Args:
+        threads: as asked for; None: nothing was said.
+        models: that compute.
     """
     import torch
 
-    threads = plan.configuration.threads
-    largest = max(model.parameters or 0 for model in plan.models.values())
+    largest = max(model.parameters or 0 for model in models)
     if threads is None and largest < TINY_PARAMETERS:
         threads = 1
     if threads is not None:
@@ -91,7 +95,7 @@ def _set_threads(plan: Plan) -> None:
 
 def _run(plan: Plan, engine: Engine) -> int:
     configuration = plan.configuration
-    _set_threads(plan)
+    set_threads(configuration.threads, plan.models.values())
     info = run_info(plan)
     folder = Path(configuration.output) if configuration.output else default_folder(plan, info)
     if configuration.report:

@@ -1,4 +1,4 @@
-"""The recipes of the paper's Table 4: each differs from the paper's own in what is ablated alone."""
+"""The recipes of the paper's Table 4: each differs from its own in what is ablated alone."""
 
 from __future__ import annotations
 
