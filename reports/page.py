@@ -180,20 +180,22 @@ def render(
     )
 
 
-def page_bytes(template: str, styles: Sequence[str], **content: Any) -> bytes:
+def page_bytes(template: str, styles: Sequence[str], more_style: str = "", **content: Any) -> bytes:
     """A page without scripts, from a template and style sheets of this package.
 
     Args:
         template: its name; it is given `style`, `style_hash` and `content`.
         styles: names of the style sheets, in their order.
+        more_style: what follows them: our own text, never a model's.
         content: what the template shows; texts are escaped.
     """
-    environment = _environment()
-    style = Markup("").join(_source(environment, name) for name in styles)
+    environment = page_environment()
+    sheets = [_source(environment, name) for name in styles]
+    style = Markup("").join([*sheets, Markup(more_style)])
     text = environment.get_template(template).render(
-        style=style, style_hash=_csp_hash(style), **content
+        style=style, style_hash=policy_hash(style), **content
     )
-    return text.translate(_CONTROL_PICTURES).encode("utf-8", "replace")
+    return printable(text)
 
 
 def _without_gaps(row: Mapping[str, Any]) -> dict[str, Any]:

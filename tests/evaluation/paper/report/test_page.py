@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from evaluation.cli import app
+from evaluation.paper.report.blocks import Picture
 from evaluation.paper.report.page import paper_report, paper_report_json, write_paper_report
 from reports.page import MOST_BYTES
 from tests.evaluation.paper.report.conftest import OF_7B
@@ -117,7 +118,7 @@ def test_windows_are_a_figure_with_its_table(paper_run: MakePaperRun, tmp_path: 
     report = paper_report([tmp_path])
     (figure,) = (s for s in report.sections if s.name == "figure7")
     (picture,) = figure.blocks
-    assert picture.kind == "picture"
+    assert isinstance(picture, Picture)
     assert picture.columns[1:] == ("Sinks + SWA", "CT-Average", "AHN-GDN")
     assert [name for name, _ in picture.rows] == ["1,024", "2,048", "8,192"]
     assert picture.rows[0][1][0].startswith("31.0 [") and "<svg" in picture.chart
