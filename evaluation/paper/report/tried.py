@@ -94,7 +94,7 @@ def all_tried(runs: Sequence[Run]) -> list[Tried]:
 def _tried(column: Column) -> Tried:
     described = column.run.info.models.get(column.variant, {})
     model, known_by = _model_of(column, described)
-    method = _method_of(described, column.kind)
+    method = method_of(described, column.kind)
     return Tried(
         column=column,
         model=model,
@@ -155,7 +155,8 @@ def _bears(column: Column, described: Mapping[str, Any], title: str) -> bool:
     return any(title.lower() in name.lower() for name in names)
 
 
-def _method_of(described: Mapping[str, Any], kind: str) -> str | None:
+def method_of(described: Mapping[str, Any], kind: str) -> str | None:
+    """The method of a variant of this kind, by the name in the tables; None: the paper has none."""
     if kind == "ahn":
         return _CELLS.get(str(described.get("cell")))
     if kind == "compressive":
