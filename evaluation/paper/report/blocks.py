@@ -41,6 +41,11 @@ class ScoreTable:
     decimals: int = 2
     kind: str = "scores"
 
+    @property
+    def run(self) -> bool:
+        """Whether any cell was measured."""
+        return any(cell.ours is not None for _, cells in self.rows for cell in cells)
+
 
 @dataclass(frozen=True)
 class DifferenceTable:

@@ -249,7 +249,7 @@ def cost_standings() -> list[Standing]:
             same = abs(ours - published) <= 0.5 * 10 ** -table.decimals[index] + 1e-9
             made.append(
                 Standing(
-                    f"At 128k, {GDN} takes {published:g} % of full attention's {what}",
+                    f"At 128k, {GDN} takes {published:.1f} % of full attention's {what}",
                     "table9",
                     model,
                     None,

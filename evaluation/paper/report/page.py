@@ -240,13 +240,12 @@ def _answer(made: Sequence[Standing]) -> str:
 
 
 def _counted(made: Sequence[Standing]) -> str:
-    count = {
-        verdict: sum(one.verdict == verdict for one in made) for verdict in (HOLDS, FAILS, OPEN)
-    }
-    return (
-        f"of {len(made)} claims {count[HOLDS]} hold, {count[FAILS]} do not, of {count[OPEN]} it "
-        "cannot be said"
+    words = (
+        f"{verdict} {sum(one.verdict == verdict for one in made)}"
+        for verdict in (HOLDS, FAILS, OPEN)
     )
+    tried = "1 claim" if len(made) == 1 else f"{len(made)} claims"
+    return f"{tried} tried; {', '.join(words)}"
 
 
 def _untried(made: Sequence[Standing]) -> Iterator[str]:

@@ -56,7 +56,7 @@ def test_the_verdict_is_first_and_rests_on_paired_differences(
     assert claim.verdict == "holds" and claim.model == OF_7B
     assert claim.published == pytest.approx(2.07)
     assert claim.ours is not None and claim.ours.interval.mean == pytest.approx(0.4)
-    assert report.answer.startswith(f"On {OF_7B}: of 1 claims 1 hold")
+    assert report.answer.startswith(f"On {OF_7B}: 1 claim tried; holds 1, does not hold 0,")
     assert any("claims on pocket" in one for one in report.untried)
 
 
