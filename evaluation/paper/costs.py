@@ -22,6 +22,7 @@ from common.errors import InputError
 from common.suggestions import did_you_mean
 from evaluation.commands.cost import find_shape
 from evaluation.commands.options import TrainingStep
+from evaluation.paper.experiments import POCKET
 from evaluation.paper.files import Strict, read
 from tasks.published import Source
 
@@ -36,6 +37,8 @@ class PrintedTable(Strict):
     title: str
     settings: dict[str, int]
     """Length, window, sinks, and the sequences of a training step."""
+    pocket: dict[str, int] = {}
+    """The same for the pocket model, where it is computed of it."""
     columns: tuple[str, ...] = Field(min_length=1)
     decimals: tuple[int, ...]
     """Decimals that a column is printed with."""
@@ -46,6 +49,14 @@ class PrintedTable(Strict):
     def sizes(self) -> dict[str, Any]:
         """The settings as arguments of a count."""
         return dict(self.settings)
+
+    def sizes_of(self, title: str) -> dict[str, Any]:
+        """The same for a model of `_models`."""
+        return dict(self.pocket if title == POCKET else self.settings)
+
+    def methods_of(self, title: str) -> tuple[str, ...]:
+        """The rows of a model; of one that the paper has not, those of its first."""
+        return tuple(self.rows.get(title) or next(iter(self.rows.values())))
 
     @model_validator(mode="after")
     def _is_a_rectangle(self) -> PrintedTable:
@@ -95,7 +106,8 @@ _SLIP_OF_7B = (
     "its ratios of mixing (within 0.06), bytes and parameters do. See docs/paper.md."
 )
 _SCORES = (
-    "Costs only: the scores of Table 2 need answers of a model and are not run by this command."
+    "Costs. The scores of Table 2 need answers of a model: run_eval paper table2 --model MODEL "
+    "runs them, run_eval paper report sets them beside the published ones."
 )
 _GATE = (
     "Rows of 14B with a memory are within one unit of the last digit: printed are those without "
@@ -112,10 +124,11 @@ def paper_table(name: str, model: str | None = None) -> PaperTable:
 
     Args:
         name: `table1`, `table2`, `table7` or `table9`.
-        model: only this one, by its name in the zoo or in the paper; None: all three.
+        model: only this one, by its name in the zoo or in the paper, or `pocket`, which the paper
+            has not; None: the paper's three.
 
     Raises:
-        InputError: the paper has no such model.
+        InputError: there is no such model.
     """
     models = _models(model)
     if name == "table1":
@@ -130,13 +143,17 @@ def paper_table(name: str, model: str | None = None) -> PaperTable:
         notes.append("Twice the forward FLOPs of each sequence, the memory's output gate left out.")
     elif any("14B" in title for title in models):
         notes.append(_GATE)
+    title = table.title
+    if POCKET in models:
+        sizes = ", ".join(f"{key} {value:,}" for key, value in table.pocket.items())
+        title = f"{title.partition(':')[0]} with {sizes}".replace("_", " ")
     return PaperTable(
         name,
-        table.title,
+        title,
         table.columns,
         table.decimals,
         ours,
-        {title: table.rows[title] for title in models},
+        {title: table.rows[title] for title in models if title in table.rows},
         tuple(notes),
     )
 
@@ -144,15 +161,19 @@ def paper_table(name: str, model: str | None = None) -> PaperTable:
 def _models(model: str | None) -> dict[str, ModelShape]:
     """Shapes by the paper's names."""
     known = printed().models
+    plain = "" if model is None else model.strip().lower()
+    if plain == POCKET:
+        return {POCKET: find_shape(POCKET)}
     wanted = [
         title
         for title, name in known.items()
-        if model is None or model.strip().lower().rsplit("/", 1)[-1] in (name, title.lower())
+        if model is None or plain.rsplit("/", 1)[-1] in (name, title.lower())
     ]
     if not wanted:
+        there = [*known.values(), POCKET]
         raise InputError(
-            f"--model: the paper has no {model!r}; one of {', '.join(known.values())}"
-            + did_you_mean(str(model), list(known.values()))
+            f"--model: the paper has no {model!r}; one of {', '.join(there)}"
+            + did_you_mean(str(model), there)
         )
     return {title: zoo.find(known[title]).shape for title in wanted}
 
@@ -160,8 +181,9 @@ def _models(model: str | None) -> dict[str, ModelShape]:
 def _inference(
     name: str, table: PrintedTable, shape: ModelShape, title: str
 ) -> dict[str, tuple[float, ...]]:
-    made = {method: method_cost(shape, method, **table.sizes) for method in table.rows[title]}
-    full = method_cost(shape, "Full Attn", **table.sizes)
+    sizes = table.sizes_of(title)
+    made = {method: method_cost(shape, method, **sizes) for method in table.methods_of(title)}
+    full = method_cost(shape, "Full Attn", **sizes)
     columns = {method: cost.columns(full) for method, cost in made.items()}
     return {
         method: tuple(cells[index] for index in _PARTS[name]) for method, cells in columns.items()
@@ -171,9 +193,10 @@ def _inference(
 def _training(
     name: str, table: PrintedTable, shape: ModelShape, title: str
 ) -> dict[str, tuple[float, ...]]:
+    sizes = table.sizes_of(title)
     return {
-        method: (training_step(shape, **table.sizes, **variant_of(method)) / 1e17,)
-        for method in table.rows[title]
+        method: (training_step(shape, **sizes, **variant_of(method)) / 1e17,)
+        for method in table.methods_of(title)
     }
 
 
@@ -188,7 +211,8 @@ _FORMULAS = (
 
 
 def _table_1(models: Mapping[str, ModelShape]) -> PaperTable:
-    settings = printed().tables["table9"].sizes
+    table = printed().tables["table9"]
+    settings = table.sizes_of(next(iter(models)))
     ours: dict[str, dict[str, tuple[float, ...]]] = {}
     for title, shape in models.items():
         layers = shape.num_hidden_layers
@@ -247,15 +271,21 @@ def render(table: PaperTable) -> Group:
             for method, cells in rows.items():
                 published = table.published.get(model, {}).get(method, ())
                 cell = published[index] if published else None
-                figures = _figures(cells[index], cell, table.decimals[index])
+                decimals = None if model == POCKET else table.decimals[index]
+                figures = _figures(cells[index], cell, decimals)
                 made.add_row(column, method, *figures)
             made.add_section()
         shown.append(made)
     return Group(*shown, *(Text(note, style="dim") for note in table.notes))
 
 
-def _figures(ours: float, published: float | None, decimals: int) -> tuple[str, ...]:
-    """Cells of a row; ours and the difference with two more decimals than are printed."""
+def _figures(ours: float, published: float | None, decimals: int | None) -> tuple[str, ...]:
+    """Cells of a row; ours and the difference with two more decimals than are printed.
+
+    A small model's figures, in the units of large ones, have significant digits instead.
+    """
+    if decimals is None:
+        return (f"{ours:.4g}",)
     if published is None:
         return (f"{ours:,.{decimals}f}",)
     return (

@@ -1,4 +1,4 @@
-"""`run_eval paper`: every printed cost beside ours, the list, and what is refused."""
+"""`run_eval paper`: every printed cost beside ours."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from ahn.cost import zoo
+from ahn.cost.accounting import flops
 from ahn.cost.paper import METHODS, method_cost
+from evaluation.commands.cost import find_shape
 from evaluation.paper.costs import as_json, paper_table, printed
-from evaluation.paper.experiments import experiments
-from evaluation.paper.listing import listed
 
 TABLES = ("table2", "table7", "table9")
 OF_7B = "Qwen2.5-7B-Instruct"
@@ -130,9 +130,49 @@ def test_table_2_is_four_columns_of_table_9() -> None:
 def test_notes_say_what_is_no_figure_of_the_formula_and_what_is_not_run(run_eval: Any) -> None:
     of_14b = " ".join(run_eval("paper", "table9", "--model", "qwen2.5-14b").stdout.split())
     assert "output gate" in of_14b and "7B" not in of_14b
-    of_7b = " ".join(run_eval("paper", "table2", "--model", "qwen2.5-7b").stdout.split())
-    assert "do not follow from its formula" in of_7b and "are not run" in of_7b
+    of_7b = run_eval("paper", "table2", "--model", "qwen2.5-7b", "--costs-only").stdout
+    of_7b = " ".join(of_7b.split())
+    assert "do not follow from its formula" in of_7b and "--model MODEL runs them" in of_7b
     assert "output gate" not in of_7b
+
+
+def test_table_2_alone_prints_its_costs_and_runs_nothing(run_eval: Any, tmp_path: Path) -> None:
+    one = run_eval("paper", "table2", "--model", "qwen2.5-3b", "--costs-only")
+    every = run_eval("paper", "table2")
+    assert (one.exit_code, every.exit_code) == (0, 0)
+    titles = [line for line in every.stdout.splitlines() if line.startswith("Table 2: costs")]
+    assert len(titles) == 3 and one.stdout.startswith(titles[0])
+    assert json.loads(run_eval("paper", "table2", "--json").stdout) == as_json(
+        paper_table("table2")
+    )
+    assert json.loads(
+        run_eval("paper", "table2", "--json", "--model", "qwen2.5-3b").stdout
+    ) == as_json(paper_table("table2", "qwen2.5-3b"))
+
+
+@pytest.mark.parametrize("name", ["table1", *TABLES])
+def test_the_pocket_models_costs_are_at_its_own_sizes_and_beside_no_published_cell(
+    run_eval: Any, name: str
+) -> None:
+    table = paper_table(name, "pocket")
+    assert list(table.ours) == ["pocket"] and not table.published
+    assert "pocket" not in paper_table(name).ours, "the paper's three, where none is named"
+    alone = ("--costs-only",) if name == "table2" else ()
+    shown = run_eval("paper", name, "--model", "pocket", *alone).stdout
+    assert "ours" in shown and "published" not in shown.partition("Costs.")[0]
+    unrounded = json.loads(run_eval("paper", name, "--model", "pocket", "--json").stdout)
+    assert unrounded == as_json(table)
+
+
+def test_the_pocket_models_costs_are_those_of_the_formula() -> None:
+    L, W, D, H, Nq, Nkv, layers = 2048, 132, 128, 64, 4, 4, 3
+    row = paper_table("table9", "pocket").ours["pocket"]["Sinks + SWA"]
+    mixing = 4 * L * D * H * (Nq + Nkv) + 2 * H * Nq * W**2 + 2 * (L - W) * 2 * W * H * Nq
+    assert row[2] == layers * mixing / 1e15
+    sizes = printed().tables["table7"].pocket
+    shape = find_shape("pocket")
+    step = 2 * sizes["batch_size"] * flops(shape, "full", sizes["length"], accounting="paper").total
+    assert paper_table("table7", "pocket").ours["pocket"]["Full attention"] == (step / 1e17,)
 
 
 def test_a_printed_table_has_published_ours_and_difference(run_eval: Any) -> None:
@@ -146,38 +186,12 @@ def test_a_printed_table_has_published_ours_and_difference(run_eval: Any) -> Non
     assert line.split()[-1] == f"{3 * 2048 * 16 + 128 * 128 * 16:,}"
 
 
-def test_the_list_says_what_is_needed_and_what_cannot_be_run(run_eval: Any) -> None:
-    found = json.loads(run_eval("paper", "--json").stdout)
-    assert found == listed()
-    assert [name for name in found if name.startswith("table")] == [
-        f"table{n}" for n in range(1, 10)
-    ]
-    for name, made in found.items():
-        arithmetic = experiments()[name].arithmetic
-        assert ("cannot be run" in made["here"]) is (arithmetic != "all"), name
-        assert (f"run_eval paper {name}" in made["here"]) is bool(arithmetic), name
-    one = found["table5"]
-    assert (one["examples"], one["tokens"]) == (8 * 500, 131_072)
-    assert found["table6"]["flops"] < found["table2"]["flops"]
-    assert found["table4"]["flops"] is found["table8"]["flops"] is None
-    assert "table9" in run_eval("paper").stdout
-
-
-@pytest.mark.parametrize(
-    "name", [name for name in experiments() if not experiments()[name].arithmetic]
-)
-def test_what_needs_a_model_is_refused_and_named(run_eval: Any, name: str) -> None:
-    result = run_eval("paper", name, "--model", "qwen2.5-3b", "--dry-run")
-    assert result.exit_code == 2 and not result.stdout
-    assert result.stderr.startswith(f"error: {name} (") and "does not run it yet" in result.stderr
-
-
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["table9", "--model", "qwen2.5-4b"], "the paper has no 'qwen2.5-4b'"),
         (["--json", "table9"], "--json stands behind a table's name"),
-        (["table2", "--dry-run"], "--dry-run: there is no such option"),
+        (["table9", "--dry-run"], "--dry-run: there is no such option"),
     ],
 )
 def test_what_is_not_understood_is_refused(run_eval: Any, words: list[str], said: str) -> None:
