@@ -463,6 +463,30 @@ _paper_scores("figure4", "LV-Eval and InfiniteBench over windows, planned and ru
 _paper_scores("figure7", "LongBench over windows, planned and run.", _DRY)
 
 
+@paper.settings_command(
+    lambda: _options().PaperReport,
+    "report",
+    examples=(
+        "run_eval paper report runs/paper -o paper.html",
+        "run_eval paper report runs/paper --json",
+    ),
+)
+def paper_report(settings: given.PaperReport) -> None:
+    """Build a page with every table and figure of the paper: published, ours, difference, interval.
+
+    Looks for run folders at and below RUN. What was not run is named, with the command.
+    """
+    from evaluation.paper.report.page import paper_report_json, write_paper_report
+
+    if settings.output is None and not settings.json_:
+        raise InputError("name the page with --output FILE, or ask for --json")
+    if settings.output is not None:
+        page = write_paper_report(settings.runs, settings.output)
+        click.echo(f"report: {page}", err=settings.json_)
+    if settings.json_:
+        _print_json(paper_report_json(settings.runs))
+
+
 def _refuse_experiment(name: str, words: tuple[str, ...]) -> None:
     from evaluation.paper.experiments import experiments
 

@@ -200,6 +200,16 @@ class PaperTable(Settings):
     json_: bool = Field(False, description="Print ours as JSON, unrounded, in the table's units.")
 
 
+class PaperReport(Settings):
+    """Settings of `run_eval paper report`."""
+
+    runs: Annotated[list[Path], Flag(argument=True, metavar="RUN...", own_form=True)]
+    """Folders in which, or below which, run folders lie."""
+    output: Annotated[Path | None, Flag(("--output", "-o"), metavar="FILE")] = None
+    """The HTML file to write."""
+    json_: bool = Field(False, description="Print what the page says as JSON.")
+
+
 class TrainingStep(Settings):
     """Settings of `run_eval training-step`."""
 

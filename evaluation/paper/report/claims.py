@@ -160,10 +160,7 @@ def standings(found: Measurements) -> list[Standing]:
 def _judged(one: Standing, ours: Difference | None) -> Standing:
     if ours is None:
         return one
-    if not ours.clear:
-        verdict = OPEN
-    else:
-        verdict = HOLDS if ours.interval.mean > 0 else FAILS
+    verdict = OPEN if not ours.clear else HOLDS if ours.interval.mean > 0 else FAILS
     return replace(one, ours=ours, verdict=verdict)
 
 
@@ -185,7 +182,7 @@ def _try_windows(
     claim: Claim, model: str, found: Measurements
 ) -> list[tuple[Standing, Interval | None]]:
     sinks = POCKET_SINKS if model == POCKET else 128
-    made = []
+    made: list[tuple[Standing, Interval | None]] = []
     for window in found.windows(model, (claim.first,), sinks):
         first = Asked(model, claim.first, window, sinks)
         second = Asked(model, claim.second, window, sinks)
@@ -252,7 +249,7 @@ def cost_standings() -> list[Standing]:
             same = abs(ours - published) <= 0.5 * 10 ** -table.decimals[index] + 1e-9
             made.append(
                 Standing(
-                    f"At 128k, {GDN} takes {published:g} % of full attention's {what}",
+                    f"At 128k, {GDN} takes {published:.1f} % of full attention's {what}",
                     "table9",
                     model,
                     None,

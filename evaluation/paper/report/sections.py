@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ahn.cost.paper import METHODS
 from evaluation.paper.costs import paper_table, printed
 from evaluation.paper.listing import listed
 from evaluation.paper.report.blocks import (
@@ -22,7 +21,7 @@ from evaluation.paper.report.claims import GDN, SWA, part_tasks, spans
 from evaluation.paper.report.measured import Asked, Measured, Measurements, Tasks
 from evaluation.paper.report.parts import short
 from evaluation.paper.report.published import PrintedScores, printed_scores
-from evaluation.paper.report.tried import POCKET, PURE_RNN, TRAININGS
+from evaluation.paper.report.tried import POCKET, TRAININGS
 from reports import formats
 from reports.compare import Difference, marked
 from reports.stats import Interval
@@ -328,6 +327,3 @@ def _miniature(name: str, table: PrintedScores, found: Measurements) -> list[Blo
 def _seeds(rows: Sequence[Row], window: int, sinks: int, found: Measurements) -> list[str | None]:
     seeds = {s for row in rows for s in found.seeds(row.asked(POCKET, window, sinks))}
     return [*sorted(seeds)] or [None]
-
-
-__all__ = ["METHODS", "PURE_RNN", "Row", "cost_section", "not_run", "score_section"]

@@ -94,7 +94,7 @@ def all_tried(runs: Sequence[Run]) -> list[Tried]:
 def _tried(column: Column) -> Tried:
     described = column.run.info.models.get(column.variant, {})
     model, known_by = _model_of(column, described)
-    method = _method_of(described, column.kind)
+    method = method_of(described, column.kind)
     return Tried(
         column=column,
         model=model,
@@ -155,7 +155,8 @@ def _bears(column: Column, described: Mapping[str, Any], title: str) -> bool:
     return any(title.lower() in name.lower() for name in names)
 
 
-def _method_of(described: Mapping[str, Any], kind: str) -> str | None:
+def method_of(described: Mapping[str, Any], kind: str) -> str | None:
+    """The method of a variant of this kind, by the name in the tables; None: the paper has none."""
     if kind == "ahn":
         return _CELLS.get(str(described.get("cell")))
     if kind == "compressive":
@@ -207,8 +208,7 @@ def _remarks(
         yield f"RoPE stretched (YaRN, factor {factor:g}); paper: not"
     decoding = column.run.info.generation.get(column.variant, {})
     if decoding.get("do_sample"):
-        temperature = decoding.get("temperature")
-        yield f"sampled{'' if temperature is None else f', temperature {temperature:g}'} (paper: greedy)"
+        yield f"sampled, temperature {decoding.get('temperature', 'unknown')} (paper: greedy)"
     if (decoding.get("num_beams") or 1) != 1:
         yield f"{decoding['num_beams']} beams"
     if described.get("variant") == "compressive":
@@ -249,6 +249,6 @@ def _task_remarks(column: Column, task: TaskKey, expected: Settings | None) -> I
     scored = len(column.scored(task))
     failed = len(column.cells[task]) - scored
     if failed:
-        yield f"{failed:,} examples failed in {task.task}"
+        yield f"{task.task}: {failed:,} of {scored + failed:,} failed"
     if planned is not None and scored + failed < planned:
-        yield f"{scored + failed:,} of {planned:,} examples answered in {task.task}"
+        yield f"{task.task}: {scored + failed:,} of {planned:,} answered"
