@@ -290,8 +290,10 @@ def test_what_cannot_be_joined_is_refused_and_nothing_is_changed(models: Any) ->
         assert one.nbytes == before and one.lengths == [20]
     with pytest.raises(InputError, match="no caches to stack"):
         AHNCache.stack([])
-    with pytest.raises(InputError, match="cache 0 of those to join is no AHNCache but DynamicCache"):
-        AHNCache.stack([DynamicCache(), one])  # type: ignore[list-item]
+    with pytest.raises(
+        InputError, match="cache 0 of those to join is no AHNCache but DynamicCache"
+    ):
+        AHNCache.stack([DynamicCache(), one])
     model(tokens(1), past_key_values=one)
 
 
