@@ -211,6 +211,21 @@ def test_a_folder_of_another_run_is_refused_before_anything_runs(
     assert list(answered(tmp_path)) == ["pocket/pocket-ruler-niah-128k/window-128"]
 
 
+def test_answers_to_more_than_is_asked_are_refused_before_anything_runs(
+    run_eval: Any, tmp_path: Path
+) -> None:
+    flags = ("--model", "pocket", "-o", tmp_path, "--no-report", "--limit", 1, "--variant")
+    assert run_eval("paper", "table5", *flags, "window-128").exit_code == 0
+    file = next(tmp_path.glob("*/*/*/window-128/*passkey*.jsonl"))
+    another = json.loads(file.read_text()) | {"example_id": "of a higher limit"}
+    with file.open("a") as records:
+        records.write(json.dumps(another) + "\n")
+    for dry in ((), ("--dry-run",)):
+        result = run_eval("paper", "table5", *flags, "full,window-128", *dry)
+        assert result.exit_code == 2 and "holds answers to 1 examples that" in result.stderr
+    assert len(answered(tmp_path)) == 1, "full was not begun"
+
+
 @pytest.mark.slow
 def test_own_weights_and_rows_are_run_and_another_shape_is_told(
     run_eval: Any, tmp_path: Path
