@@ -28,6 +28,7 @@ text { font: 13px system-ui, sans-serif; fill: #222; }
 .panel, .name { font-weight: 600; }
 .grid { stroke: #dde1e6; fill: none; } .zero { stroke: #5b6470; fill: none; }
 .leader { stroke: #5b6470; stroke-width: .8; fill: none; }
+.band { stroke: none; opacity: .16; }
 .line { fill: none; stroke-width: 1.6; } .mark { stroke-width: 1.4; } .mark.hollow { fill: #fff; }
 """
     + "\n".join(
@@ -95,6 +96,12 @@ def polyline(points: Sequence[tuple[float, float]], colour: int) -> Markup:
     """A line through points."""
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     return Markup('<polyline class="line c{}" points="{}"/>').format(colour % COLOURS, path)
+
+
+def area(edge: Sequence[tuple[float, float]], colour: int) -> Markup:
+    """What lies within an edge, lightly filled."""
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in edge)
+    return Markup('<polygon class="band t{}" points="{}"/>').format(colour % COLOURS, path)
 
 
 def marker(x: float, y: float, colour: int) -> Markup:
@@ -233,6 +240,8 @@ def line_chart(
     y_label: str,
     log: bool = False,
     *,
+    bands: Sequence[Sequence[tuple[float, float, float]]] = (),
+    verticals: Sequence[tuple[float, str]] = (),
     x_scale: Scale | None = None,
     y_scale: Scale | None = None,
 ) -> Markup:
@@ -245,6 +254,8 @@ def line_chart(
         x_label: what stands along the horizontal axis, with its unit.
         y_label: likewise, the vertical one.
         log: whether the vertical axis is logarithmic.
+        bands: (x, low, high) along each line, in the order of `series`; not with `log`.
+        verticals: (x, name) of places that are marked.
         x_scale: the horizontal axis; it holds all points. Default: round numbers around them.
         y_scale: likewise, the vertical one, in place of `log`.
     """
@@ -261,6 +272,9 @@ def line_chart(
         drawn = [(name if len(name) <= 30 else f"{name[:29]}…", points) for name, points in drawn]
         right = 46 + round(7.6 * max(len(name) for name, _ in drawn))
     least, most = min(y for _, y in every), max(y for _, y in every)
+    for band in bands:
+        least = min([least, *(low for _, low, _ in band)])
+        most = max([most, *(high for _, _, high in band)])
     along = x_scale or Scale(round_ticks(min(x for x, _ in every), max(x for x, _ in every)))
     up = y_scale or Scale(_log_ticks(least, most) if log else round_ticks(least, most), log)
     if y_scale is not None:
@@ -280,6 +294,15 @@ def line_chart(
         parts.append(text(x(tick), height - bottom + 18, along.write(tick), "tick", "middle"))
     parts.append(text(left + (WIDTH - left - right) / 2, height - 8, x_label, "axis", "middle"))
     parts.append(text(4, 14, y_label, "axis", "start"))
+    for place, name in verticals:
+        if along.ticks[0] < place < along.ticks[-1]:
+            parts.append(stroke(x(place), top, x(place), height - bottom, "zero"))
+            parts.append(text(x(place) + 4, top + 10, name, "tick", "start"))
+    for colour, band in enumerate(bands):
+        edge = [(x(a), y(high)) for a, _, high in band] + [
+            (x(a), y(low)) for a, low, _ in reversed(band)
+        ]
+        parts.append(area(edge, colour))
     ends = []
     for colour, (name, points) in enumerate(drawn):
         places = [(x(a), y(b)) for a, b in points]

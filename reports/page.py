@@ -8,8 +8,6 @@ where it is built, so the same folders give the same bytes.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from common.errors import InputError, Problems
+from common.pages import policy_hash, printable
 from common.writing import write_whole
 from reports import compare, examples, figures, formats
 from reports.curves import Curve, Panel, curves
@@ -58,11 +57,6 @@ _CACHE_AXES = (
     ("cache_bytes_analytic", "analytic, mean per example at the end of generation"),
 )
 """What a score may be drawn over: the first that all variants have."""
-
-# HTML has no place for control characters, which a model may well generate: a NUL makes the
-# file binary for every tool. They are shown as Unicode's pictures of them.
-_CONTROL_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n\r"}
-_CONTROL_PICTURES[0x7F] = 0x2421
 
 
 def build_report(
@@ -110,8 +104,7 @@ def _page_within_limit(
     """The page's bytes; examples are halved until it is small enough."""
     most, most_bytes = examples.MOST_EXAMPLES, _EXAMPLE_BYTES
     while True:
-        text = render(runs, most, most_bytes, tables, remarks).translate(_CONTROL_PICTURES)
-        page = text.encode("utf-8", "replace")
+        page = printable(render(runs, most, most_bytes, tables, remarks))
         if len(page) < MOST_BYTES:
             return page
         if most == 0:
@@ -148,14 +141,9 @@ def render(
         ),
         "cache_bytes_analytic",
     )
-    environment = _environment()
-    style = _source(environment, "report.css")
-    script = _source(environment, "report.js")
+    environment = page_environment()
     return environment.get_template("report.html.j2").render(
-        style=style,
-        script=script,
-        style_hash=_csp_hash(style),
-        script_hash=_csp_hash(script),
+        **page_parts(environment),
         names=run_names([run.path for run in runs]),
         runs=runs,
         columns=columns,
@@ -192,6 +180,24 @@ def render(
     )
 
 
+def page_bytes(template: str, styles: Sequence[str], more_style: str = "", **content: Any) -> bytes:
+    """A page without scripts, from a template and style sheets of this package.
+
+    Args:
+        template: its name; it is given `style`, `style_hash` and `content`.
+        styles: names of the style sheets, in their order.
+        more_style: what follows them: our own text, never a model's.
+        content: what the template shows; texts are escaped.
+    """
+    environment = page_environment()
+    sheets = [_source(environment, name) for name in styles]
+    style = Markup("").join([*sheets, Markup(more_style)])
+    text = environment.get_template(template).render(
+        style=style, style_hash=policy_hash(style), **content
+    )
+    return printable(text)
+
+
 def _without_gaps(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row of data without what is unknown, numbers to nine digits: pages have many of them."""
     return {
@@ -201,7 +207,7 @@ def _without_gaps(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _environment() -> Environment:
+def page_environment() -> Environment:
     """Jinja with autoescape on for everything, and missing names as errors."""
     environment = Environment(
         loader=PackageLoader("reports", "templates"),
@@ -214,6 +220,8 @@ def _environment() -> Environment:
     environment.filters.update(
         points=formats.points,
         signed=formats.signed_points,
+        number=formats.number,
+        plus=formats.signed_number,
         between=formats.between,
         size=formats.size,
         operations=formats.operations,
@@ -231,16 +239,22 @@ def _environment() -> Environment:
     return environment
 
 
+def page_parts(environment: Environment) -> dict[str, Any]:
+    """What every page has: its style and script, and the hashes that allow them."""
+    style = _source(environment, "report.css")
+    script = _source(environment, "report.js")
+    return {
+        "style": style,
+        "script": script,
+        "style_hash": policy_hash(style),
+        "script_hash": policy_hash(script),
+    }
+
+
 def _source(environment: Environment, name: str) -> Markup:
     """One of this package's own files (never a run's text), to stand in the page as it is."""
     assert environment.loader is not None
     return Markup(environment.loader.get_source(environment, name)[0])
-
-
-def _csp_hash(text: str) -> str:
-    """The source expression by which a content security policy allows exactly `text`."""
-    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-    return f"'sha256-{digest}'"
 
 
 def _task_rows(columns: Sequence[Column]) -> list[dict[str, Any]]:

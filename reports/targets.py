@@ -7,13 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from common.errors import InputError, shown
+from common.pages import PAGE_BEGINS, PAGE_IS, check_replaces, file_head, is_page
 from reports.run_folders import read_run_info
 
-_PAGE_BEGINS = b"<!doctype html>"
-_PAGE_TITLE = b"<title>AHN-Bench: "
 _COST_TITLE = b"<title>AHN-Bench cost: "
 _COST_PICTURE = b'aria-label="Cost over length'
-_HEAD_BYTES = 4096
 
 
 def check_page_target(output: Path) -> None:
@@ -22,7 +20,7 @@ def check_page_target(output: Path) -> None:
     That is: a place where a run keeps a file, through whatever link, whether it is there already
     or not; and any file that is no page of ours, under whatever name.
     """
-    _check(output, is_page, "report of ahn-bench", "HTML file")
+    _check(output, is_page, PAGE_IS, "HTML file")
 
 
 def check_cost_target(output: Path) -> None:
@@ -43,39 +41,15 @@ def _check(output: Path, is_ours: Callable[[Path], bool], what: str, file: str) 
     if is_folder:
         raise InputError(f"{output}: is a folder; give the name of the {file} to write")
     check_no_run_file(output)
-    if not os.path.lexists(output) or is_ours(output):
-        return
-    if not output.exists():
-        raise InputError(f"{output}: is a link to a file that is not there; name another file")
-    raise InputError(
-        f"{output}: is there already and is no {what}, so it is not replaced; name "
-        "another file, or delete this one"
-    )
-
-
-def is_page(path: Path) -> bool:
-    """Whether a file is a page that `reports.page` wrote."""
-    head = _head(path)
-    return head.startswith(_PAGE_BEGINS) and _PAGE_TITLE in head
+    check_replaces(output, is_ours, what)
 
 
 def is_cost_figure(path: Path) -> bool:
     """Whether a file is a figure of costs that `reports.cost_curves` made."""
-    head = _head(path)
+    head = file_head(path)
     return (head.startswith(b"<svg ") and _COST_PICTURE in head) or (
-        head.startswith(_PAGE_BEGINS) and _COST_TITLE in head
+        head.startswith(PAGE_BEGINS) and _COST_TITLE in head
     )
-
-
-def _head(path: Path) -> bytes:
-    """A file's first bytes; none where it is no file, or cannot be read."""
-    if not path.is_file():
-        return b""
-    try:
-        with path.open("rb") as file:
-            return file.read(_HEAD_BYTES)
-    except OSError:
-        return b""
 
 
 def check_no_run_file(output: Path) -> None:

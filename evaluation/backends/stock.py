@@ -447,6 +447,19 @@ class StockReader(LocalReader):
 
     def _pass(self, ids: torch.Tensor, past: Past) -> torch.Tensor:
         """Read `ids [1, T]` on top of a past, which changes: its last logits `[1, V]`."""
+        return self.logits(ids, past, last=True)[:, -1]
+
+    def logits(self, ids: torch.Tensor, past: Past, last: bool = False) -> torch.Tensor:
+        """Read `ids [1, T]` on top of a past, which changes.
+
+        Args:
+            ids: the next tokens.
+            past: what was read before.
+            last: only the last token's logits are wanted.
+
+        Returns:
+            Logits `[1, T, V]`; with `last` those of one token or of all, as the model gives them.
+        """
         given: dict[str, Any] = {"input_ids": ids, "use_cache": True}
         cache = self.new_cache() if past.cache is None else past.cache
         if cache is not None:
@@ -454,14 +467,14 @@ class StockReader(LocalReader):
         if "position_ids" in self._accepted:
             positions = torch.arange(past.seen, past.seen + ids.shape[1], device=ids.device)
             given["position_ids"] = positions[None]
-        if "logits_to_keep" in self._accepted:
+        if last and "logits_to_keep" in self._accepted:
             given["logits_to_keep"] = 1
         output = self.model(**given)
         past.cache = next(
             (c for n in CACHE_NAMES if (c := getattr(output, n, None)) is not None), None
         )
         past.seen += ids.shape[1]
-        logits: torch.Tensor = output.logits[:, -1]
+        logits: torch.Tensor = output.logits
         return logits
 
 

@@ -192,11 +192,22 @@ class Cost(Settings):
 
 
 class PaperTable(Settings):
-    """Settings of `run_eval paper table1` and of the other tables."""
+    """Settings of `run_eval paper table1` and of the other tables of costs."""
 
     model: str | None = None
-    """Only this model: qwen2.5-3b, qwen2.5-7b or qwen2.5-14b."""
+    """Only this model: qwen2.5-3b, qwen2.5-7b or qwen2.5-14b; or pocket, the embedded model, at its
+    own length, window and sinks."""
     json_: bool = Field(False, description="Print ours as JSON, unrounded, in the table's units.")
+
+
+class PaperReport(Settings):
+    """Settings of `run_eval paper report`."""
+
+    runs: Annotated[list[Path], Flag(argument=True, metavar="RUN...", own_form=True)]
+    """Folders in which, or below which, run folders lie."""
+    output: Annotated[Path | None, Flag(("--output", "-o"), metavar="FILE")] = None
+    """The HTML file to write."""
+    json_: bool = Field(False, description="Print what the page says as JSON.")
 
 
 class TrainingStep(Settings):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from common.progress import ProgressBar
+from evaluation.backends.base import Backend
 from evaluation.commands.report import write_report
 from evaluation.commands.tables import plan_tables, result_tables
 from evaluation.commands.terminal import console
@@ -45,7 +46,7 @@ def run(
     Raises `InputError` with every problem before a model is loaded or a file written, and
     KeyboardInterrupt, with a whole run folder left behind, when interrupted.
     """
-    _quieten()
+    quieten()
     configuration, problems = resolve_configuration({"benchmark": benchmark, **flags}, file)
     with ProgressBar(console(stderr=True), "preparing prompts") as bar:
         plan = make_plan(configuration, problems, bar.update)
@@ -63,7 +64,7 @@ def run(
     return _run(plan, engine or LocalEngine())
 
 
-def _quieten() -> None:
+def quieten() -> None:
     """Keep the libraries' advice to their developers out of the user's terminal."""
     from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
@@ -73,16 +74,19 @@ def _quieten() -> None:
     hub_logging.set_verbosity_error()  # what it could not fetch is told once, by the plan
 
 
-def _set_threads(plan: Plan) -> None:
+def set_threads(threads: int | None, models: Iterable[Backend]) -> None:
     """Choose torch's threads on the CPU.
 
     A tiny model's operations are too small to share: threads then only wait for one another, on
     busy cores a hundred times longer than they work.
+
+    Args:
+        threads: as asked for; None: nothing was said.
+        models: that compute.
     """
     import torch
 
-    threads = plan.configuration.threads
-    largest = max(model.parameters or 0 for model in plan.models.values())
+    largest = max(model.parameters or 0 for model in models)
     if threads is None and largest < TINY_PARAMETERS:
         threads = 1
     if threads is not None:
@@ -91,30 +95,47 @@ def _set_threads(plan: Plan) -> None:
 
 def _run(plan: Plan, engine: Engine) -> int:
     configuration = plan.configuration
-    _set_threads(plan)
+    set_threads(configuration.threads, plan.models.values())
     info = run_info(plan)
     folder = Path(configuration.output) if configuration.output else default_folder(plan, info)
     if configuration.report:
         check_page_target(folder / "report.html")  # not when all is answered
+    failed, stopped = answer(plan, info, folder, engine)
+    return _finish(folder, configuration.report, failed, stopped)
+
+
+def answer(plan: Plan, info: RunInfo, folder: Path, engine: Engine) -> tuple[int, str]:
+    """Answer what is left of a plan into its folder, and tell how it goes on stderr.
+
+    Args:
+        plan: what is asked.
+        info: of this start.
+        folder: made, or continued.
+        engine: does the work.
+
+    Returns:
+        How many examples failed, and why it was stopped; empty: it was not.
+
+    Raises:
+        InputError: the folder is in use or belongs to another run; nothing is changed then.
+    """
+    status = console(stderr=True)
     ids = {
         p.task.name: {e.example_id: prompt_sha256(p, i) for i, e in enumerate(p.examples)}
         for p in plan.tasks
     }
-    status = console(stderr=True)
-    with RunStore(folder, info, ids, configuration.overwrite) as store:
+    with RunStore(folder, info, ids, plan.configuration.overwrite) as store:
         for warning in [*plan.warnings, *store.warnings]:
             status.print(f"warning: {warning}", markup=False, style="yellow")
         before = sum(len(store.done(v, task)) for v in plan.models for task in ids)
         if before:
             total = len(plan.models) * plan.examples_per_variant
             status.print(f"continuing: {before} of {total} examples are done")
-        failed, stopped = 0, ""
         try:
             with RunProgress(status, plan, store) as progress:
-                failed = engine.run(plan, store, progress)
+                return engine.run(plan, store, progress), ""
         except TooManyErrors as error:
-            stopped = str(error)
-    return _finish(folder, configuration.report, failed, stopped)
+            return 0, str(error)
 
 
 def default_folder(plan: Plan, info: RunInfo) -> Path:

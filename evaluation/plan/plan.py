@@ -8,7 +8,8 @@ loaded, because only it can say how long the prompts are.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,39 @@ def make_plan(
     draft.load_rows()
     draft.prepare_prompts()
     return draft.finished()
+
+
+@dataclass(frozen=True)
+class PlannedModels:
+    """What a plan says of the models alone.
+
+    Attributes:
+        models: the variants by name.
+        model_config: the base model's `config.json`; {} where it is not here.
+        context: positions that all of them were made for; None: nobody knows.
+        tokenizer: the one that is named, else the model's.
+        warnings: what people must be told.
+    """
+
+    models: Mapping[str, Backend]
+    model_config: Mapping[str, Any]
+    context: int | None
+    tokenizer: Any
+    warnings: Sequence[str]
+
+
+def plan_models(configuration: RunConfiguration) -> PlannedModels:
+    """The variants of a configuration, their context and their tokenizer, without any task.
+
+    Raises:
+        InputError: everything that is wrong with them, or with the place of the output.
+    """
+    draft = _Draft(configuration, (), None)
+    draft.choose_variants()
+    draft.find_context()
+    draft.check_output()
+    draft.load_tokenizer()
+    return draft.models_alone()
 
 
 class _Draft:
@@ -430,6 +464,17 @@ class _Draft:
                     f"{planned.task.name}: {sum(n in found for n in lengths)} of {len(lengths)} "
                     f"examples will fail with {model.name}: {found[min(found)]}"
                 )
+
+    def models_alone(self) -> PlannedModels:
+        """What is known of the models.
+
+        Raises:
+            InputError: everything that was found to be wrong.
+        """
+        self.problems.check()
+        return PlannedModels(
+            self._models, self._model_config, self._context, self._tokenizer, self.warnings
+        )
 
     def finished(self) -> Plan:
         """The plan.
