@@ -177,7 +177,7 @@ def line_chart(
         for name, points in series
     ]
     every = [point for _, points in drawn for point in points] or [(0.0, 1.0), (1.0, 1.0)]
-    right = 30 + 7 * max((len(name) for name, _ in drawn), default=0)
+    right = 30 + 8 * max((len(name) for name, _ in drawn), default=0)
     right = min(190, right) if len(drawn) > 1 else 20
     x_ticks = round_ticks(min(x for x, _ in every), max(x for x, _ in every))
     least, most = min(y for _, y in every), max(y for _, y in every)

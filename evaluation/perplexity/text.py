@@ -115,9 +115,7 @@ def pocket_book(tokens: int, seed: int = 0) -> tuple[str, list[tuple[int, int]]]
         chapter = make_document(
             draw,
             _KINDS[number % len(_KINDS)],
-            length=_MOST_LOST = 0.005
-"""Share of characters that a tokenizer may leave out, or normalise away, without a word."""
-_CHAPTER_TOKENS,
+            length=_CHAPTER_TOKENS,
             facts=_FACTS,
             questions=_FACTS,
             split="test",
@@ -275,8 +273,8 @@ def _oddities(text: str, ids: Any, tokenizer: Any, added: int) -> list[str]:
     kept, whole = (len("".join(one.split())) for one in (back, text))
     if kept < (1 - _MOST_LOST) * whole:
         found.append(
-            f"the tokenizer leaves out {1 - kept / whole:.1%} of the text's characters, which it has "
-            "no tokens for: the perplexity is that of another text"
+            f"the tokenizer leaves out {1 - kept / whole:.1%} of the text's characters, which it "
+            "has no tokens for: the perplexity is that of another text"
         )
     special = [n for n in getattr(tokenizer, "all_special_ids", ()) if n != unknown]
     count = int(np.isin(ids, special).sum()) - added
