@@ -23,6 +23,7 @@ from pydantic import (
     Field,
     StrictFloat,
     StrictInt,
+    TypeAdapter,
     ValidationError,
 )
 from pydantic.fields import FieldInfo
@@ -66,10 +67,53 @@ Number = Annotated[
 """A finite number."""
 Tokens = Annotated[StrictInt, BeforeValidator(token_count)]
 """A number of tokens, also written `128k` or `1m`."""
+Several = int | list[int]
+"""A number of tokens, or several: at least two, all different; see `one_or_several`."""
 Seed = Annotated[StrictInt, Field(ge=0, lt=2**32)]
 """What every generator of random numbers takes as a seed."""
 as_dtype = BeforeValidator(dtype_name)
 """For a field that takes the name of a number type: `bf16` is `bfloat16`."""
+
+
+def one_or_several(most: int, least: int | None = None) -> BeforeValidator:
+    """For a field of type `Several`: `1024`, `1k`, a list of these, or a text `1k,2k`.
+
+    A list of one is that one. Several are at least 1 each, and none is given twice.
+
+    Args:
+        most: what each may be at most.
+        least: what one alone must be at least; None: whoever takes it says so.
+    """
+    one: TypeAdapter[int] = TypeAdapter(Annotated[Tokens, Field(ge=least, le=most)])
+    each: TypeAdapter[int] = TypeAdapter(Annotated[Tokens, Field(ge=1, le=most)])
+
+    def read(value: Any) -> Any:
+        if value is None:
+            return None
+        given = value if isinstance(value, list | tuple) else [value]
+        parts = [part for item in given for part in _parts(item)]
+        if not parts:
+            raise ValueError("the list names none")
+        if len(parts) == 1:
+            return one.validate_python(parts[0])
+        found = [each.validate_python(part) for part in parts]
+        twice = [number for number in found if found.count(number) > 1]
+        if twice:
+            raise ValueError(f"{twice[0]:,} is given twice")
+        return found
+
+    return BeforeValidator(read)
+
+
+def _parts(item: Any) -> list[Any]:
+    """The items of a text with commas, whole numbers among them as such; anything else alone."""
+    if not isinstance(item, str) or "," not in item:
+        return [item]
+    parts = [part.strip() for part in item.split(",")]
+    return [int(part) if _WHOLE.fullmatch(part) else part for part in parts]
+
+
+_WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,18})")
 
 
 @dataclass(frozen=True)

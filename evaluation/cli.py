@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from evaluation.commands import options as given
+    from evaluation.paper.options import PaperRun
     from evaluation.perplexity.configuration import PerplexityConfiguration
     from evaluation.plan.configuration import RunConfiguration
 
@@ -271,14 +272,22 @@ def export(settings: given.Export) -> None:
 
 
 @app.settings_command(
-    lambda: _options().Cost, examples=("run_eval cost --model qwen2.5-3b --length 128k --json",)
+    lambda: _options().Cost,
+    examples=(
+        "run_eval cost --model qwen2.5-3b --length 128k --json",
+        "run_eval cost --model qwen2.5-3b --lengths 0..1m --window 8k,32k --plot cost.svg",
+    ),
 )
 def cost(settings: given.Cost) -> None:
     """FLOPs and cache bytes of every variant, from the model's shape alone.
 
     Then, at the bytes that the variant with a memory holds of a document: what window, presses,
-    quantised and compressive caches have room for, and what they cost.
+    quantised and compressive caches have room for, and what they cost. With --lengths: FLOPs and
+    cache over the length, as tables, JSON and a figure.
     """
+    if settings.lengths:
+        _cost_over_length(settings)
+        return
     from evaluation.commands.cost import cost_table, render
 
     costs = cost_table(settings)
@@ -290,39 +299,93 @@ def cost(settings: given.Cost) -> None:
         console().print(render(costs))
 
 
-def _list_paper(json_: bool) -> None:
-    if click.get_current_context().invoked_subcommand is not None:
-        if json_:
-            raise InputError("--json stands behind a table's name: run_eval paper table9 --json")
-        return
-    from evaluation.commands.paper import listed, listing
+def _cost_over_length(settings: given.Cost) -> None:
+    """The tables or JSON, and the figure; nothing is printed where it cannot be written."""
+    from evaluation.commands import cost_lengths
 
-    if json_:
-        _print_json(listed())
+    if settings.plot is not None:
+        cost_lengths.check_plot(settings.plot)
+    found = cost_lengths.costs_over_length(settings)
+    if settings.plot is not None:
+        cost_lengths.write_plot(settings.plot, found)
+    if settings.json_:
+        _print_json(found.data)
     else:
         from evaluation.commands.terminal import console
 
-        console().print(listing(listed()))
+        console().print(cost_lengths.render_lengths(found))
+    if settings.plot is not None:
+        click.echo(f"figure: {settings.plot}", err=True)
+
+
+def _list_paper(json_: bool, **asked: Any) -> None:
+    if click.get_current_context().invoked_subcommand is not None:
+        if json_:
+            raise InputError("--json stands behind a table's name: run_eval paper table9 --json")
+        for key in (key for key, value in asked.items() if value):
+            raise InputError(f"--{key}: belongs to the list, run_eval paper; not to one of it")
+        return
+    from pathlib import Path
+
+    from evaluation.paper.listing import RUNS, listed, listing
+
+    measured = None
+    if asked["estimate"]:
+        from evaluation.paper.speed import measured_speed
+
+        measured = measured_speed(asked["device"] or "auto", asked["dtype"] or "auto")
+    elif asked["device"] or asked["dtype"]:
+        raise InputError("--device and --dtype say what --estimate measures; give it, too")
+    found = listed(Path(asked["output"] or RUNS), measured)
+    if json_:
+        _print_json(found)
+    else:
+        from evaluation.commands.terminal import console
+
+        console().print(listing(found))
 
 
 paper = Commands(
     "paper",
     callback=_list_paper,
     invoke_without_command=True,
-    help="The AHN paper's tables and figures: what each needs, and those of costs beside ours. "
-    "Arithmetic: no model is loaded.",
-    params=[click.Option(["--json", "json_"], is_flag=True, help="Print the list as JSON.")],
+    help="The AHN paper: every table and figure. Without a name: what each needs, what of it is "
+    "here, and what was run. Tables of costs are arithmetic; the others run what they need of "
+    "--model, into run folders that they share.",
+    params=[
+        click.Option(["--json", "json_"], is_flag=True, help="Print the list as JSON."),
+        click.Option(
+            ["--output", "-o"], metavar="DIR", help="Folder of the runs. [default: runs/paper]"
+        ),
+        click.Option(
+            ["--estimate"],
+            is_flag=True,
+            help="Measure this device for a second (matrix products), for hours of what was never "
+            "run here.",
+        ),
+        click.Option(["--device"], metavar="TEXT", help="Device to measure. [default: auto]"),
+        click.Option(
+            ["--dtype"],
+            type=click.Choice(["float32", "bfloat16", "float16"]),
+            help="Type to measure in. [default: bfloat16 on cuda, float32 elsewhere]",
+        ),
+    ],
     context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 100},
 )
-paper.examples = ("run_eval paper", "run_eval paper table9 --model qwen2.5-3b")
+paper.examples = (
+    "run_eval paper",
+    "run_eval paper table9 --model qwen2.5-3b",
+    "run_eval paper table2 --model pocket --limit 2",
+    "run_eval paper table3 --model qwen2.5-7b --data longbench=DIR --dry-run",
+)
 app.add_command(paper)
 
 
-def _show_paper_table(name: str, settings: given.PaperTable) -> None:
-    from evaluation.commands.paper import as_json, paper_table, render
+def _show_paper_table(name: str, model: str | None, json_: bool) -> None:
+    from evaluation.paper.costs import as_json, paper_table, render
 
-    table = paper_table(name, settings.model)
-    if settings.json_:
+    table = paper_table(name, model)
+    if json_:
         _print_json(as_json(table))
     else:
         from evaluation.commands.terminal import console
@@ -335,7 +398,7 @@ _PAPER_EXAMPLE = ("run_eval paper {0} --model qwen2.5-3b", "run_eval paper {0} -
 
 def _paper_table(name: str, text: str) -> None:
     def show(settings: given.PaperTable) -> None:
-        _show_paper_table(name, settings)
+        _show_paper_table(name, settings.model, settings.json_)
 
     show.__doc__ = text
     paper.settings_command(
@@ -345,19 +408,95 @@ def _paper_table(name: str, text: str) -> None:
     )(show)
 
 
+def _paper_options() -> ModuleType:
+    from evaluation.paper import options
+
+    return options
+
+
+def _paper_scores(name: str, text: str, example: str, costs: bool = False) -> None:
+    """A command for what needs answers of a model; with `costs` it prints them first."""
+
+    def show(settings: PaperRun) -> None:
+        if costs:
+            from evaluation.paper.study import is_run
+
+            runs = is_run(name, settings)
+            _show_paper_table(name, settings.model, settings.json_)
+            if not runs:
+                return
+        with _tidy_interrupts():
+            try:
+                from evaluation.paper.runs import run_experiment
+
+                code = run_experiment(name, settings)
+            except KeyboardInterrupt as interrupt:
+                click.echo("interrupted: the same command continues where it stopped", err=True)
+                sys.exit(_exit_code(interrupt))
+        sys.exit(code)
+
+    show.__doc__ = text
+    paper.settings_command(
+        lambda: _paper_options().PaperRun,
+        name,
+        without=() if costs else ("costs_only", "json_"),
+        examples=(f"run_eval paper {name} --model pocket", f"run_eval paper {name} {example}"),
+    )(show)
+
+
+_DRY = "--model qwen2.5-7b --dry-run"
 _paper_table("table1", "FLOPs, cache and parameters of a layer: the formulas, and their values.")
-_paper_table("table2", "The costs at 128k in percent. Its scores are not run by this command yet.")
+_paper_scores(
+    "table2",
+    "The costs at 128k in percent; with --model also the scores of LV-Eval and InfiniteBench, "
+    "planned and run.",
+    "--model qwen2.5-3b --costs-only",
+    costs=True,
+)
+_paper_scores("table3", "Six tasks of LongBench, planned and run.", _DRY)
+_paper_scores("table5", "RULER's needles at 128k, planned and run.", f"{_DRY} --essay FILE")
+_paper_scores("table6", "LV-Eval at 128k, every data set, planned and run.", _DRY)
 _paper_table("table7", "FLOPs of one training step.")
+_paper_scores("table8", "The memory alone beside the window and both, planned and run.", _DRY)
 _paper_table("table9", "Parameters, FLOPs and cache at 128k: published, ours, difference.")
+_paper_scores("figure4", "LV-Eval and InfiniteBench over windows, planned and run.", _DRY)
+_paper_scores("figure7", "LongBench over windows, planned and run.", _DRY)
+
+
+@paper.settings_command(
+    lambda: _options().PaperReport,
+    "report",
+    examples=(
+        "run_eval paper report runs/paper -o paper.html",
+        "run_eval paper report runs/paper --json",
+    ),
+)
+def paper_report(settings: given.PaperReport) -> None:
+    """Build a page with every table and figure of the paper: published, ours, difference, interval.
+
+    Looks for run folders at and below RUN. What was not run is named, with the command.
+    """
+    from evaluation.paper.report.page import paper_report_json, write_paper_report
+
+    if settings.output is None and not settings.json_:
+        raise InputError("name the page with --output FILE, or ask for --json")
+    if settings.output is not None:
+        page = write_paper_report(settings.runs, settings.output)
+        click.echo(f"report: {page}", err=settings.json_)
+    if settings.json_:
+        _print_json(paper_report_json(settings.runs))
 
 
 def _refuse_experiment(name: str, words: tuple[str, ...]) -> None:
-    from evaluation.commands.paper import refusal
+    from evaluation.paper.experiments import experiments
 
-    raise InputError(refusal(name))
+    raise InputError(
+        f"{name} ({experiments()[name].title}) is not run by this command yet; run_eval paper "
+        "lists what it needs"
+    )
 
 
-_EXPERIMENTS = "table3 table4 table5 table6 table8 figure3 figure4 figure5 figure7"
+_EXPERIMENTS = "table4 figure3 figure5"
 for _name in _EXPERIMENTS.split():
     paper.add_command(
         click.Command(
@@ -378,7 +517,7 @@ for _name in _EXPERIMENTS.split():
 )
 def training_step(settings: given.TrainingStep) -> None:
     """FLOPs of one training step, as the paper's Table 7 counts them: twice the forward pass."""
-    from evaluation.commands.paper import render_step, step_costs
+    from evaluation.paper.costs import render_step, step_costs
 
     costs = step_costs(settings)
     if settings.json_:

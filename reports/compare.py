@@ -70,16 +70,32 @@ def marked(intervals: Sequence[Interval | None]) -> list[Difference | None]:
 def baseline_of(column: Column, columns: Sequence[Column]) -> Column | None:
     """What `column` is compared with: the window of its run, any window, full attention.
 
-    Of other runs, those of the same model come into question alone: another model's window says
-    nothing of what a memory adds. Where there is neither, the page's first column. None for a
-    column that is itself the baseline of its run, or when there is nothing else.
+    Of several windows it is the one of the column's own size: what a memory adds shows beside the
+    same window without it. Of other runs, those of the same model come into question alone: another
+    model's window says nothing of what a memory adds. Where there is neither, the page's first
+    column. None for a column that is itself the baseline of its run, or when there is nothing else.
     """
+    named = [c for c in columns if c.variant == "window" and c.model == column.model]
+    if column.kind != "window" and not any(c.run is column.run for c in named):
+        alike = [c for c in columns if _same_window(c, column)]
+        for candidate in [c for c in alike if c.run is column.run] + alike:
+            return candidate
     for variant in ("window", "full"):
         of_variant = [c for c in columns if c.variant == variant and c.model == column.model]
         in_run = [c for c in of_variant if c.run is column.run]
         for candidate in in_run + of_variant:
             return None if candidate is column else candidate
     return None if not columns or columns[0] is column else columns[0]
+
+
+def _same_window(other: Column, column: Column) -> bool:
+    """Whether `other` is the window of `column`, and nothing else, on the same model."""
+    mine = column.window
+    return (
+        other.kind == "window"
+        and mine is not None
+        and (other.window, other.model) == (mine, column.model)
+    )
 
 
 def reference_of(column: Column, columns: Sequence[Column]) -> Column | None:
@@ -242,12 +258,14 @@ def _sentence(of_model: Sequence[SummaryRow], model: str, rows: Sequence[Summary
     several = len(memories(of_model))
     name = _named(row.column, model)
     name = "AHN" if name == "ahn" else name
-    of = f" of {model}" if model else ""
+    of, on = (f" {word} {model}" if model else "" for word in ("of", "on"))
     pieces: Pieces = []
     if several > 1:
-        pieces.append((f"Of {several} memories{of}, {name} scores best: ", False))
+        one_window = len({r.column.window for r in memories(of_model)}) == 1
+        what = f"memories{of}" if one_window else f"variants with a memory{on}"
+        pieces.append((f"Of {several} {what}, {name} scores best: ", False))
     else:
-        pieces.append((f"{name}{' on ' + model if model else ''} scores ", False))
+        pieces.append((f"{name}{on} scores ", False))
     pieces.append((f"{formats.points(row.score.mean)} {formats.between(row.score)}", True))
     pieces.append((f" of 100 over {_tasks(row.tasks)}", False))
     compared = []

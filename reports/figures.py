@@ -26,6 +26,7 @@ from common.charts import (
     text,
 )
 from reports import formats
+from reports.bins import short_tokens
 from reports.stats import Interval
 
 
@@ -197,6 +198,94 @@ def score_lines(
         for name, cells in points
     )
     return chart(height, f"{title}. {described}", [*parts, *marks])
+
+
+def score_over_window(
+    series: Sequence[tuple[str, Sequence[tuple[int, Interval]]]],
+    levels: Sequence[tuple[str, Interval]],
+    axis: str,
+    title: str,
+) -> Markup:
+    """Score over window, on a logarithmic axis: a line for each series, with intervals.
+
+    Args:
+        series: (name, its points (window in tokens, score), ascending).
+        levels: (name, score) of what has no window: a dashed line across, its interval a band.
+        axis: what stands along the horizontal axis.
+        title: what is shown, for a screen reader.
+    """
+    names = [name for name, _ in (*series, *levels)]
+    left, top, inner = 46, 14, 26
+    right = min(190, 30 + 7 * max(map(len, names), default=0))
+    foot = max(284, LINE * len(names) + 2 * top)
+    windows = sorted({window for _, points in series for window, _ in points})
+    least, most = (math.log(windows[0]), math.log(windows[-1])) if windows else (0.0, 1.0)
+    room = WIDTH - left - right - 2 * inner
+
+    def x(window: int) -> float:
+        share = (math.log(window) - least) / (most - least) if most > least else 0.5
+        return left + inner + room * share
+
+    highest = _highest([i for _, points in series for _, i in points] + [i for _, i in levels])
+
+    def y(share: float) -> float:
+        return top + (foot - top) * (1 - share / highest)
+
+    parts = [_score_axis(y, highest, left, WIDTH - right)]
+    ends: list[tuple[float, float, str, int]] = []
+    for colour, (name, score) in enumerate(levels, len(series)):
+        parts.append(
+            Markup(
+                '<rect class="band bar c{}" x="{}" y="{:.1f}" width="{}" height="{:.1f}"/>'
+                '<path class="line c{}" stroke-dasharray="7 4" d="M{} {:.1f}H{}"/>'
+            ).format(
+                colour % COLOURS, left, y(score.high), WIDTH - right - left,
+                y(score.low) - y(score.high), colour % COLOURS, left, y(score.mean), WIDTH - right,
+            )
+        )  # fmt: skip
+        ends.append((WIDTH - right - 7, y(score.mean), name, colour))
+    ticks, height = _window_ticks([(x(window), window) for window in windows], foot)
+    parts += ticks
+    parts.append(text(left + (WIDTH - left - right) / 2, height - 6, axis, "axis", "middle"))
+    gaps = [x(b) - x(a) for a, b in zip(windows, windows[1:], strict=False)]
+    dodge = min([6.0, *(gap / (len(series) + 1) for gap in gaps)])
+    marks: list[Markup] = []
+    for colour, (name, points) in enumerate(series):
+        aside = (colour - (len(series) - 1) / 2) * dodge
+        line = [(x(window) + aside, y(score.mean)) for window, score in points]
+        parts.append(polyline(line, colour))
+        for (px, py), (_, score) in zip(line, points, strict=True):
+            marks.append(_whisker(px, y(score.low), y(score.high), colour))
+            marks.append(marker(px, py, colour))
+        ends += [(*line[-1], name, colour)] if line else []
+    parts += end_labels(ends, top, foot, right)
+    described = "; ".join(
+        [
+            f"{name}: "
+            + ", ".join(f"{formats.points(score.mean)} at {window:,}" for window, score in points)
+            for name, points in series
+        ]
+        + [f"{name}: {formats.points(score.mean)}" for name, score in levels]
+    )
+    return chart(height, f"{title}. {described}", [*parts, *marks])
+
+
+def _window_ticks(places: Sequence[tuple[float, int]], foot: float) -> tuple[list[Markup], float]:
+    """A stroke at each window, and its size below as far as there is room in two lines.
+
+    Returns:
+        These, and where the chart ends below an axis with one line for its name.
+    """
+    ends, parts = [-math.inf, -math.inf], []
+    for at, window in places:
+        words = short_tokens(window) if window % 1024 == 0 else f"{window:,}"
+        half = 3.5 * len(words)
+        parts.append(stroke(at, foot, at, foot + 5, "zero"))
+        line = next((i for i, end in enumerate(ends) if at - half > end + 5), None)
+        if line is not None:
+            ends[line] = at + half
+            parts.append(text(at, foot + 18 + LINE * line, words, "tick", "middle"))
+    return parts, foot + 46 + LINE * math.isfinite(ends[1])
 
 
 def bars(

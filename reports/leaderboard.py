@@ -47,6 +47,13 @@ class Column:
         return self.variant.split("-")[0] if self.variant.startswith("ahn-") else self.variant
 
     @property
+    def window(self) -> tuple[int, int] | None:
+        """Its window and sinks, in tokens; None: it has none, or one for each document."""
+        said = self.run.info.models.get(self.variant, {})
+        window, sinks = said.get("window"), said.get("sinks")
+        return None if type(window) is not int else (window, sinks if type(sinks) is int else 0)
+
+    @property
     def model(self) -> str:
         """The base model as it was asked for: a hub id, a folder, 'pocket'; '' if unknown."""
         return _model(self.run, self.variant)

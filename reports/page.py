@@ -8,8 +8,6 @@ where it is built, so the same folders give the same bytes.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from common.errors import InputError, Problems
+from common.pages import policy_hash, printable
 from common.writing import write_whole
 from reports import compare, examples, figures, formats
 from reports.curves import Curve, Panel, curves
@@ -35,6 +34,7 @@ from reports.leaderboard import (
 )
 from reports.matched import matched
 from reports.notices import notices
+from reports.over_window import over_window
 from reports.run_details import details
 from reports.run_folders import Run, read_run
 from reports.stats import Interval, mean_interval
@@ -57,11 +57,6 @@ _CACHE_AXES = (
     ("cache_bytes_analytic", "analytic, mean per example at the end of generation"),
 )
 """What a score may be drawn over: the first that all variants have."""
-
-# HTML has no place for control characters, which a model may well generate: a NUL makes the
-# file binary for every tool. They are shown as Unicode's pictures of them.
-_CONTROL_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n\r"}
-_CONTROL_PICTURES[0x7F] = 0x2421
 
 
 def build_report(
@@ -163,6 +158,7 @@ def render(
         several_protocols=len({t.protocol for t in tasks_of(columns)}) > 1,
         several_benchmarks=len({t.benchmark for t in tasks_of(columns)}) > 1,
         curves=[(curve, _panels(columns, curve)) for curve in curves(columns)],
+        over_window=over_window(rows),
         by_length=shares,
         length_field=length_field,
         length_how="measured" if length_field == "cache_bytes_measured" else "analytic",
@@ -182,6 +178,24 @@ def render(
         numbers=[_without_gaps(row) for row in leaderboard_rows(runs)],
         prediction_characters=examples.PREDICTION_CHARACTERS,
     )
+
+
+def page_bytes(template: str, styles: Sequence[str], more_style: str = "", **content: Any) -> bytes:
+    """A page without scripts, from a template and style sheets of this package.
+
+    Args:
+        template: its name; it is given `style`, `style_hash` and `content`.
+        styles: names of the style sheets, in their order.
+        more_style: what follows them: our own text, never a model's.
+        content: what the template shows; texts are escaped.
+    """
+    environment = page_environment()
+    sheets = [_source(environment, name) for name in styles]
+    style = Markup("").join([*sheets, Markup(more_style)])
+    text = environment.get_template(template).render(
+        style=style, style_hash=policy_hash(style), **content
+    )
+    return printable(text)
 
 
 def _without_gaps(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -206,6 +220,8 @@ def page_environment() -> Environment:
     environment.filters.update(
         points=formats.points,
         signed=formats.signed_points,
+        number=formats.number,
+        plus=formats.signed_number,
         between=formats.between,
         size=formats.size,
         operations=formats.operations,
@@ -230,26 +246,15 @@ def page_parts(environment: Environment) -> dict[str, Any]:
     return {
         "style": style,
         "script": script,
-        "style_hash": _csp_hash(style),
-        "script_hash": _csp_hash(script),
+        "style_hash": policy_hash(style),
+        "script_hash": policy_hash(script),
     }
-
-
-def printable(text: str) -> bytes:
-    """The bytes of a page: control characters as Unicode's pictures of them."""
-    return text.translate(_CONTROL_PICTURES).encode("utf-8", "replace")
 
 
 def _source(environment: Environment, name: str) -> Markup:
     """One of this package's own files (never a run's text), to stand in the page as it is."""
     assert environment.loader is not None
     return Markup(environment.loader.get_source(environment, name)[0])
-
-
-def _csp_hash(text: str) -> str:
-    """The source expression by which a content security policy allows exactly `text`."""
-    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-    return f"'sha256-{digest}'"
 
 
 def _task_rows(columns: Sequence[Column]) -> list[dict[str, Any]]:

@@ -17,10 +17,11 @@ from markupsafe import Markup
 
 from common.charts import line_chart
 from common.errors import InputError
+from common.pages import printable
 from common.writing import write_whole
 from reports import formats
 from reports.figure_tables import FigureTable
-from reports.page import page_environment, page_parts, printable
+from reports.page import page_environment, page_parts
 from reports.perplexity import PerplexityRun
 from reports.series_stats import SeriesMean, rolling_mean, series_mean
 from reports.targets import check_page_target

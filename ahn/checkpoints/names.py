@@ -42,6 +42,19 @@ def ahn_path(name: str | Path) -> str | Path:
     return model_path(f"{_PREFIX}gdn" if name == "pocket" else name)
 
 
+def name_of(place: str) -> str:
+    """What `model_path` understands on any machine: an embedded model's or memory's name.
+
+    Args:
+        place: what `model_path` gave; folders elsewhere and hub ids are their own names.
+    """
+    if Path(place) == _POCKET:
+        return "pocket"
+    names = {_POCKET / memory: f"{_PREFIX}{memory}" for memory in embedded_memories()}
+    return names.get(Path(place), place)
+
+
 def embedded_memories() -> list[str]:
-    """Names of the memories of the embedded model: `gdn`, `dn` ..."""
-    return sorted(file.parent.name for file in _POCKET.glob("*/config.json"))
+    """Names of the memories of the embedded model: `gdn`, `dn`, `ablation/kl-random-seed0` ..."""
+    files = (*_POCKET.glob("*/config.json"), *_POCKET.glob("ablation/*/config.json"))
+    return sorted(file.parent.relative_to(_POCKET).as_posix() for file in files)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,8 +139,9 @@ class Distillation(nn.Module):
         layout = [
             LayerLayout(1, 0, seen.cell) if seen.cell else seen for seen in model.model.layout
         ]
-        with torch.no_grad():
-            model.model(**inputs, layout=[LayerLayout()] * len(layout), use_cache=False)
+        if has_teacher(self._weights):
+            with torch.no_grad():
+                model.model(**inputs, layout=[LayerLayout()] * len(layout), use_cache=False)
         student = model.model(**inputs, layout=layout, use_cache=False)
         return student.last_hidden_state.float().sum() * 0.0
 
@@ -315,6 +316,11 @@ class DistillTrainer(RecipeTrainer):
         )
 
 
+def has_teacher(losses: Iterable[str]) -> bool:
+    """Whether full attention runs beside the student: cross-entropy alone asks the data."""
+    return not {"kl", "distill"}.isdisjoint(losses)
+
+
 def weighted(terms: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
     """The terms of a loss, each times its weight, added up in their order."""
     loss = next(iter(terms.values())).new_zeros((), dtype=torch.float32)
@@ -349,6 +355,7 @@ def distillation_terms(
     *,
     normalized: bool = True,
     kl_positions: str = "label",
+    layout: Sequence[LayerLayout] | None = None,
 ) -> dict[str, Tensor] | None:
     """One batch's losses by name, or None when no labelled position lies beyond the window.
 
@@ -364,6 +371,8 @@ def distillation_terms(
         kl_positions: `label`: KL at positions whose own token is labelled, as in the paper's
             tool; `prediction`: at positions that predict a labelled token, the first token of an
             answer among them.
+        layout: what the student's layers see; it must have the same span. Default: their memories
+            behind that span. Layers without one keep what they have.
 
     Returns:
         Float32 scalars, in the order kl, ce, distill.
@@ -378,19 +387,24 @@ def distillation_terms(
     if "distill" in losses and labels.shape[1] <= total:
         return None
     count = len(model.model.layers)
-    own = model.model.layout
-    student_layout = [
-        LayerLayout(total - sinks, sinks, seen.cell) if seen.cell is not None else seen
-        for seen in own
-    ]
+    if layout is None:
+        layout = [
+            LayerLayout(total - sinks, sinks, seen.cell) if seen.cell is not None else seen
+            for seen in model.model.layout
+        ]
     collect = "distill" in losses
     with torch.no_grad(), attention_outputs(model, collect) as teacher_outputs:
-        teacher = model.model(**inputs, layout=[LayerLayout()] * count, use_cache=False)
+        teacher = (
+            model.model(**inputs, layout=[LayerLayout()] * count, use_cache=False)
+            if has_teacher(losses)
+            else None
+        )
     with attention_outputs(model, collect) as student_outputs:
-        student = model.model(**inputs, layout=student_layout, use_cache=False)
-    mine, theirs = student.last_hidden_state, teacher.last_hidden_state
+        student = model.model(**inputs, layout=list(layout), use_cache=False)
+    mine = student.last_hidden_state
     terms = {}
-    if "kl" in losses:
+    if teacher is not None and "kl" in losses:
+        theirs = teacher.last_hidden_state
         terms["kl"] = kl_loss(mine[compared], theirs[compared], model.lm_head)
     if "ce" in losses:
         terms["ce"] = ce_loss(mine[predicting], targets[predicting], model.lm_head)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from ahn.cells.base import wide
 from ahn.distill.encoding import IGNORED
 
 #: Positions whose logits exist at one time.
@@ -37,8 +38,8 @@ def shifted(labels: Tensor) -> Tensor:
 
 
 def _kl_sum(student: Tensor, teacher: Tensor, weight: Tensor) -> Tensor:
-    student_log = F.log_softmax(F.linear(student, weight).float(), -1)
-    teacher_log = F.log_softmax(F.linear(teacher, weight).float(), -1)
+    student_log = F.log_softmax(wide(F.linear(student, weight)), -1)
+    teacher_log = F.log_softmax(wide(F.linear(teacher, weight)), -1)
     return (teacher_log.exp() * (teacher_log - student_log)).sum()
 
 
@@ -55,7 +56,7 @@ def kl_loss(student: Tensor, teacher: Tensor, head: nn.Linear) -> Tensor:
         head: the output head, shared by both.
 
     Returns:
-        A float32 scalar.
+        A float32 scalar (float64 of float64 states).
     """
     total = student.new_zeros((), dtype=torch.float32)
     for s, t in zip(student.split(POSITIONS), teacher.split(POSITIONS), strict=True):

@@ -12,6 +12,7 @@ import torch
 import transformers
 import yaml
 
+from ahn.checkpoints.names import name_of
 from ahn.distill.options import CHECKPOINTS
 from ahn.distill.provenance import RunRecord, strict_json, without_secrets
 from ahn.distill.recipe import Recipe
@@ -134,10 +135,12 @@ def _card(recipe: Recipe, log: dict[str, Any]) -> str:
     on_hub = base is not None and not Path(base).exists()
     if on_hub:
         front["base_model"] = base
+    base = base and name_of(base)
     named = base if on_hub else f"`{Path(base).name}`" if base else "a new base model"
     if recipe.stage == "distill":
         title = f"{recipe.ahn_implementation} memory for {named}"
         start = recipe.ahn_name_or_path
+        start = start and name_of(start)
         start = start and (Path(start).name if Path(start).exists() else start)
         what = (
             f"Artificial Hippocampus Network (arXiv 2510.07318), cell "

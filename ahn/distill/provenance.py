@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from ahn.checkpoints.load import describe_model, weight_files
+from ahn.checkpoints.names import name_of
 from ahn.distill.conversations import Source, file_digest
 from ahn.distill.recipe import Recipe
 from common import yaml as strict_yaml
@@ -153,7 +154,12 @@ def _with_defaults(written: Mapping[str, Any]) -> dict[str, Any]:
         for name, option in Recipe.model_fields.items()
         if not option.is_required()
     }
-    return {**defaults, **written}
+    named = {
+        option: name_of(written[option])  # an earlier version wrote the embedded model's folder
+        for option in ("model_name_or_path", "ahn_name_or_path")
+        if isinstance(written.get(option), str)
+    }
+    return {**defaults, **written, **named}
 
 
 def every_option(recipe: Recipe) -> dict[str, Any]:

@@ -12,10 +12,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, StrictBool, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    PlainSerializer,
+    StrictBool,
+    field_validator,
+    model_validator,
+)
 
 from ahn.cells.registry import CELLS
-from ahn.checkpoints.names import ahn_path, model_path
+from ahn.checkpoints.names import ahn_path, model_path, name_of
 from common.errors import InputError, shown
 from common.files import kind_of
 from common.settings import Number, Seed, Settings, Tokens, Whole, read_file, settings
@@ -25,6 +32,8 @@ LossName = Literal["kl", "ce", "distill"]
 DEFAULT_WINDOW = 32
 
 
+#: The embedded model stands in recipes and logs by its name, not by its folder on this machine
+_WRITTEN = PlainSerializer(name_of)
 #: more tokens, steps or samples than any training has; and more processes than a machine runs
 _MOST, MOST_PROCESSES = 10**9, 1024
 _LEAST_EPOCHS, _MOST_EPOCHS = 1e-6, 10**6
@@ -81,9 +90,13 @@ class Recipe(Settings):
 
     stage: Literal["distill", "pretrain"] = "distill"
     """distill: train memories of a frozen base; pretrain: train a base model."""
-    model_name_or_path: Annotated[str, AfterValidator(lambda n: str(model_path(n)))] | None = None
+    model_name_or_path: (
+        Annotated[str, AfterValidator(lambda n: str(model_path(n))), _WRITTEN] | None
+    ) = None
     """Base model: folder, hub id, or pocket."""
-    ahn_name_or_path: Annotated[str, AfterValidator(lambda n: str(ahn_path(n)))] | None = None
+    ahn_name_or_path: (
+        Annotated[str, AfterValidator(lambda n: str(ahn_path(n))), _WRITTEN] | None
+    ) = None
     """AHN weights to start from: folder, hub id, pocket or pocket/dn ... Default: fresh weights."""
     base: BaseModelRecipe | None = None
     """Shape and start of a new base model (stage pretrain)."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,13 +39,14 @@ class RunSettings:
     Attributes:
         model: `--model`: folder, hub id, or `pocket`.
         ahn: `--ahn`: AHN weights by name; the one without a name is ''.
-        window: `--window`, tokens.
+        window: `--window`, tokens; None also where several are given.
         sinks: `--sinks`, tokens.
         dtype: `--dtype`, or `auto`.
         device: `--device`, or `auto`.
         yarn_factor: `--yarn-factor`.
         endpoint: `--endpoint`, the URL of a server.
         budget: `--budget`, as given: what sizable variants may keep of a document.
+        windows: several of `--window`, tokens, in the order given; empty where one or none is.
     """
 
     model: str | None = None
@@ -57,12 +58,21 @@ class RunSettings:
     yarn_factor: float | None = None
     endpoint: str | None = None
     budget: str | None = None
+    windows: tuple[int, ...] = ()
     _made: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, configuration: Any) -> RunSettings:
         """The settings of the same names of a `RunConfiguration`."""
-        return cls(**{f.name: getattr(configuration, f.name) for f in fields(cls) if f.repr})
+        names = [f.name for f in fields(cls) if f.repr and f.name != "windows"]
+        given = {name: getattr(configuration, name) for name in names}
+        if isinstance(given["window"], list):
+            given |= {"window": None, "windows": tuple(given["window"])}
+        return cls(**given)
+
+    def at(self, window: int) -> RunSettings:
+        """The same with one window; what variants share (`once`) is shared with it."""
+        return replace(self, window=window, windows=())
 
     def once(self, make: Callable[[RunSettings], T]) -> T:
         """`make(self)`, called once in a run: what several variants share."""
@@ -219,12 +229,15 @@ class Backend(ABC):
             name something that is not here.
         needs_boundary: where the document ends changes its answers: something is done to what was
             read before the question comes.
+        has_window: `--window` is its own window: where several are given, it is made once for each
+            with that one as `RunSettings.window`, and the size in its name.
         sizable: how much it keeps follows from a budget of bytes for each document (`--budget`).
             Its reader is given the budget, and so is `cost`.
     """
 
     name: str
     needs_boundary: bool = False
+    has_window: bool = False
     sizable: bool = False
     device: str | None = None
     context: int | None = None

@@ -11,17 +11,20 @@ import re
 from common.errors import InputError
 from common.plugins import installed, load
 from common.suggestions import did_you_mean
-from evaluation.backends import endpoint, presses, quantized, stock, streaming
+from evaluation.backends import stock, streaming
 from evaluation.backends.base import Make
+from evaluation.backends.endpoint.backend import EndpointBackend
+from evaluation.backends.presses.backend import PressBackend
+from evaluation.backends.quantized.backend import QuantizedBackend
 
 GROUP = "ahn_bench.backends"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _KINDS: dict[str, Make] = {
     **{kind: streaming.make_variant for kind in streaming.KINDS},
     "hf": stock.StockBackend,
-    "quantized": quantized.QuantizedBackend,
-    "kvpress": presses.PressBackend,
-    "endpoint": endpoint.EndpointBackend,
+    "quantized": QuantizedBackend,
+    "kvpress": PressBackend,
+    "endpoint": EndpointBackend,
 }
 
 

@@ -158,7 +158,8 @@ class StreamingModels:
         kind = self.base.config.get("model_type")
         if find_family(kind) is None and read_ahn_config(self.base.config, self.base.place) is None:
             return ["hf"]
-        last = default_variant(self.base, bool(settings.ahn), settings.window is not None)
+        windowed = settings.window is not None or bool(settings.windows)
+        last = default_variant(self.base, bool(settings.ahn), windowed)
         return list(KINDS)[: list(KINDS).index(last) + 1]
 
     @cached_property

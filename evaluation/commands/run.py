@@ -100,25 +100,42 @@ def _run(plan: Plan, engine: Engine) -> int:
     folder = Path(configuration.output) if configuration.output else default_folder(plan, info)
     if configuration.report:
         check_page_target(folder / "report.html")  # not when all is answered
+    failed, stopped = answer(plan, info, folder, engine)
+    return _finish(folder, configuration.report, failed, stopped)
+
+
+def answer(plan: Plan, info: RunInfo, folder: Path, engine: Engine) -> tuple[int, str]:
+    """Answer what is left of a plan into its folder, and tell how it goes on stderr.
+
+    Args:
+        plan: what is asked.
+        info: of this start.
+        folder: made, or continued.
+        engine: does the work.
+
+    Returns:
+        How many examples failed, and why it was stopped; empty: it was not.
+
+    Raises:
+        InputError: the folder is in use or belongs to another run; nothing is changed then.
+    """
+    status = console(stderr=True)
     ids = {
         p.task.name: {e.example_id: prompt_sha256(p, i) for i, e in enumerate(p.examples)}
         for p in plan.tasks
     }
-    status = console(stderr=True)
-    with RunStore(folder, info, ids, configuration.overwrite) as store:
+    with RunStore(folder, info, ids, plan.configuration.overwrite) as store:
         for warning in [*plan.warnings, *store.warnings]:
             status.print(f"warning: {warning}", markup=False, style="yellow")
         before = sum(len(store.done(v, task)) for v in plan.models for task in ids)
         if before:
             total = len(plan.models) * plan.examples_per_variant
             status.print(f"continuing: {before} of {total} examples are done")
-        failed, stopped = 0, ""
         try:
             with RunProgress(status, plan, store) as progress:
-                failed = engine.run(plan, store, progress)
+                return engine.run(plan, store, progress), ""
         except TooManyErrors as error:
-            stopped = str(error)
-    return _finish(folder, configuration.report, failed, stopped)
+            return 0, str(error)
 
 
 def default_folder(plan: Plan, info: RunInfo) -> Path:

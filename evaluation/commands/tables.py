@@ -113,9 +113,9 @@ def _window(said: Mapping[str, Any], sizable: bool) -> str:
     return "all" if "window" in said else ""
 
 
-def result_tables(run: Run) -> Group:
-    """Scores (tasks x variants, 95 % intervals) and costs (one row per variant) of a run."""
-    columns = columns_of([run])
+def result_tables(*runs: Run) -> Group:
+    """Scores (tasks x variants, 95 % intervals) and costs (one row per variant) of runs."""
+    columns = columns_of(runs)
     sentence = Text("".join(piece for piece, _ in answer(summary_rows(columns))))
     return Group(*_score_tables(columns), _cost_table(columns), *_kept_tables(columns), sentence)
 

@@ -72,11 +72,12 @@ def _task(task: Task, data: str | None) -> dict[str, Any]:
             name: {"metric": rules.metric, "max_new_tokens": rules.max_new_tokens}
             for name, rules in task.protocols.items()
         },
-        "rows": _rows(task, data),
+        "rows": rows_of(task, data),
     }
 
 
-def _rows(task: Task, data: str | None) -> dict[str, Any]:
+def rows_of(task: Task, data: str | None) -> dict[str, Any]:
+    """Where a task's rows come from, in which file, and whether they are on this machine."""
     definition = benchmark_definition(task.benchmark)
     if definition.generated:
         return {"from": "generated here", "file": None, "here": True, "synthetic": False}

@@ -394,6 +394,12 @@ def _check_options(
         elif name not in _REFUSED:
             problems.add(f"--model_args {name}: unknown option of the model 'ahn'")
     for name, number in (("window", window), ("sinks", sinks), ("max_length", max_length)):
+        if name == "window" and isinstance(number, list | tuple):
+            problems.add(
+                f"--model_args window: takes one window, not {len(number)}; run_eval compares "
+                "several in one run (--window 1k,2k)"
+            )
+            continue
         fits = isinstance(number, int) and not isinstance(number, bool) and number <= 10**9
         if number is not None and not fits:
             problems.add(f"--model_args {name}: {number!r} is not a number of tokens")

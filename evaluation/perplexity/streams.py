@@ -24,10 +24,10 @@ from torch.nn.functional import cross_entropy
 from ahn.models.cache import AHNCache
 from common.errors import InputError
 from evaluation.backends.base import Backend, Ids, Reader
-from evaluation.backends.endpoint import EndpointBackend
+from evaluation.backends.endpoint.backend import EndpointBackend
 from evaluation.backends.local import LocalReader
-from evaluation.backends.presses import PressBackend
-from evaluation.backends.quantized import QuantizedBackend, QuantizedReader
+from evaluation.backends.presses.backend import PressBackend
+from evaluation.backends.quantized.backend import QuantizedBackend, QuantizedReader
 from evaluation.backends.stock import Past, StockBackend, StockReader
 from evaluation.backends.streaming import StreamingBackend, StreamingReader
 

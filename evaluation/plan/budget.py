@@ -19,7 +19,7 @@ from common.errors import InputError, shown
 from evaluation.backends.base import Backend, RunSettings
 from evaluation.backends.registry import find_backend
 from evaluation.backends.streaming import StreamingModels
-from evaluation.plan.variants import variant_requests
+from evaluation.plan.variants import asked_variants
 
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(B|kB|KiB|MB|MiB|GB|GiB|)", re.IGNORECASE)
 _UNITS = {
@@ -92,19 +92,19 @@ def _as_variant(text: str, settings: RunSettings, models: Mapping[str, Backend])
     """What another variant holds."""
     backend = models.get(text)
     if backend is None:
+        # It is not asked, so nothing sizes it: it has the size that it has without a budget.
+        own = replace(settings, budget=None)
         try:
-            requests = variant_requests(text, list(settings.ahn))
+            asked = asked_variants(text, own)
         except InputError:
             known = ", ".join(n for n, m in models.items() if m.document_bytes(1) is not None)
             raise InputError(
                 f"--budget: {shown(repr(text))} is no variant, share (0.26, 26%) or number of "
                 f"bytes (1200000, 1.2GiB); variants whose size is known: {known or 'none'}"
             ) from None
-        # It is not asked, so nothing sizes it: it has the size that it has without a budget.
-        own = replace(settings, budget=None)
-        made = [find_backend(request.kind)(request, own) for request in requests]
+        made = [find_backend(request.kind)(request, run) for request, run in asked]
         if len({made_of.document_bytes(2**20) for made_of in made}) > 1:
-            names = ", ".join(request.name for request in requests)
+            names = ", ".join(request.name for request, _ in asked)
             raise InputError(
                 f"--budget: {text} is several variants, which hold different numbers of bytes; "
                 f"name one of them: {names}"

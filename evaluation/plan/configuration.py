@@ -25,9 +25,11 @@ from common.settings import (
     Settings,
     SettingsError,
     SettingsFile,
+    Several,
     Tokens,
     Whole,
     as_dtype,
+    one_or_several,
     parse_file,
     read_file,
     settings,
@@ -98,8 +100,10 @@ class RunConfiguration(Settings):
     endpoint: Annotated[Name | None, Flag(metavar="URL")] = None
     """OpenAI-compatible server that the variant 'endpoint' asks for --model (vLLM, SGLang, TGI,
     transformers serve); its key is read from AHN_BENCH_API_KEY or OPENAI_API_KEY."""
-    window: Tokens | None = Field(default=None, le=MOST_TOKENS)
-    """Sliding window, in tokens (also 32k). Default: that of the AHN weights."""
+    window: Annotated[Several | None, one_or_several(MOST_TOKENS)] = None
+    """Sliding window, in tokens (also 32k). Several, joined by commas or repeated, make one variant
+    each of every variant that has a window: window-1024, ahn-gdn-1024. Default: that of the AHN
+    weights."""
     sinks: Tokens | None = Field(default=None, le=MOST_TOKENS)
     """Attention sinks, in tokens. Default: that of the AHN weights, else 128."""
     tasks: Annotated[list[str], Flag(("--tasks", "--task"), metavar="NAMES", own_form=True)] = []

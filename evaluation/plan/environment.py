@@ -104,7 +104,7 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
-def _processor() -> str:
+def processor() -> str:
     """The processor's name as the system gives it."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
@@ -127,7 +127,7 @@ def hardware(device: str | None) -> dict[str, Any]:
     import torch
 
     found: dict[str, Any] = {
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),

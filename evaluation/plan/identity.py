@@ -106,9 +106,14 @@ def _weights_sha256(model: Backend, hashes: dict[Path, str]) -> list[str]:
     return sorted({hashes[path] for path in files})
 
 
-def identity_parts(plan: Plan) -> dict[str, Any]:
-    """What the identity of `plan` is made of. Reads all weight files once."""
-    hashes: dict[Path, str] = {}
+def identity_parts(plan: Plan, hashes: dict[Path, str] | None = None) -> dict[str, Any]:
+    """What the identity of `plan` is made of. Reads all weight files once.
+
+    Args:
+        plan: of the run.
+        hashes: digests of weight files that were read for another plan; those read now are added.
+    """
+    hashes = {} if hashes is None else hashes
     parts = parts_without_weights(plan)
     for name, model in plan.models.items():
         if weights := _weights_sha256(model, hashes):
@@ -157,9 +162,14 @@ def differences(mine: Mapping[str, Any], theirs: Mapping[str, Any], most: int = 
     return found[:most] + ([f"and {len(found) - most} more"] if len(found) > most else [])
 
 
-def run_info(plan: Plan) -> RunInfo:
-    """``run.json`` of a run that starts now. Reads all weight files once, for the identity."""
-    parts = identity_parts(plan)
+def run_info(plan: Plan, hashes: dict[Path, str] | None = None) -> RunInfo:
+    """``run.json`` of a run that starts now. Reads all weight files once, for the identity.
+
+    Args:
+        plan: of the run.
+        hashes: see `identity_parts`.
+    """
+    parts = identity_parts(plan, hashes)
     devices = [model.device for model in plan.models.values() if model.device is not None]
     files = [file for planned in plan.tasks for file in planned.files]
     start = Start(

@@ -30,7 +30,7 @@ from evaluation.plan.planned import Plan, PlannedTask
 from evaluation.plan.prompts import prepare, smallest_max_length
 from evaluation.plan.recording import unwritable
 from evaluation.plan.tasks import AskedTasks, LoadedRows, Watch, load_rows, resolve_tasks
-from evaluation.plan.variants import variant_requests
+from evaluation.plan.variants import Asked, asked_variants
 from tasks.making import Making
 from tasks.schema import TaskProtocol
 
@@ -115,6 +115,7 @@ class _Draft:
         self._base = self._settings.once(StreamingModels)
         self._model_config: dict[str, Any] = {}
         self._models: dict[str, Backend] = {}
+        self._windowed = False
         self._reads_model = True
         self._generation: dict[str, list[str]] = {}
         self._budget: Budget | None = None
@@ -143,13 +144,15 @@ class _Draft:
         makers = []
         for text in texts:
             with self.problems.collecting():
-                for request in variant_requests(text, list(configuration.ahn)):
+                for asked in asked_variants(text, self._settings):
+                    request, _ = asked
                     if request.kind in KINDS and KINDS[request.kind].needs_memory:
                         read.add(request.options.get("weights", ""))
                     with self.problems.collecting():
                         makers.append(find_backend(request.kind))
-                        model = makers[-1](request, self._settings)
+                        model = makers[-1](*asked)
                         assert model.name == request.name, f"{request.kind}: it names itself"
+                        self._check_window(asked, model)
                         self._add(model)
         unread = [name for name in configuration.ahn if name not in read]
         if unread:
@@ -157,9 +160,34 @@ class _Draft:
             self.warnings.append(f"--ahn: none of the variants reads these weights{which}")
         if configuration.endpoint is not None and find_backend("endpoint") not in makers:
             self.warnings.append("--endpoint: none of the variants asks it (--variant endpoint)")
+        if self._settings.windows and not self._windowed and not self.problems:
+            self.warnings.append("--window: several are given, and none of the variants takes one")
         self._reads_model = not makers or any(getattr(m, "reads_model", True) for m in makers)
         for model in self._models.values():
             self.warnings += [notice for notice in model.notices if notice not in self.warnings]
+
+    def _check_window(self, asked: Asked, model: Backend) -> None:
+        """Of several windows, that this one holds more than the sinks, and that someone takes it.
+
+        Raises:
+            InputError: it is smaller than the sinks.
+        """
+        request, settings = asked
+        if not self._settings.windows:
+            return
+        if settings.window is not None:
+            self._windowed = True
+            sinks = model.describe().get("sinks")
+            if isinstance(sinks, int) and settings.window < sinks:
+                raise InputError(
+                    f"--window: {settings.window:,} tokens are fewer than the {sinks:,} sinks; of "
+                    "several windows each holds at least as many (see --sinks)"
+                )
+        elif find_backend(request.kind).__module__.partition(".")[0] != "evaluation":
+            self.warnings.append(
+                f"--window: several are given, and {model.name} is made once, without any of them "
+                "(its back-end does not say has_window)"
+            )
 
     def _add(self, model: Backend) -> None:
         same = self._models.setdefault(model.name, model)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from evaluation.backends.base import Backend, Cost
@@ -66,6 +66,15 @@ class Plan:
     def examples_per_variant(self) -> int:
         """Examples that each variant answers."""
         return sum(len(task.examples) for task in self.tasks)
+
+    def only(self, variant: str, configuration: RunConfiguration) -> Plan:
+        """The run of one of the variants alone, with the prompts that were made for all of them.
+
+        Args:
+            variant: its name.
+            configuration: what asks for it alone, and its folder.
+        """
+        return replace(self, configuration=configuration, models={variant: self.models[variant]})
 
     def budget_of(self, document_tokens: int | None) -> int | None:
         """Bytes that sizable variants may keep of a document; None: there is no budget."""

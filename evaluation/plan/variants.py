@@ -1,4 +1,4 @@
-"""Which variants a run compares: `--variant` and the names of the AHN weights, as requests."""
+"""Which variants a run compares: `--variant`, the names of the AHN weights, and the windows."""
 
 from __future__ import annotations
 
@@ -6,9 +6,68 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from common.errors import InputError
+from evaluation.backends.base import RunSettings
 from evaluation.backends.registry import backend_kinds, find_backend
 from evaluation.backends.requests import VariantRequest, parse_request
 from evaluation.backends.streaming import KINDS
+
+Asked = tuple[VariantRequest, RunSettings]
+"""A variant, and the settings of the run as they are for it: of several windows, with its own."""
+
+
+def asked_variants(text: str, settings: RunSettings) -> list[Asked]:
+    """What one item of `--variant` asks for: a variant, or one of each AHN weights and window.
+
+    Where the run has several windows, a variant that has none of its own and takes the run's is one
+    for each, with the size behind its name: `window` is `window-1024` and `window-2048`, and
+    `window-1024` the one of them alone. A variant whose window a budget chooses stays single.
+
+    Args:
+        text: see `variant_requests`.
+        settings: of the run.
+
+    Raises:
+        InputError: it cannot be read, or there is no such kind.
+    """
+    weights = list(settings.ahn)
+    kind, colon, options = text.partition(":")
+    for window in settings.windows:
+        plain = kind.removesuffix(f"-{window}")
+        if plain == kind:
+            continue
+        try:
+            variant_requests(text, weights)
+        except InputError:  # no kind or weights are called so
+            of_all = asked_variants(f"{plain}{colon}{options}", settings)
+            alone = [asked for asked in of_all if asked[1].window == window]
+            if alone:
+                return alone
+    return [
+        asked for request in variant_requests(text, weights) for asked in _at(request, settings)
+    ]
+
+
+def _at(request: VariantRequest, settings: RunSettings) -> list[Asked]:
+    """A request at each window of the run, or once where it has none or one of its own."""
+    if not settings.windows or not takes_window(request, settings):
+        return [(request, settings)]
+    return [
+        (replace(request, name=f"{request.name}-{window}"), settings.at(window))
+        for window in settings.windows
+    ]
+
+
+def takes_window(request: VariantRequest, settings: RunSettings) -> bool:
+    """Whether a variant has the run's window: it keeps one, and neither says nor is given its size.
+
+    A budget gives windows their size.
+    """
+    if "window" in request.options:
+        return False
+    kind = KINDS.get(request.kind)
+    if kind is None:
+        return bool(getattr(find_backend(request.kind), "has_window", False))
+    return kind.needs_window and not (kind.sizable and settings.budget is not None)
 
 
 def variant_requests(text: str, weights: Sequence[str]) -> list[VariantRequest]:

@@ -135,6 +135,7 @@ def test_tests_that_fail_unchanged_are_told(project: Path) -> None:
         ("pass", 60, "passed"),
     ],
 )
+@pytest.mark.slow
 def test_how_a_child_ended(tmp_path: Path, body: str, limit: float, outcome: str) -> None:
     copy = tmp_path / "copy"
     copy.mkdir()

@@ -42,6 +42,7 @@ def lveval(run_eval, tiny, tmp_path_factory) -> Path:
     return folder / "run"
 
 
+@pytest.mark.slow
 def test_lveval_runs_a_data_set_at_the_lengths_asked_for(lveval):
     found = records_of(lveval)
     assert {r["task"] for r in found} == {"hotpotwikiqa_mixup_16k", "hotpotwikiqa_mixup_32k"}
@@ -172,6 +173,7 @@ def test_longbench_e_runs_and_is_bucketed_by_length(run_eval, tiny, tmp_path):
     assert "LongBench-E: score per length (official), hotpotqa_e" in page and "8k+" in page
 
 
+@pytest.mark.slow
 def test_the_pocket_suite_compares_cells_over_lengths(run_eval, tmp_path):
     result = run_eval(
         "pocket", "--tasks", "pocket_qa@1,pocket_qa@4_2048", "--lengths", "512,1k", "--limit", 2,

@@ -38,6 +38,7 @@ def base_of(folder: Path, family: str) -> Path:
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral"])
+@pytest.mark.slow
 def test_a_memory_is_trained_merged_and_asked(
     tmp_path: Path, family: str, data: Path, run_eval: Callable[..., Any]
 ) -> None:

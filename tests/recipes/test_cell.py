@@ -77,6 +77,7 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str
     yield from installed("cell.md", tmp_path, monkeypatch)
 
 
+@pytest.mark.slow
 def test_the_recipe_is_carried_out_as_written(recipe: dict[str, str]) -> None:
     assert "LinearMemory" in list(CELLS) and "LinearMemory" not in CELLS.loaded()
     cost, *others = results = [invoke(line) for line in recipe["commands"].splitlines()]

@@ -410,3 +410,54 @@ def test_rows_made_for_a_tokenizer_are_one_notice_for_all_lengths(make_run: Make
         "model with another tokenizer is asked other rows, also where its published figures are "
         "made so.",
     ]
+
+
+# -- several windows ---------------------------------------------------------------------------
+
+
+def described(**windows: tuple[str, int | None]) -> dict[str, Any]:
+    """`models` of run.json from kind and window, by name with `_` for `-`."""
+    return {
+        name.replace("_", "-"): {"variant": kind, "path": "pocket", "window": window, "sinks": 4}
+        for name, (kind, window) in windows.items()
+    }
+
+
+SWEPT = described(
+    full=("full", None), window_64=("window", 64), window_128=("window", 128), ahn_64=("ahn", 64),
+    ahn_128=("ahn", 128), ct_128=("compressive", 128), ahn_32=("ahn", 32),
+)  # fmt: skip
+
+
+def test_of_several_windows_the_baseline_is_the_one_of_the_same_size(make_run: MakeRun) -> None:
+    scores = {name: {"qa": [1.0, 0.0]} for name in SWEPT}
+    columns = columns_of([read_run(make_run("swept", scores, models=SWEPT))])
+    found = {c.variant: baseline_of(c, columns) for c in columns}
+    assert {name: other and other.variant for name, other in found.items()} == {
+        "full": None, "window-64": "full", "window-128": "full", "ahn-64": "window-64",
+        "ahn-128": "window-128", "ct-128": "window-128", "ahn-32": "full",
+    }  # fmt: skip
+
+
+def test_the_window_of_the_same_size_is_found_in_another_run(make_run: MakeRun) -> None:
+    def run(name: str, **models: tuple[str, int | None]) -> Run:
+        said = described(**models)
+        return read_run(make_run(name, {v: {"qa": [1.0, 0.0]} for v in said}, models=said))
+
+    runs = [
+        run("a", window=("window", 64)), run("b", w128=("window", 128)), run("c", ahn=("ahn", 128)),
+        run("d", ahn=("ahn", 32)), run("e", window=("window", 64), ahn=("ahn", 128)),
+    ]  # fmt: skip
+    columns = columns_of(runs)
+    found = {(c.run_name, c.variant): baseline_of(c, columns) for c in columns}
+    names = {key: other and (other.run_name, other.variant) for key, other in found.items()}
+    assert names["c", "ahn"] == ("b", "w128")
+    assert names["d", "ahn"] == ("a", "window"), "no window of its size: any, as ever"
+    assert names["e", "ahn"] == ("e", "window"), "the run's own window comes first"
+
+
+def test_the_answer_does_not_call_windows_memories(make_run: MakeRun) -> None:
+    scores = {name: {"qa": [1.0, 0.0]} for name in SWEPT} | {"ahn-128": {"qa": [1.0, 1.0]}}
+    said = sentence([read_run(make_run("swept", scores, models=SWEPT))])
+    assert said.startswith("Of 3 variants with a memory on pocket, ahn-128 scores best: 100.0")
+    assert "against window-128" in said

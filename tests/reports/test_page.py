@@ -174,6 +174,7 @@ def test_the_page_names_the_selection_of_the_best(make_run: MakeRun, tmp_path: P
     assert "chosen by the very scores it is shown with" in text
 
 
+@pytest.mark.slow
 def test_a_large_run_gives_a_small_page_that_says_what_it_left_out(
     make_run: MakeRun, tmp_path: Path
 ) -> None:

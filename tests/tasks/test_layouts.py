@@ -448,6 +448,7 @@ def test_an_archive_of_an_uncommon_method_or_with_a_password_is_told(tmp_path):
     assert "cannot be unpacked" in problem(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_row_of_50_megabytes_is_read(tmp_path):
     context = "word " * 10_500_000
     gzip_file(tmp_path / "multi_news.jsonl.gz", [LONGBENCH[0] | {"context": context}])

@@ -101,6 +101,7 @@ def test_lm_eval_validate_accepts_every_name(manager, capsys, monkeypatch):
     assert "All tasks found and valid" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_every_file_is_a_configuration_that_lm_eval_can_build(manager, monkeypatch, caplog):
     """As `TaskManager` builds it, on one made-up document in place of the rows."""
     from datasets import Dataset

@@ -133,6 +133,7 @@ def test_the_printed_figure_is_a_percentage_with_two_decimals():
 @pytest.mark.parametrize(
     ("task", "count", "seconds"), [("hotpotqa", 10_000, 10), ("multifieldqa_zh", 2_000, 4)]
 )
+@pytest.mark.slow
 def test_ten_thousand_answers_are_scored_in_under_ten_seconds(path, task, count, seconds):
     draw = random.Random(0)
     words = ["北京", "厦门大学", "在", "第十八届", "年会", "举办", "，", "2019年", "the ", " cat "]
@@ -392,6 +393,7 @@ def test_no_workers_at_all_are_refused(path):
         score_file(write(path, GOOD), "longbench", "hotpotqa", "official", workers=0)
 
 
+@pytest.mark.slow
 def test_a_file_wrong_in_every_line_is_told_in_brief(path):
     found = problems(write(path, *[{"pred": "a"}] * 1000))
     assert found == [":1: field 'answers' is missing (also of lines 2, 3, and of 997 more)"]

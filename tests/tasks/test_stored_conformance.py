@@ -201,6 +201,7 @@ def test_the_means_of_infinitebench():
     assert {task: row["score"] for task, row in found.items()} == expected
 
 
+@pytest.mark.slow
 def test_the_generator_gives_the_stored_rows_and_figures_again():
     files, made = make_conformance.make()
     assert files.keys() == set(BENCHMARKS)

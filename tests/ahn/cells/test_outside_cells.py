@@ -200,6 +200,7 @@ def test_flops_and_parameters_are_those_counted_by_hand(name: str) -> None:
 
 
 @each
+@pytest.mark.slow
 def test_it_is_trained_saved_loaded_merged_and_split(name: str, tmp_path: Path) -> None:
     data = write_conversations(tmp_path / "data.jsonl")
     options = pocket_options(data, tmp_path / "memory", ahn_implementation=name, max_steps=3)

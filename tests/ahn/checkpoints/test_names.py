@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ahn.checkpoints.names import ahn_path, model_path
+from ahn.checkpoints.names import ahn_path, embedded_memories, model_path, name_of
 from common.errors import InputError
 
 
@@ -40,3 +40,10 @@ def test_a_memory_that_is_not_embedded_is_refused(name: str) -> None:
 def test_a_typo_is_told_the_nearest_name() -> None:
     with pytest.raises(InputError, match="did you mean 'pocket/gdn'"):
         ahn_path("pocket/gnd")
+
+
+def test_a_place_has_the_name_that_stands_for_it() -> None:
+    names = ["pocket", *(f"pocket/{memory}" for memory in embedded_memories())]
+    assert [name_of(str(model_path(name))) for name in names] == names
+    for other in ("ByteDance-Seed/AHN-GDN", "runs/pocket/gdn", f"{model_path('pocket')}/training"):
+        assert name_of(other) == other

@@ -382,6 +382,7 @@ def test_large_data_are_shared_out_and_small_ones_are_not(tmp_path: Path) -> Non
     assert tokenising_processes(recipe("x", preprocessing_num_workers=0), large) == 0
 
 
+@pytest.mark.slow
 def test_processes_that_want_the_same_data_wait_for_one_that_tokenises(
     tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,6 +45,25 @@ def test_a_loss_of_several_terms_is_the_sum_of_each_alone() -> None:
     torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize("losses", [["ce"], ["kl"], ["distill"], ["kl", "ce"]])
+def test_the_teacher_runs_where_a_loss_looks_at_it(losses: list[str]) -> None:
+    """A batch that is skipped has as many passes as any, or processes that share weights part."""
+    model, ids = variant_model("ahn"), tokens(60, rows=2)
+    passes: list[bool] = []
+    model.model.register_forward_pre_hook(
+        lambda module, given, named: passes.append(torch.is_grad_enabled()), with_kwargs=True
+    )
+    expected = [True] if losses == ["ce"] else [False, True]
+    assert distillation_terms(model, {"input_ids": ids}, ids, (16, 4), losses) is not None
+    assert passes == expected
+    recipe = Recipe(model_name_or_path="x", dataset="x", output_dir="x", loss_type="+".join(losses))
+    module = Distillation(model, recipe)
+    module.sharded = True
+    passes.clear()
+    assert module(input_ids=ids, labels=ids, span=None)["skipped"]
+    assert passes == expected
+
+
 def test_weights_reach_the_gradient(data: Path, tmp_path: Path) -> None:
     """Twice the weight of the only term: twice the gradient; what is not given counts 1."""
     ids = torch.randint(20, 500, (1, 80), generator=torch.Generator().manual_seed(0))

@@ -22,7 +22,9 @@ from ahn.distill.trainer import last_checkpoint
 from tests.ahn.distill.processes import ON_CPU
 from tests.ahn.distill.recipes import pocket_options, write_conversations
 
-PRESETS = sorted(Path("configs/train").glob("qwen2.5-*.yaml"))
+PRESETS = sorted(
+    path for path in Path("configs/train").glob("qwen2.5-*.yaml") if "ablation" not in path.stem
+)
 PAPERS_OPTIONS = [
     "model_name_or_path",
     "dataset",

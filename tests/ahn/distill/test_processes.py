@@ -17,6 +17,7 @@ def hang_once(marker: Path) -> None:
         time.sleep(600)
 
 
+@pytest.mark.slow
 def test_a_fork_that_hangs_is_started_again_with_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -26,6 +27,7 @@ def test_a_fork_that_hangs_is_started_again_with_a_warning(
     assert (ended.code, ended.output) == (0, "here\n")
 
 
+@pytest.mark.slow
 def test_a_fork_that_hangs_twice_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "_LIMIT_SECONDS", 1)
     with pytest.warns(UserWarning), pytest.raises(AssertionError, match="hung twice"):

@@ -203,6 +203,21 @@ def test_a_finished_run_is_not_trained_again_without_its_checkpoints(
     assert json.loads((folder / "training.json").read_text())["steps"] == 5
 
 
+def test_a_finished_run_that_names_the_embedded_models_folder_is_the_same_recipe(
+    data: Path, begun: Path, tmp_path: Path
+) -> None:
+    """Earlier versions wrote the folder of that machine for the name."""
+    folder = copied(begun, tmp_path, finished=True)
+    log = json.loads((folder / "training.json").read_text())
+    assert log["recipe"]["model_name_or_path"] == "pocket"
+    log["recipe"]["model_name_or_path"] = str(ahn.POCKET_PATH)
+    del log["content"]
+    (folder / "training.json").write_text(json.dumps(log))
+    before = files(folder)
+    train(Recipe(**pocket_options(data, folder, loss_type="kl+ce")))
+    assert files(folder) == before, "nothing is trained again"
+
+
 def test_a_checkpoint_of_an_older_version_is_gone_on_from_with_a_word(
     data: Path, begun: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -113,6 +113,7 @@ def test_generate_makes_nothing_as_long_as_the_prompt_but_ids_and_mask(
 
 @pytest.mark.parametrize(("asked", "count"), [(True, 4), ([-1], 1), ([1, 2], 2)], ids=str)
 @pytest.mark.parametrize("variant", ["window", "ahn"])
+@pytest.mark.slow
 def test_hidden_states_cost_what_they_hold(
     models: Any, variant: str, asked: Any, count: int
 ) -> None:

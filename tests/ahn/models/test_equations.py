@@ -146,6 +146,7 @@ def test_every_row_gets_what_the_equations_say(
     seed=st.integers(0, 99),
 )
 @torch.no_grad()
+@pytest.mark.slow
 def test_rows_that_go_on_by_different_numbers_of_tokens(
     shape: dict[str, Any],
     turns: list[tuple[int, int]],

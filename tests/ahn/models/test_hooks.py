@@ -99,6 +99,7 @@ def test_what_a_hook_changes_is_what_the_equations_say(
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_generate_takes_a_hook_from_the_prompt_on(models: Any) -> None:
     model, ids = models("ahn"), tokens(50)
     options: dict[str, Any] = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 0}

@@ -98,6 +98,7 @@ def readings(draw: Any) -> dict[str, Any]:
     suppress_health_check=[HealthCheck.too_slow],
 )
 @given(case=readings())
+@pytest.mark.slow
 def test_chunks_and_steps_equal_the_definition_for_every_query(case: dict[str, Any]) -> None:
     layout, turns = case["layout"], list(case["turns"])
     rows = len(turns[0])
@@ -169,6 +170,7 @@ def test_what_a_query_sees_is_a_partition_of_what_is_kept(
 
 @pytest.mark.parametrize("pooling", ["mean", "max"])
 @torch.no_grad()
+@pytest.mark.slow
 def test_rate_one_is_a_window_longer_by_the_slots(pooling: str) -> None:
     slots = 7
     one = variant_model("compressive", rate=1, slots=slots, pooling=pooling)

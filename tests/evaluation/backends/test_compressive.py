@@ -140,6 +140,7 @@ def test_whole_numbers() -> None:
             whole(text)
 
 
+@pytest.mark.slow
 def test_a_run_compares_both_poolings_and_measures_what_arithmetic_says(
     run_eval: Any, tiny: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -172,6 +173,7 @@ def test_a_run_compares_both_poolings_and_measures_what_arithmetic_says(
     assert other.exit_code == 2 and "variants.ct-max.rate 2 there, 3 here" in other.stderr
 
 
+@pytest.mark.slow
 def test_a_run_sizes_it_to_what_a_memory_holds(
     run_eval: Any, tiny: Path, memory: Path, data: Path, tmp_path: Path
 ) -> None:

@@ -68,6 +68,7 @@ def test_its_bytes_do_not_grow_and_its_cost_does_so_by_the_token() -> None:
     assert backend.kept(5000, states) == 0
 
 
+@pytest.mark.slow
 def test_a_run_measures_what_arithmetic_says(
     run_eval: Any, tiny: Path, memory: Path, data: Path, tmp_path: Path
 ) -> None:

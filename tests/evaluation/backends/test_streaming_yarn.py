@@ -32,6 +32,7 @@ def texts(folder: Path) -> dict[str, str]:
     return {record["variant"]: record["prediction"] for record in records_of(folder)}
 
 
+@pytest.mark.slow
 def test_a_stretched_model_answers_as_one_whose_configuration_says_so(
     run_eval, asked, tiny, tmp_path
 ):

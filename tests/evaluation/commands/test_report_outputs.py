@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from reports.targets import is_page
+from common.pages import is_page
 from tests.evaluation.conftest import SINKS, WINDOW
 from tests.evaluation.test_cli import predictions
 from tests.reports.conftest import write_run

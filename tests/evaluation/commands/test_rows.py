@@ -145,6 +145,7 @@ def test_pockets_rows_at_a_length_are_those_of_a_run_at_it(run_eval: Any, tmp_pa
     assert result.exit_code == 2 and "no pocket tasks of 777 tokens" in result.stderr
 
 
+@pytest.mark.slow
 def test_rulers_groups_and_files_are_understood(run_eval: Any, tmp_path: Path) -> None:
     squad = texts.squad()
     (tmp_path / "squad.json").write_text(json.dumps(squad))

@@ -312,6 +312,7 @@ def test_another_model_is_told_what_it_cannot_carry_out(
     assert len([r for r in caplog.records if r.name == "tasks.lm_eval_task"]) == 1
 
 
+@pytest.mark.slow
 def test_another_model_beside_ours_is_told_when_its_answers_are_there(
     data: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

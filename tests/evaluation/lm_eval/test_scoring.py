@@ -228,6 +228,7 @@ def test_what_it_is_says_variant_and_layout(models: dict[str, AHNLM]) -> None:
         ({"trust_remote_code": True}, "code from a checkpoint is never run"),
         ({"windw": 8}, "windw: unknown option"),
         ({"window": "8kb"}, "'8kb' is not a number of tokens"),
+        ({"window": [8, 16]}, "takes one window, not 2; run_eval compares several"),
         ({"variant": "fulll"}, "did you mean 'full'"),
         ({"window": 0, "variant": "window"}, "window"),
         ({"variant": "ahn"}, "AHN|memory"),

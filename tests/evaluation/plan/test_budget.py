@@ -248,6 +248,7 @@ def test_a_prompt_without_a_document_is_read_whole(asked: Any, variant: str) -> 
     assert sized.flops == plan.models["full"].cost(len(ids), len(answers["full"].token_ids)).flops
 
 
+@pytest.mark.slow
 def test_records_say_what_was_kept(
     run_eval: Any, tiny: Path, memory: Path, data: Path, tmp_path: Path
 ) -> None:

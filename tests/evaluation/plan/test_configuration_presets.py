@@ -64,7 +64,8 @@ def hub(monkeypatch):
 
 def test_every_paper_preset_is_there():
     assert {n for n in preset_names() if n.startswith("paper-")} == {
-        f"paper-{benchmark}-qwen2.5-{size}" for benchmark in PAPER for size in SIZES
+        *(f"paper-{benchmark}-qwen2.5-{size}" for benchmark in PAPER for size in SIZES),
+        "paper-ruler-qwen2.5-7b",
     }
 
 
@@ -86,7 +87,9 @@ def test_a_paper_preset_has_the_papers_settings(hub, benchmark, size):
     made = [make_variant(request, settings) for request in requests]
     assert not any(backend.notices for backend in made)
     specs = {backend.name: backend.describe() for backend in made}
-    assert list(specs) == ["full", "window", "ahn-gdn", "ahn-dn", "ahn-mamba2"]
+    pooled = {"compressive-max": "max", "compressive-mean": "mean"}
+    assert list(specs) == ["full", "window", *pooled, "ahn-gdn", "ahn-dn", "ahn-mamba2"]
+    assert {name: specs[name]["pooling"] for name in pooled} == pooled
     for name, cell in CELLS.items():
         spec = specs[f"ahn-{name}"]
         assert (spec["variant"], spec["cell"]) == ("ahn", cell)
@@ -104,6 +107,33 @@ def test_a_paper_preset_has_the_papers_settings(hub, benchmark, size):
     for task in found:
         assert task.benchmark == benchmark
         assert task.protocol("ahn").default_max_length == max_length
+
+
+def test_the_preset_of_the_papers_needles_is_its_table_5(hub):
+    configuration, problems = resolve_configuration(
+        {"benchmark": "ruler"}, "paper-ruler-qwen2.5-7b"
+    )
+    asked = resolve_tasks(configuration)
+    assert (problems, asked.problems) == ([], ())
+    assert len(asked.tasks) == 8 and {task.length for task in asked.tasks} == {131_072}
+    settings = RunSettings.of(configuration)
+    requests = [
+        request
+        for text in configuration.variants
+        for request in variant_requests(text, list(configuration.ahn))
+    ]
+    specs = {request.name: make_variant(request, settings).describe() for request in requests}
+    assert list(specs) == ["full", "window", "ahn-gdn"]
+    assert {(s["window"], s["sinks"]) for n, s in specs.items() if n != "full"} == {(32640, 128)}
+
+
+@pytest.mark.parametrize("benchmark", PAPER)
+def test_a_folder_of_the_five_variants_of_earlier_presets_can_be_named(benchmark):
+    configuration, problems = resolve_configuration(
+        {"benchmark": benchmark, "variants": ["full", "window", "ahn"]},
+        f"paper-{benchmark}-qwen2.5-3b",
+    )
+    assert (problems, configuration.variants) == ([], ["full", "window", "ahn"])
 
 
 @pytest.mark.parametrize("name", [n for n in preset_names() if not n.startswith("paper-")])

@@ -284,6 +284,7 @@ def test_several_memories_in_one_run(run_eval, command, memory, tiny, tmp_path):
     assert "ahn-a" in page and "ahn-b" in page
 
 
+@pytest.mark.slow
 def test_variants_in_turns_give_the_same_records(run_eval, arguments, finished, tmp_path):
     order: list[tuple[str, str]] = []
 
@@ -387,6 +388,7 @@ def test_a_run_in_which_everything_fails_stops_early(run_eval, arguments, tmp_pa
     assert info["status"] == "interrupted"
 
 
+@pytest.mark.slow
 def test_out_of_memory_drops_the_kept_document_first(
     run_eval, arguments, finished, tmp_path, monkeypatch
 ):
@@ -504,6 +506,7 @@ def test_the_three_real_tasks_end_to_end(run_eval, shared: Path, tmp_path, proto
     assert limits.get("multi_news", 512) == (512 if protocol == "official" else 500)
 
 
+@pytest.mark.slow
 def test_a_worker_in_another_place_gives_the_records_of_the_run(finished, tiny, data):
     """It takes a plan and the name of a variant, and neither store nor listener."""
     plan = make_plan(

@@ -103,6 +103,7 @@ def test_a_stopped_run_is_continued_to_the_same_records(
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 )
+@pytest.mark.slow
 def test_a_signal_while_the_model_loads_leaves_a_run_to_continue(
     run_eval, command, tmp_path, monkeypatch, number, code
 ):

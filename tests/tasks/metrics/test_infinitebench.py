@@ -205,6 +205,7 @@ def summaries(draw) -> tuple[str, str]:
 
 @given(summaries())
 @settings(deadline=None, max_examples=400)
+@pytest.mark.slow
 def test_rouge_lsum_is_rouge_scores_to_the_last_bit(texts):
     gold, prediction = texts
     expected = RougeScorer(["rougeLsum"], use_stemmer=False).score(gold, prediction)

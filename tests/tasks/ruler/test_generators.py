@@ -122,6 +122,7 @@ def test_a_question_of_more_documents_than_the_search_begins_with_is_refused() -
         list(generators.question_answering(known, 3000, 1, 42, words_in))
 
 
+@pytest.mark.slow
 def test_a_length_that_the_chat_template_takes_too_much_of_is_told_as_asked_for(
     files: ruler.Files,
 ) -> None:

@@ -1,0 +1,1 @@
+"""The tables and figures of the AHN paper (arXiv 2510.07318)."""

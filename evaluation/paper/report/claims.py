@@ -1,0 +1,262 @@
+"""What the paper says in words of its tables and figures, and whether the runs show it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from evaluation.paper.costs import paper_table, printed
+from evaluation.paper.report.measured import Asked, Measurements, Tasks
+from evaluation.paper.report.parts import POCKET_SINKS, POCKET_WINDOW, stand_ins
+from evaluation.paper.report.published import PrintedScores, printed_scores
+from evaluation.paper.report.tried import POCKET, PURE_RNN, TRAININGS
+from reports.compare import Difference, marked
+from reports.stats import Interval
+
+GDN, SWA, FULL = "AHN-GDN", "Sinks + SWA", "Full Attn"
+HOLDS, FAILS, OPEN, UNTRIED = "holds", "does not hold", "cannot be said", "not tried"
+
+NAMES = {
+    "lveval": "LV-Eval",
+    "infinitebench": "InfiniteBench",
+    "longbench": "LongBench's six tasks",
+    "ruler": "RULER's needles",
+}
+_AVERAGES = {
+    "lveval": ("table2", "LV-Eval average of 11"),
+    "infinitebench": ("table2", "InfiniteBench average of two"),
+    "longbench": ("table3", "average"),
+    "ruler": ("table5", ""),
+}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """That one method is above another in a benchmark's average.
+
+    Attributes:
+        where: table or figure.
+        part: the benchmark.
+        first: the method that is said to be above.
+        second: the one below.
+        training: of `first`'s memory, in Table 4; likewise `than` of `second`'s.
+        windows: whether it is said of every window of a figure.
+    """
+
+    where: str
+    part: str
+    first: str
+    second: str
+    training: str | None = None
+    than: str | None = None
+    windows: bool = False
+
+    @property
+    def text(self) -> str:
+        """In words."""
+        first = TRAININGS[self.training] if self.training else self.first
+        second = TRAININGS[self.than] if self.than else self.second
+        at = " at every window" if self.windows else ""
+        return f"{NAMES[self.part]}: {first} above {second}{at}"
+
+
+CLAIMS = (
+    *(
+        Claim("table2", part, method, SWA)
+        for part in ("lveval", "infinitebench")
+        for method in ("AHN-Mamba2", "AHN-DN", GDN)
+    ),
+    *(Claim("table2", part, GDN, "CT-Average") for part in ("lveval", "infinitebench")),
+    *(Claim("table2", part, GDN, FULL) for part in ("lveval", "infinitebench")),
+    *(Claim("table3", "longbench", method, SWA) for method in ("AHN-Mamba2", "AHN-DN", GDN)),
+    Claim("table3", "longbench", GDN, "CT-Average"),
+    Claim("table4", "longbench", GDN, GDN, "kl-random", "kl-fixed1024"),
+    Claim("table4", "longbench", GDN, GDN, "kl-random", "ce-random"),
+    Claim("table5", "ruler", FULL, GDN),
+    *(Claim("table8", part, SWA, PURE_RNN) for part in ("lveval", "infinitebench")),
+    *(Claim("figure4", part, GDN, SWA, windows=True) for part in ("lveval", "infinitebench")),
+    *(Claim("figure7", "longbench", GDN, method, windows=True) for method in (SWA, "CT-Average")),
+)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A claim, tried on one model.
+
+    Attributes:
+        claim: in words.
+        where: table or figure.
+        model: by the paper's name, or `pocket`.
+        published: difference in points; None: it is drawn only, or of another model.
+        ours: paired difference; None where there is none.
+        verdict: one of the four.
+        remark: what must be known of it.
+        seen: where it does not rest on a paired difference: what was found, in words.
+    """
+
+    claim: str
+    where: str
+    model: str
+    published: float | None
+    ours: Difference | None
+    verdict: str
+    remark: str = ""
+    seen: str = ""
+
+
+def part_tasks(part: str, model: str, found: Measurements) -> Tasks:
+    """The tasks of a benchmark's average; of the pocket model, those that stand for them."""
+    if model == POCKET:
+        at = (POCKET_WINDOW, POCKET_SINKS)
+        shown = [
+            tried
+            for tried in found.tried
+            if tried.model == POCKET
+            and not tried.unfit
+            and (tried.window, tried.sinks) in ((None, None), at)
+        ]
+        return stand_ins(part, shown)
+    table = printed_scores().tables[_AVERAGES[part][0]]
+    cells = [table.cells[column] for column in _average_columns(part, table)]
+    return [(cell.benchmark, name) for cell in cells for name in cell.tasks]
+
+
+def _average_columns(part: str, table: PrintedScores) -> Sequence[str]:
+    column = _AVERAGES[part][1]
+    return (column,) if column else table.columns
+
+
+def spans(where: str, model: str) -> tuple[int, int]:
+    """Window and sinks of a table."""
+    if model == POCKET:
+        return POCKET_WINDOW, POCKET_SINKS
+    table = printed_scores().tables[where]
+    return table.window, table.sinks
+
+
+def models_of(where: str) -> list[str]:
+    """The paper's models that a table or figure is of, and the pocket model."""
+    tables = printed_scores().tables
+    own = list(tables[where].rows) if where in tables else ["Qwen2.5-7B-Instruct"]
+    return [*own, POCKET]
+
+
+def standings(found: Measurements) -> list[Standing]:
+    """Every claim on every model; p-values are corrected over the claims on one model."""
+    tried = [
+        one
+        for claim in CLAIMS
+        for model in models_of(claim.where)
+        for one in _try(claim, model, found)
+    ]
+    corrected: dict[str, list[Difference | None]] = {
+        model: marked([interval for one, interval in tried if one.model == model])
+        for model in dict.fromkeys(one.model for one, _ in tried)
+    }
+    order = {model: iter(differences) for model, differences in corrected.items()}
+    return [_judged(one, next(order[one.model])) for one, _ in tried]
+
+
+def _judged(one: Standing, ours: Difference | None) -> Standing:
+    if ours is None:
+        return one
+    verdict = OPEN if not ours.clear else HOLDS if ours.interval.mean > 0 else FAILS
+    return replace(one, ours=ours, verdict=verdict)
+
+
+def _try(claim: Claim, model: str, found: Measurements) -> list[tuple[Standing, Interval | None]]:
+    if claim.windows:
+        return _try_windows(claim, model, found)
+    window, sinks = spans(claim.where, model)
+    first = Asked(model, claim.first, window, sinks, claim.training)
+    second = Asked(model, claim.second, window, sinks, claim.than)
+    tasks = part_tasks(claim.part, model, found)
+    interval = found.difference(first, second, tasks) if tasks else None
+    published = _published(claim, model)
+    remark = "" if published is None or published > 0 else "the paper's own cells say otherwise"
+    standing = Standing(claim.text, claim.where, model, published, None, UNTRIED, remark)
+    return [(standing, interval)]
+
+
+def _try_windows(
+    claim: Claim, model: str, found: Measurements
+) -> list[tuple[Standing, Interval | None]]:
+    sinks = POCKET_SINKS if model == POCKET else 128
+    made: list[tuple[Standing, Interval | None]] = []
+    for window in found.windows(model, (claim.first,), sinks):
+        first = Asked(model, claim.first, window, sinks)
+        second = Asked(model, claim.second, window, sinks)
+        tasks = window_tasks(claim.part, model, found, (claim.first, claim.second))
+        interval = found.difference(first, second, tasks) if tasks else None
+        if interval is not None:
+            text = claim.text.replace("at every window", f"at a window of {window:,}")
+            made.append((Standing(text, claim.where, model, None, None, UNTRIED), interval))
+    if len(made) > 1:
+        return made
+    # One window is no figure: it is the table's own comparison.
+    return [(Standing(claim.text, claim.where, model, None, None, UNTRIED), None)]
+
+
+def window_tasks(part: str, model: str, found: Measurements, methods: Sequence[str]) -> Tasks:
+    """The tasks of a figure over windows: with the pocket model, what all of its runs share."""
+    if model != POCKET:
+        return part_tasks(part, model, found)
+    shown = [
+        tried
+        for tried in found.tried
+        if tried.model == POCKET
+        and not tried.unfit
+        and tried.training is None
+        and tried.method in methods
+        and tried.sinks in (POCKET_SINKS, None)
+    ]
+    return stand_ins(part, shown, every=True)
+
+
+def _published(claim: Claim, model: str) -> float | None:
+    if model == POCKET:
+        return None
+    if claim.training is not None and claim.than is not None:
+        table = printed_scores().tables[claim.where]
+        names = [TRAININGS[claim.training], TRAININGS[claim.than]]
+        cells = [table.printed(model, name, table.columns[0]) for name in names]
+    else:
+        cells = [published_average(claim.part, model, m) for m in (claim.first, claim.second)]
+    first, second = cells
+    return None if first is None or second is None else first - second
+
+
+def published_average(part: str, model: str, method: str) -> float | None:
+    """A benchmark's average as printed; where only its data sets are, their mean."""
+    if method == PURE_RNN:
+        table, columns = printed_scores().tables["table8"], {"lveval": 0, "infinitebench": 1}
+        cells = table.rows.get(model, {}).get(method)
+        return None if cells is None or part not in columns else cells[columns[part]]
+    table = printed_scores().tables[_AVERAGES[part][0]]
+    cells_of = [table.printed(model, method, c) for c in _average_columns(part, table)]
+    known = [cell for cell in cells_of if cell is not None]
+    return sum(known) / len(known) if known and len(known) == len(cells_of) else None
+
+
+def cost_standings() -> list[Standing]:
+    """What the paper saves at 128k, computed: no run is needed."""
+    table, columns = paper_table("table9"), {"FLOPs": "model FLOPs %", "cache": "memory cache %"}
+    made = []
+    for model in printed().models:
+        for what, column in columns.items():
+            index = table.columns.index(column)
+            published, ours = (of[model][GDN][index] for of in (table.published, table.ours))
+            same = abs(ours - published) <= 0.5 * 10 ** -table.decimals[index] + 1e-9
+            made.append(
+                Standing(
+                    f"At 128k, {GDN} takes {published:.1f} % of full attention's {what}",
+                    "table9",
+                    model,
+                    None,
+                    None,
+                    HOLDS if same else FAILS,
+                    "" if same else "what is printed does not follow from the paper's own formula",
+                    f"{ours:.2f} % by the paper's formula, computed",
+                )
+            )
+    return made
