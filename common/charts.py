@@ -261,7 +261,7 @@ def line_chart(
         for name, points in series
     ]
     every = [point for _, points in drawn for point in points] or [(0.0, 1.0), (1.0, 1.0)]
-    right = 30 + 7 * max((len(name) for name, _ in drawn), default=0)
+    right = 30 + 8 * max((len(name) for name, _ in drawn), default=0)
     right = min(190, right) if len(drawn) > 1 else 20
     if x_scale is not None and len(drawn) > 1:
         drawn = [(name if len(name) <= 30 else f"{name[:29]}…", points) for name, points in drawn]
