@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _HERE = {
-    "table4": "not run by this command yet",
     "figure3": "costs over length: run_eval cost; perplexity is not run by this command yet",
     "figure5": "not run by this command yet",
 }
