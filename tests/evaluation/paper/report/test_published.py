@@ -114,7 +114,7 @@ def test_cells_are_of_tasks_that_exist_and_settings_those_of_the_experiments() -
                 assert find_task(cell.benchmark, task).name == task
             assert cell.benchmark in printed_scores().protocol
         made = experiments()[name]
-        assert (table.window, table.sinks) == (made.window, made.sinks), name
+        assert ((table.window,), table.sinks) == (made.windows, made.sinks), name
         assert list(table.rows) == [
             f"Qwen2.5-{m.split('-')[1].upper()}-Instruct" for m in made.models
         ]
