@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from evaluation.commands import options as given
-    from evaluation.paper.options import PaperRun
+    from evaluation.paper.options import GradientsRun, PaperRun
     from evaluation.perplexity.configuration import PerplexityConfiguration
     from evaluation.plan.configuration import RunConfiguration
 
@@ -471,6 +471,28 @@ _paper_table("table7", "FLOPs of one training step.")
 _paper_scores("table8", "The memory alone beside the window and both, planned and run.", _DRY)
 _paper_table("table9", "Parameters, FLOPs and cache at 128k: published, ours, difference.")
 _paper_scores("figure4", "LV-Eval and InfiniteBench over windows, planned and run.", _DRY)
+
+
+@paper.settings_command(
+    lambda: _paper_options().GradientsRun,
+    "figure5",
+    examples=(
+        "run_eval paper figure5 --model pocket",
+        "run_eval paper figure5 --model pocket --ahn gdn,dn --limit 10",
+    ),
+)
+def paper_figure5(settings: GradientsRun) -> None:
+    """Gradients at tokens outside of the window: of facts and filler, over generated documents."""
+    from evaluation.paper.gradients import show
+
+    with _tidy_interrupts():
+        try:
+            show(settings)
+        except KeyboardInterrupt as interrupt:
+            click.echo("interrupted: what is whole was written", err=True)
+            sys.exit(_exit_code(interrupt))
+
+
 _paper_scores("figure7", "LongBench over windows, planned and run.", _DRY)
 
 
@@ -507,7 +529,7 @@ def _refuse_experiment(name: str, words: tuple[str, ...]) -> None:
     )
 
 
-_EXPERIMENTS = "figure3 figure5"
+_EXPERIMENTS = "figure3"
 for _name in _EXPERIMENTS.split():
     paper.add_command(
         click.Command(

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _HERE = {
     "figure3": "costs over length: run_eval cost; perplexity is not run by this command yet",
-    "figure5": "not run by this command yet",
+    "figure5": "of any text: ahn probe; over generated documents: run_eval paper figure5",
 }
 """Of those that are no parts x variants."""
 
