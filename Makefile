@@ -1,4 +1,4 @@
-# make demo | test | test-slow | test-all | peers | lint | bench | docs | pocket | clean
+# make demo | test | test-slow | test-all | peers | lint | bench | docs | pocket | pocket-ablation | clean
 # Every target sets up .venv by itself; the first time takes a few minutes, later ones nothing.
 # Needs only make and Python 3.11 or 3.12 (another one: make PYTHON=/path/to/python3.12 demo).
 
@@ -6,7 +6,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-slow test-all peers lint bench docs pocket clean
+.PHONY: help install demo test test-slow test-all peers lint bench docs pocket pocket-ablation clean
 
 # The first interpreter that starts, is 3.11 or 3.12 and can make environments (a name on the
 # path proves nothing: version managers put names there that start no interpreter).
@@ -32,6 +32,7 @@ help:
 	@echo 'make bench      speed and cache size of every variant on this machine'
 	@echo 'make docs       these pages and the API reference as a site: site/index.html'
 	@echo 'make pocket     trains the pocket model and its memories anew (two to three hours on one core)'
+	@echo 'make pocket-ablation  trains the six memories of Table 4 anew (half an hour on one free core)'
 	@echo 'make clean      removes .venv, caches and runs/demo'
 
 install: $(STAMP)
@@ -118,6 +119,21 @@ pocket: $(STAMP)
 	    $(POCKET)/$$part; \
 	done
 	chmod 644 $(POCKET)/*.safetensors $(POCKET)/*/*.safetensors
+
+# Table 4 of the AHN paper in miniature: three recipes, two seeds each, on the embedded base model.
+ABLATIONS := kl-random ce-random kl-fixed1024
+pocket-ablation: export HF_HUB_OFFLINE := 1
+pocket-ablation: $(STAMP)
+	test -f runs/pocket/data/student.jsonl || $(BIN)/run_eval pocket-data
+	for row in $(ABLATIONS); do for recipe in $$row $$row-seed1; do \
+	  part=ablation/$$row-seed$$(test $$recipe = $$row && echo 0 || echo 1); \
+	  test -f runs/pocket/$$part/training.json || \
+	    $(BIN)/ahn train configs/train/pocket-ablation-$$recipe.yaml; \
+	  mkdir -p $(POCKET)/$$part; \
+	  cp runs/pocket/$$part/{config.json,model.safetensors,training.json,loss.*,README.md} \
+	    $(POCKET)/$$part; \
+	done; done
+	chmod 644 $(POCKET)/ablation/*/*.safetensors
 
 clean:
 	rm -rf $(VENV) build dist site *.egg-info runs/demo

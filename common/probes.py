@@ -1,7 +1,7 @@
 """What a probe of gradients found, as a file: written by `ahn probe`, read by reports.
 
 `probe.json` holds, for each token of one or several texts, the L2 norm of the gradient of
-KL(teacher || student) with respect to the token's embedding; see `ahn.probe`.
+KL(teacher || student) with respect to the token's embedding; see `ahn.distill.probe`.
 """
 
 from __future__ import annotations
@@ -121,7 +121,9 @@ class Probe(_Strict):
         notes: what a reader must know.
     """
 
-    format: Literal["ahn-bench probe 1"] = Field(SCHEMA, alias="schema")
+    format: Literal["ahn-bench probe 1"] = Field(
+        default=SCHEMA, validation_alias="schema", serialization_alias="schema"
+    )
     model: str
     ahn: str | None = None
     variant: str

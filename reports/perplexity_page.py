@@ -23,7 +23,7 @@ from reports import formats
 from reports.figure_tables import FigureTable
 from reports.page import page_environment, page_parts
 from reports.perplexity import PerplexityRun
-from reports.series_stats import RollingMean, SeriesMean, rolling_mean, series_mean
+from reports.series_stats import SeriesMean, rolling_mean, series_mean
 from reports.targets import check_page_target
 from reports.variant_text import variant_text
 
@@ -93,12 +93,13 @@ def summaries(run: PerplexityRun) -> list[VariantSummary]:
         blocks = run.blocks[name]
         shared = [block for block in blocks if block.first + block.tokens <= common]
         mean = difference = None
-        if shared:
+        if sum(block.scored for block in shared):
             sums, sizes = run.losses(name)[: len(shared)], run.sizes(name)[: len(shared)]
-            mean = series_mean(sums, sizes, seed)
+            unit = float(run.info.block_tokens)
+            mean = series_mean(sums, sizes, seed, unit=unit, least=0.0)
             if baseline not in (None, name):
                 theirs = run.losses(str(baseline))[: len(shared)]
-                difference = series_mean(sums - theirs, sizes, seed)
+                difference = series_mean(sums - theirs, sizes, seed, unit=unit)
         times = sorted(1000 * b.seconds / b.tokens for b in blocks if b.seconds is not None)
         failure = run.info.failures.get(name)
         found.append(
@@ -117,11 +118,32 @@ def summaries(run: PerplexityRun) -> list[VariantSummary]:
     return found
 
 
-def curve(run: PerplexityRun, variant: str) -> RollingMean | None:
+@dataclass(frozen=True)
+class Curve:
+    """Rolling mean of the log perplexity of a variant.
+
+    Attributes:
+        points: (token at the end of the window, mean in nats), in order; where no token of a
+            window is scored, it has none.
+        half: half the width of the band around it; None: no band.
+        method: of the band, in words.
+    """
+
+    points: Sequence[tuple[int, float]]
+    half: float | None
+    method: str
+
+
+def curve(run: PerplexityRun, variant: str) -> Curve | None:
     """Rolling mean of the log perplexity of a variant over token index; None: nothing was read."""
-    if not run.blocks[variant]:
+    blocks, unit = run.blocks[variant], run.info.block_tokens
+    if not blocks:
         return None
-    return rolling_mean(run.losses(variant), run.sizes(variant), rolling_tokens(run), seed_of(run))
+    width = max(1, round(rolling_tokens(run) / unit))
+    found = rolling_mean(run.losses(variant), run.sizes(variant), width, float(unit), seed_of(run))
+    ends = (blocks[at - 1].first + blocks[at - 1].tokens for at in found.at)
+    points = [(end, float(mean)) for end, mean in zip(ends, found.mean, strict=True)]
+    return Curve([p for p in points if math.isfinite(p[1])], found.half, found.method)
 
 
 # -- figures -------------------------------------------------------------------------------------
@@ -132,11 +154,12 @@ def loss_figure(run: PerplexityRun) -> Markup:
     series, bands = [], []
     for name in run.blocks:
         found = curve(run, name)
-        pairs = [] if found is None else list(zip(found.at, found.mean, strict=True))
-        points = _thinned([(float(at), float(mean)) for at, mean in pairs])
+        points = [] if found is None else _thinned(found.points)
         half = None if found is None else found.half
         series.append((name, points))
-        bands.append([] if half is None else [(at, y - half, y + half) for at, y in points])
+        bands.append(
+            [] if half is None else [(at, max(0.0, y - half), y + half) for at, y in points]
+        )
     return line_chart(
         f"Log perplexity over token index, rolling mean of {rolling_tokens(run):,} tokens",
         series,
@@ -195,14 +218,12 @@ def curve_table(run: PerplexityRun) -> FigureTable:
     """The rolling means of all variants at some places, and the peaks there."""
     names = [name for name in run.blocks if run.blocks[name]]
     curves = {name: found for name in names if (found := curve(run, name)) is not None}
-    longest = max(curves.values(), key=lambda found: len(found.at), default=None)
+    longest = max(curves.values(), key=lambda found: len(found.points), default=None)
     rows = []
-    for at in [] if longest is None else _some(list(longest.at)):
+    for at in [] if longest is None else _some([place for place, _ in longest.points]):
         cells: list[float | str | None] = []
         for found in curves.values():
-            places = {
-                float(place): float(mean) for place, mean in zip(found.at, found.mean, strict=True)
-            }
+            places = {float(place): mean for place, mean in found.points}
             mean = places.get(float(at))
             cells.append(None if mean is None else f"{mean:.4f}")
         rows.append((f"{at:,.0f}", tuple(cells)))
@@ -313,6 +334,11 @@ def notices(run: PerplexityRun) -> list[str]:
         found.append(
             f"{name} stopped at token {failure.get('token', 0):,} of {info.tokens:,}: "
             f"{failure.get('error')}"
+        )
+    if scored := info.data.get("scored"):
+        found.append(
+            f"of the text the {scored} alone are scored: the pocket model was trained to predict "
+            "nothing else. All tokens are read"
         )
     unread = [name for name in run.blocks if not run.tokens(name) and name not in info.failures]
     if unread:
