@@ -98,9 +98,7 @@ def run_table4(asked: PaperRun, engine: Engine | None = None) -> int:
     for notice in unlike(made):
         out.print(f"warning: {notice}", markup=False, soft_wrap=True, style="yellow")
     if len(missing) == len(made):
-        nothing = (
-            f"{TABLE}: no weights of {model} are here: train them, or give --ahn {made[0].name}=PATH"
-        )
+        nothing = f"{TABLE}: no weights of {model} are here: train them, or give --ahn {made[0].name}=PATH"
         if not asked.dry_run:
             raise InputError(nothing)
         out.print(nothing, markup=False, soft_wrap=True)
@@ -238,7 +236,9 @@ def _printed(row: str) -> float:
     """The mean of LongBench's six tasks; Table 3 has that of sinks and window alone."""
     tables = printed_scores().tables
     [(model, rows)] = tables[TABLE].rows.items()
-    return tables["table3"].rows[model]["Sinks + SWA"][-1] if row == WITHOUT else rows[_title(row)][0]
+    return (
+        tables["table3"].rows[model]["Sinks + SWA"][-1] if row == WITHOUT else rows[_title(row)][0]
+    )
 
 
 def _cell(interval: Interval | None, signed: bool = False) -> str:
