@@ -177,7 +177,8 @@ def _beyond(book: Book, memory: str, full: str) -> Iterator[Standing]:
     if not run.sizes(memory)[index].sum():
         return
     sums = run.losses(memory)[:common][index] - run.losses(full)[:common][index]
-    mean = series_mean(sums, run.sizes(memory)[:common][index])
+    unit = float(run.info.block_tokens)
+    mean = series_mean(sums, run.sizes(memory)[:common][index], unit=unit)
     verdict = OPEN if not mean.excludes_zero() else HOLDS if mean.mean < 0 else FAILS
     yield Standing(
         f"Beyond the model's {context:,} positions AHN-GDN's log perplexity is below full "
