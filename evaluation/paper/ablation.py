@@ -13,10 +13,10 @@ from evaluation.commands.run import DONE
 from evaluation.commands.terminal import console
 from evaluation.paper.experiments import experiments
 from evaluation.paper.options import PaperRun
-from evaluation.paper.runs import run_study
-from evaluation.paper.study import Study, folder_of, model_of, models_of, study
 from evaluation.paper.report.published import printed_scores
 from evaluation.paper.report.tried import TRAININGS
+from evaluation.paper.runs import run_study
+from evaluation.paper.study import Study, folder_of, model_of, models_of, study
 from evaluation.paper.training import ROWS, TABLE, Training, trainings, trainings_table, unlike
 from evaluation.paper.variants import Variant, variant
 from evaluation.run.engine import Engine
