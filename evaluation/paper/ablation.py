@@ -96,7 +96,10 @@ def run_table4(asked: PaperRun, engine: Engine | None = None) -> int:
     for notice in unlike(made):
         out.print(f"warning: {notice}", markup=False, soft_wrap=True, style="yellow")
     if len(missing) == len(made):
-        nothing = f"{TABLE}: no weights of {model} are here: train them, or give --ahn {made[0].name}=PATH"
+        nothing = (
+            f"{TABLE}: no weights of {model} are here: train them, or give "
+            f"--ahn {made[0].name}=PATH"
+        )
         if not asked.dry_run:
             raise InputError(nothing)
         out.print(nothing, markup=False, soft_wrap=True)
