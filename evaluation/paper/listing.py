@@ -27,9 +27,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _HERE = {
-    "table4": "not run by this command yet",
     "figure3": "costs over length: run_eval cost; perplexity is not run by this command yet",
-    "figure5": "not run by this command yet",
+    "figure5": "of any text: ahn probe; over generated documents: run_eval paper figure5",
 }
 """Of those that are no parts x variants."""
 
