@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from evaluation.commands import options as given
+    from evaluation.paper.book import PaperBook
     from evaluation.paper.options import PaperRun
     from evaluation.perplexity.configuration import PerplexityConfiguration
     from evaluation.plan.configuration import RunConfiguration
@@ -463,6 +464,36 @@ _paper_scores("figure4", "LV-Eval and InfiniteBench over windows, planned and ru
 _paper_scores("figure7", "LongBench over windows, planned and run.", _DRY)
 
 
+def _paper_book_settings() -> type[PaperBook]:
+    from evaluation.paper.book import PaperBook
+
+    return PaperBook
+
+
+@paper.settings_command(
+    _paper_book_settings,
+    "figure3",
+    examples=(
+        "run_eval paper figure3 --model pocket",
+        "run_eval paper figure3 --model qwen2.5-3b --data 10146.txt",
+    ),
+)
+def paper_figure3(settings: PaperBook) -> None:
+    """Log perplexity and peak memory by token index over one book, planned and run.
+
+    Its costs over length: run_eval cost --lengths.
+    """
+    with _tidy_interrupts():
+        try:
+            from evaluation.paper.book import run_book
+
+            code = run_book(settings)
+        except KeyboardInterrupt as interrupt:
+            click.echo("interrupted: the same command continues where it stopped", err=True)
+            sys.exit(_exit_code(interrupt))
+    sys.exit(code)
+
+
 @paper.settings_command(
     lambda: _options().PaperReport,
     "report",
@@ -496,7 +527,7 @@ def _refuse_experiment(name: str, words: tuple[str, ...]) -> None:
     )
 
 
-_EXPERIMENTS = "table4 figure3 figure5"
+_EXPERIMENTS = "table4 figure5"
 for _name in _EXPERIMENTS.split():
     paper.add_command(
         click.Command(

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 _HERE = {
     "table4": "not run by this command yet",
-    "figure3": "costs over length: run_eval cost; perplexity is not run by this command yet",
+    "figure3": "costs over length: run_eval cost --lengths; run_eval paper figure3 --model "
+    "qwen2.5-3b --data BOOK, or --model pocket",
     "figure5": "not run by this command yet",
 }
 """Of those that are no parts x variants."""

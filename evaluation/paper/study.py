@@ -96,7 +96,7 @@ def study(name: str, asked: PaperRun) -> Study:
     every = {part: parts()[part] for part in made.parts_of(model)}
     needed = list(dict.fromkeys(variant.weights for variant in chosen if variant.weights))
     with problems.collecting():
-        weights = _weights(model, needed, asked.ahn)
+        weights = weights_of(model, needed, asked.ahn)
     with problems.collecting():
         data = _data(name, every, asked.data)
     problems.check()
@@ -104,7 +104,7 @@ def study(name: str, asked: PaperRun) -> Study:
     return Study(name, made.title, model, base, weights, every, chosen, data)
 
 
-def _weights(model: str, needed: Sequence[str], given: Mapping[str, str]) -> dict[str, str]:
+def weights_of(model: str, needed: Sequence[str], given: Mapping[str, str]) -> dict[str, str]:
     """AHN weights by name: those given, else those released."""
     known = list(WEIGHTS.values())
     for name in given:
