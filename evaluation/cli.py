@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from evaluation.commands import options as given
     from evaluation.paper.book import PaperBook
-    from evaluation.paper.options import PaperRun
+    from evaluation.paper.options import GradientsRun, PaperRun
     from evaluation.perplexity.configuration import PerplexityConfiguration
     from evaluation.plan.configuration import RunConfiguration
 
@@ -428,9 +428,14 @@ def _paper_scores(name: str, text: str, example: str, costs: bool = False) -> No
                 return
         with _tidy_interrupts():
             try:
-                from evaluation.paper.runs import run_experiment
+                if name == "table4":
+                    from evaluation.paper.ablation import run_table4
 
-                code = run_experiment(name, settings)
+                    code = run_table4(settings)
+                else:
+                    from evaluation.paper.runs import run_experiment
+
+                    code = run_experiment(name, settings)
             except KeyboardInterrupt as interrupt:
                 click.echo("interrupted: the same command continues where it stopped", err=True)
                 sys.exit(_exit_code(interrupt))
@@ -455,12 +460,40 @@ _paper_scores(
     costs=True,
 )
 _paper_scores("table3", "Six tasks of LongBench, planned and run.", _DRY)
+_paper_scores(
+    "table4",
+    "The memory's training: what is trained and what is missing; the weights that are here, run "
+    "and compared.",
+    f"{_DRY} --ahn kl-random=DIR",
+)
 _paper_scores("table5", "RULER's needles at 128k, planned and run.", f"{_DRY} --essay FILE")
 _paper_scores("table6", "LV-Eval at 128k, every data set, planned and run.", _DRY)
 _paper_table("table7", "FLOPs of one training step.")
 _paper_scores("table8", "The memory alone beside the window and both, planned and run.", _DRY)
 _paper_table("table9", "Parameters, FLOPs and cache at 128k: published, ours, difference.")
 _paper_scores("figure4", "LV-Eval and InfiniteBench over windows, planned and run.", _DRY)
+
+
+@paper.settings_command(
+    lambda: _paper_options().GradientsRun,
+    "figure5",
+    examples=(
+        "run_eval paper figure5 --model pocket",
+        "run_eval paper figure5 --model pocket --ahn gdn,dn --limit 10",
+    ),
+)
+def paper_figure5(settings: GradientsRun) -> None:
+    """Gradients at tokens outside of the window: of facts and filler, over generated documents."""
+    from evaluation.paper.gradients import show
+
+    with _tidy_interrupts():
+        try:
+            show(settings)
+        except KeyboardInterrupt as interrupt:
+            click.echo("interrupted: what is whole was written", err=True)
+            sys.exit(_exit_code(interrupt))
+
+
 _paper_scores("figure7", "LongBench over windows, planned and run.", _DRY)
 
 
@@ -516,29 +549,6 @@ def paper_report(settings: given.PaperReport) -> None:
         click.echo(f"report: {page}", err=settings.json_)
     if settings.json_:
         _print_json(paper_report_json(settings.runs))
-
-
-def _refuse_experiment(name: str, words: tuple[str, ...]) -> None:
-    from evaluation.paper.experiments import experiments
-
-    raise InputError(
-        f"{name} ({experiments()[name].title}) is not run by this command yet; run_eval paper "
-        "lists what it needs"
-    )
-
-
-_EXPERIMENTS = "table4 figure5"
-for _name in _EXPERIMENTS.split():
-    paper.add_command(
-        click.Command(
-            _name,
-            callback=partial(_refuse_experiment, _name),
-            params=[click.Argument(["words"], nargs=-1, type=click.UNPROCESSED)],
-            context_settings={"ignore_unknown_options": True},
-            add_help_option=False,
-            hidden=True,
-        )
-    )
 
 
 @app.settings_command(

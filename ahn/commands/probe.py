@@ -21,7 +21,7 @@ from ahn.models.layouts import check_length, span_of
 from common import token_map
 from common.errors import InputError
 from common.notices import tell_once
-from common.pages import check_replaces_page, page
+from common.pages import PAGE_IS, check_replaces, is_page, page
 from common.probes import (
     NAME,
     Probe,
@@ -84,7 +84,7 @@ def show(asked: ProbeSettings, probe_text: ProbeText) -> None:
         )
     check_folder_writable(asked.output)
     check_probe_target(asked.output / NAME)
-    check_replaces_page(asked.output / PAGE)
+    check_replaces(asked.output / PAGE, is_page, PAGE_IS)
     for notice in given.checkpoint.notices:
         tell_once(notice)
     probe = probed(given, asked, probe_text)
