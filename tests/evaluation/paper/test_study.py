@@ -27,7 +27,7 @@ def asked(**given: Any) -> PaperRun:
 
 def test_tables_and_figures_of_scores_can_be_run_on_every_model_of_theirs_and_on_pocket() -> None:
     assert RUN == [
-        "table2", "table3", "table5", "table6", "table8", "figure4", "figure7",
+        "table2", "table3", "table4", "table5", "table6", "table8", "figure4", "figure7",
     ]  # fmt: skip
     for name in RUN:
         for model in models_of(name):
@@ -46,6 +46,17 @@ def test_tables_and_figures_of_scores_can_be_run_on_every_model_of_theirs_and_on
         ("table3", "qwen2.5-14b", [
             "window-8064", "compressive-max-8064", "compressive-mean-8064", "ahn-mamba2-8064",
             "ahn-dn-8064", "ahn-gdn-8064",
+        ]),
+        ("table4", "qwen2.5-7b", [
+            "window-8064", "ahn-kl-random-8064", "ahn-ce-random-8064", "ahn-kl-fixed1024-8064",
+        ]),
+        ("table4", "pocket", [
+            f"{kind}-{window}"
+            for window in (128, 32, 256)
+            for kind in ("window", *(
+                f"ahn-{row}-seed{seed}"
+                for row in ("kl-random", "ce-random", "kl-fixed1024") for seed in (0, 1)
+            ))
         ]),
         ("table5", "qwen2.5-7b", ["full", "window-32640", "ahn-gdn-32640"]),
         ("table8", "qwen2.5-7b", ["window-32640", "memory-only-gdn", "ahn-gdn-32640"]),
