@@ -64,6 +64,26 @@ def generate(settings: given.Generate) -> None:
 
 
 @app.settings_command(
+    lambda: _options().ProbeSettings,
+    examples=(
+        "ahn probe --model pocket --ahn pocket --prompt-file story.txt --window 128",
+        f"ahn probe --model Qwen/Qwen2.5-3B-Instruct --ahn {_AHN} \\\n"
+        "    --prompt-file text.txt --window 512 --sinks 128 --device cuda -o runs/probe",
+    ),
+)
+def probe(settings: given.ProbeSettings) -> None:
+    """Which tokens a memory has kept: gradients of KL(full || student), as coloured text.
+
+    The norm of the gradient at the embedding of each token outside of the window (the paper's
+    figure 5), in a page, a file and a table.
+    """
+    from ahn.commands.probe import show
+    from ahn.distill.probe import probe_text
+
+    show(settings, probe_text)
+
+
+@app.settings_command(
     lambda: _options().Info,
     examples=(
         "ahn info runs/merged",

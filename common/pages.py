@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from markupsafe import Markup
@@ -16,9 +17,11 @@ from common.errors import InputError
 _CONTROL_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n\r"}
 _CONTROL_PICTURES[0x7F] = 0x2421
 
-_PAGE_BEGINS = b"<!doctype html>"
+PAGE_BEGINS = b"<!doctype html>"
 _PAGE_TITLE = b"<title>AHN-Bench: "
 _HEAD_BYTES = 4096
+PAGE_IS = "report of ahn-bench"
+"""What a page is called in messages."""
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -64,25 +67,36 @@ def printable(text: str) -> bytes:
     return text.translate(_CONTROL_PICTURES).encode("utf-8", "replace")
 
 
-def is_page(path: Path) -> bool:
-    """Whether a file is a page that this project wrote."""
+def file_head(path: Path) -> bytes:
+    """A file's first bytes, by which its kind is known; none where it cannot be read."""
     if not path.is_file():
-        return False
+        return b""
     try:
         with path.open("rb") as file:
-            head = file.read(_HEAD_BYTES)
+            return file.read(_HEAD_BYTES)
     except OSError:
-        return False
-    return head.startswith(_PAGE_BEGINS) and _PAGE_TITLE in head
+        return b""
 
 
-def check_replaces_page(output: Path) -> None:
-    """`InputError` where something is there that is no page of ours, also a link to nothing."""
-    if not os.path.lexists(output) or is_page(output):
+def is_page(path: Path) -> bool:
+    """Whether a file is a page that this project wrote."""
+    head = file_head(path)
+    return head.startswith(PAGE_BEGINS) and _PAGE_TITLE in head
+
+
+def check_replaces(output: Path, is_ours: Callable[[Path], bool], what: str) -> None:
+    """`InputError` where something is there that is not ours, also a link to nothing.
+
+    Args:
+        output: the file to be written.
+        is_ours: whether a file is of the kind that may be replaced.
+        what: that kind, as a message says it.
+    """
+    if not os.path.lexists(output) or is_ours(output):
         return
     if not output.exists():
         raise InputError(f"{output}: is a link to a file that is not there; name another file")
     raise InputError(
-        f"{output}: is there already and is no report of ahn-bench, so it is not replaced; name "
+        f"{output}: is there already and is no {what}, so it is not replaced; name "
         "another file, or delete this one"
     )

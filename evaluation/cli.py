@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from evaluation.commands import options as given
-    from evaluation.paper.options import PaperRun
+    from evaluation.paper.options import GradientsRun, PaperRun
     from evaluation.perplexity.configuration import PerplexityConfiguration
     from evaluation.plan.configuration import RunConfiguration
 
@@ -272,14 +272,22 @@ def export(settings: given.Export) -> None:
 
 
 @app.settings_command(
-    lambda: _options().Cost, examples=("run_eval cost --model qwen2.5-3b --length 128k --json",)
+    lambda: _options().Cost,
+    examples=(
+        "run_eval cost --model qwen2.5-3b --length 128k --json",
+        "run_eval cost --model qwen2.5-3b --lengths 0..1m --window 8k,32k --plot cost.svg",
+    ),
 )
 def cost(settings: given.Cost) -> None:
     """FLOPs and cache bytes of every variant, from the model's shape alone.
 
     Then, at the bytes that the variant with a memory holds of a document: what window, presses,
-    quantised and compressive caches have room for, and what they cost.
+    quantised and compressive caches have room for, and what they cost. With --lengths: FLOPs and
+    cache over the length, as tables, JSON and a figure.
     """
+    if settings.lengths:
+        _cost_over_length(settings)
+        return
     from evaluation.commands.cost import cost_table, render
 
     costs = cost_table(settings)
@@ -289,6 +297,25 @@ def cost(settings: given.Cost) -> None:
         from evaluation.commands.terminal import console
 
         console().print(render(costs))
+
+
+def _cost_over_length(settings: given.Cost) -> None:
+    """The tables or JSON, and the figure; nothing is printed where it cannot be written."""
+    from evaluation.commands import cost_lengths
+
+    if settings.plot is not None:
+        cost_lengths.check_plot(settings.plot)
+    found = cost_lengths.costs_over_length(settings)
+    if settings.plot is not None:
+        cost_lengths.write_plot(settings.plot, found)
+    if settings.json_:
+        _print_json(found.data)
+    else:
+        from evaluation.commands.terminal import console
+
+        console().print(cost_lengths.render_lengths(found))
+    if settings.plot is not None:
+        click.echo(f"figure: {settings.plot}", err=True)
 
 
 def _list_paper(json_: bool, **asked: Any) -> None:
@@ -444,7 +471,53 @@ _paper_table("table7", "FLOPs of one training step.")
 _paper_scores("table8", "The memory alone beside the window and both, planned and run.", _DRY)
 _paper_table("table9", "Parameters, FLOPs and cache at 128k: published, ours, difference.")
 _paper_scores("figure4", "LV-Eval and InfiniteBench over windows, planned and run.", _DRY)
+
+
+@paper.settings_command(
+    lambda: _paper_options().GradientsRun,
+    "figure5",
+    examples=(
+        "run_eval paper figure5 --model pocket",
+        "run_eval paper figure5 --model pocket --ahn gdn,dn --limit 10",
+    ),
+)
+def paper_figure5(settings: GradientsRun) -> None:
+    """Gradients at tokens outside of the window: of facts and filler, over generated documents."""
+    from evaluation.paper.gradients import show
+
+    with _tidy_interrupts():
+        try:
+            show(settings)
+        except KeyboardInterrupt as interrupt:
+            click.echo("interrupted: what is whole was written", err=True)
+            sys.exit(_exit_code(interrupt))
+
+
 _paper_scores("figure7", "LongBench over windows, planned and run.", _DRY)
+
+
+@paper.settings_command(
+    lambda: _options().PaperReport,
+    "report",
+    examples=(
+        "run_eval paper report runs/paper -o paper.html",
+        "run_eval paper report runs/paper --json",
+    ),
+)
+def paper_report(settings: given.PaperReport) -> None:
+    """Build a page with every table and figure of the paper: published, ours, difference, interval.
+
+    Looks for run folders at and below RUN. What was not run is named, with the command.
+    """
+    from evaluation.paper.report.page import paper_report_json, write_paper_report
+
+    if settings.output is None and not settings.json_:
+        raise InputError("name the page with --output FILE, or ask for --json")
+    if settings.output is not None:
+        page = write_paper_report(settings.runs, settings.output)
+        click.echo(f"report: {page}", err=settings.json_)
+    if settings.json_:
+        _print_json(paper_report_json(settings.runs))
 
 
 def _refuse_experiment(name: str, words: tuple[str, ...]) -> None:
@@ -456,7 +529,7 @@ def _refuse_experiment(name: str, words: tuple[str, ...]) -> None:
     )
 
 
-_EXPERIMENTS = "figure3 figure5"
+_EXPERIMENTS = "figure3"
 for _name in _EXPERIMENTS.split():
     paper.add_command(
         click.Command(

@@ -215,10 +215,9 @@ def score_over_window(
         title: what is shown, for a screen reader.
     """
     names = [name for name, _ in (*series, *levels)]
-    left, top, bottom, inner = 46, 14, 62, 26
+    left, top, inner = 46, 14, 26
     right = min(190, 30 + 7 * max(map(len, names), default=0))
-    height = max(270, LINE * len(names) + 2 * top) + bottom
-    foot = height - bottom
+    foot = max(284, LINE * len(names) + 2 * top)
     windows = sorted({window for _, points in series for window, _ in points})
     least, most = (math.log(windows[0]), math.log(windows[-1])) if windows else (0.0, 1.0)
     room = WIDTH - left - right - 2 * inner
@@ -237,7 +236,7 @@ def score_over_window(
     for colour, (name, score) in enumerate(levels, len(series)):
         parts.append(
             Markup(
-                '<rect class="band bar c{}" x="{}" y="{:.1f}" width="{}" height="{:.1f}"/>'
+                '<rect class="band t{}" x="{}" y="{:.1f}" width="{}" height="{:.1f}"/>'
                 '<path class="line c{}" stroke-dasharray="7 4" d="M{} {:.1f}H{}"/>'
             ).format(
                 colour % COLOURS, left, y(score.high), WIDTH - right - left,
@@ -245,7 +244,8 @@ def score_over_window(
             )
         )  # fmt: skip
         ends.append((WIDTH - right - 7, y(score.mean), name, colour))
-    parts += _window_ticks([(x(window), window) for window in windows], foot)
+    ticks, height = _window_ticks([(x(window), window) for window in windows], foot)
+    parts += ticks
     parts.append(text(left + (WIDTH - left - right) / 2, height - 6, axis, "axis", "middle"))
     gaps = [x(b) - x(a) for a, b in zip(windows, windows[1:], strict=False)]
     dodge = min([6.0, *(gap / (len(series) + 1) for gap in gaps)])
@@ -270,8 +270,12 @@ def score_over_window(
     return chart(height, f"{title}. {described}", [*parts, *marks])
 
 
-def _window_ticks(places: Sequence[tuple[float, int]], foot: float) -> list[Markup]:
-    """A stroke at each window, and its size below as far as there is room, in two lines."""
+def _window_ticks(places: Sequence[tuple[float, int]], foot: float) -> tuple[list[Markup], float]:
+    """A stroke at each window, and its size below as far as there is room in two lines.
+
+    Returns:
+        These, and where the chart ends below an axis with one line for its name.
+    """
     ends, parts = [-math.inf, -math.inf], []
     for at, window in places:
         words = short_tokens(window) if window % 1024 == 0 else f"{window:,}"
@@ -281,7 +285,7 @@ def _window_ticks(places: Sequence[tuple[float, int]], foot: float) -> list[Mark
         if line is not None:
             ends[line] = at + half
             parts.append(text(at, foot + 18 + LINE * line, words, "tick", "middle"))
-    return parts
+    return parts, foot + 46 + LINE * math.isfinite(ends[1])
 
 
 def bars(

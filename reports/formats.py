@@ -87,6 +87,19 @@ def figure(value: float | str | None) -> str:
     return value if isinstance(value, str) else f"{value:.2f}"
 
 
+def number(value: float | None, decimals: int) -> str:
+    """A number with so many decimals: (1234.5, 2) -> '1,234.50'."""
+    return MISSING if value is None else f"{value:,.{decimals}f}".replace("-", _MINUS)
+
+
+def signed_number(value: float | None, decimals: int) -> str:
+    """A signed number with so many decimals: (-0.034, 2) -> '−0.03'; 0 after rounding: no sign."""
+    if value is None:
+        return MISSING
+    text = f"{value:+,.{decimals}f}"
+    return text[1:] if float(text.replace(",", "")) == 0 else text.replace("-", _MINUS)
+
+
 def whole(count: float | None) -> str:
     """A count, or the mean of counts, rounded, with thousands separated: 12345.4 -> '12,345'."""
     return MISSING if count is None else f"{count:,.0f}"

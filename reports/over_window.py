@@ -1,8 +1,8 @@
 """Score over window: what each way of keeping the past gains from a larger window.
 
 A *family* is what differs in nothing but the window: the memories of one cell, the windows alone,
-the caches that pool in one way. Its points are joined over a logarithmic axis; full attention, which
-has no window, is a line across with its interval as a band. All of it is over the tasks and
+the caches that pool in one way. Its points are joined over a logarithmic axis; full attention,
+which has no window, is a line across with its interval as a band. All of it is over the tasks and
 examples that the page's columns share, as every average of the page is.
 
 `over_window` finds the families of a page's columns; `draw` takes any that are prepared.
@@ -22,6 +22,8 @@ from reports.figure_registry import PageFigure
 from reports.figure_tables import FigureTable
 from reports.leaderboard import Column, model_names
 from reports.stats import Interval
+
+NO_BREAK = "\u00a0"
 
 _LIKE = (
     "variant", "cell", "ahn", "sinks", "rate", "pooling", "slots", "full_attention_layers",
@@ -120,7 +122,10 @@ def draw(
 
 
 def _written(score: Interval | None) -> str | None:
-    return None if score is None else f"{formats.points(score.mean)} {formats.between(score)}"
+    """Score and interval; a line may break between the two, and not within."""
+    if score is None:
+        return None
+    return f"{formats.points(score.mean)} {formats.between(score).replace(' ', NO_BREAK)}"
 
 
 def _window(row: SummaryRow) -> int:

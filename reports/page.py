@@ -180,6 +180,24 @@ def render(
     )
 
 
+def page_bytes(template: str, styles: Sequence[str], more_style: str = "", **content: Any) -> bytes:
+    """A page without scripts, from a template and style sheets of this package.
+
+    Args:
+        template: its name; it is given `style`, `style_hash` and `content`.
+        styles: names of the style sheets, in their order.
+        more_style: what follows them: our own text, never a model's.
+        content: what the template shows; texts are escaped.
+    """
+    environment = page_environment()
+    sheets = [_source(environment, name) for name in styles]
+    style = Markup("").join([*sheets, Markup(more_style)])
+    text = environment.get_template(template).render(
+        style=style, style_hash=policy_hash(style), **content
+    )
+    return printable(text)
+
+
 def _without_gaps(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row of data without what is unknown, numbers to nine digits: pages have many of them."""
     return {
@@ -202,6 +220,8 @@ def page_environment() -> Environment:
     environment.filters.update(
         points=formats.points,
         signed=formats.signed_points,
+        number=formats.number,
+        plus=formats.signed_number,
         between=formats.between,
         size=formats.size,
         operations=formats.operations,

@@ -57,7 +57,8 @@ class PerplexityInfo(BaseModel):
     model_settings: dict[str, Any] = Field(description="Its config.json.")
     data: dict[str, Any] = Field(
         description="The text: 'path' (of a file) or 'source' ('pocket': generated), 'sha256' of "
-        "the text in UTF-8, 'bytes', 'characters', 'tokens' (of all of it)."
+        "the text in UTF-8, 'bytes', 'characters', 'tokens' (of all of it); 'scored': which tokens "
+        "count, where it is not all."
     )
     tokens: int = Field(ge=1, description="Tokens whose loss is asked of every variant.")
     tokens_sha256: str = Field(description="SHA-256 of their ids (int32, little-endian).")
@@ -92,10 +93,13 @@ class BlockRecord(BaseModel):
     variant: str = Field(min_length=1)
     first: Count = Field(description="Index of its first token among those that are scored.")
     tokens: int = Field(ge=1, description="How many tokens it has.")
+    scored: Count = Field(
+        description="How many of them count: all, unless the text's 'data' says which are scored."
+    )
     loss: float = Field(
-        allow_inf_nan=False, description="Sum of the losses of its tokens, in nats (log-softmax "
-        "in float32 or better)."
-    )  # fmt: skip
+        allow_inf_nan=False,
+        description="Sum of the losses of those, in nats (log-softmax in float32 or finer).",
+    )
     peak_bytes: Count | None = Field(
         default=None,
         description="Most bytes allocated at a time while it was read, the cache included, weights "
@@ -138,7 +142,7 @@ class PerplexityRun:
     warnings: Sequence[str] = field(default_factory=list)
 
     def tokens(self, variant: str) -> int:
-        """Tokens that a variant has read and scored."""
+        """Tokens that a variant has read."""
         blocks = self.blocks[variant]
         return blocks[-1].first + blocks[-1].tokens if blocks else 0
 
@@ -147,13 +151,13 @@ class PerplexityRun:
         return np.array([block.loss for block in self.blocks[variant]], dtype=np.float64)
 
     def sizes(self, variant: str) -> Floats:
-        """Tokens of each block `[n]`."""
-        return np.array([block.tokens for block in self.blocks[variant]], dtype=np.float64)
+        """Scored tokens of each block `[n]`."""
+        return np.array([block.scored for block in self.blocks[variant]], dtype=np.float64)
 
     def log_perplexity(self, variant: str) -> float | None:
-        """Mean loss over the tokens that the variant has read; None: none."""
-        done = self.tokens(variant)
-        return float(self.losses(variant).sum()) / done if done else None
+        """Mean loss over the scored tokens that the variant has read; None: none."""
+        scored = float(self.sizes(variant).sum())
+        return float(self.losses(variant).sum()) / scored if scored else None
 
 
 def is_perplexity_folder(folder: str | Path) -> bool:
@@ -240,6 +244,8 @@ def read_blocks(path: Path, variant: str, info: PerplexityInfo) -> tuple[list[Bl
                 f"{where}: {record.tokens} tokens from {record.first} on, where {what} should "
                 "stand: a line is missing, doubled or of another run"
             )
+        if record.scored > record.tokens:
+            raise InputError(f"{where}: {record.scored} of {record.tokens} tokens are scored")
         if record.start >= len(info.starts):
             raise InputError(f"{where}: start {record.start} is not in {INFO_FILE}")
         found.append(record)

@@ -23,7 +23,7 @@ from reports import formats
 from reports.figure_tables import FigureTable
 from reports.page import page_environment, page_parts
 from reports.perplexity import PerplexityRun
-from reports.series_stats import RollingMean, SeriesMean, rolling_mean, series_mean
+from reports.series_stats import SeriesMean, rolling_mean, series_mean
 from reports.targets import check_page_target
 from reports.variant_text import variant_text
 
@@ -93,12 +93,13 @@ def summaries(run: PerplexityRun) -> list[VariantSummary]:
         blocks = run.blocks[name]
         shared = [block for block in blocks if block.first + block.tokens <= common]
         mean = difference = None
-        if shared:
+        if sum(block.scored for block in shared):
             sums, sizes = run.losses(name)[: len(shared)], run.sizes(name)[: len(shared)]
-            mean = series_mean(sums, sizes, seed)
+            unit = float(run.info.block_tokens)
+            mean = series_mean(sums, sizes, seed, unit=unit, least=0.0)
             if baseline not in (None, name):
                 theirs = run.losses(str(baseline))[: len(shared)]
-                difference = series_mean(sums - theirs, sizes, seed)
+                difference = series_mean(sums - theirs, sizes, seed, unit=unit)
         times = sorted(1000 * b.seconds / b.tokens for b in blocks if b.seconds is not None)
         failure = run.info.failures.get(name)
         found.append(
@@ -117,11 +118,32 @@ def summaries(run: PerplexityRun) -> list[VariantSummary]:
     return found
 
 
-def curve(run: PerplexityRun, variant: str) -> RollingMean | None:
+@dataclass(frozen=True)
+class Curve:
+    """Rolling mean of the log perplexity of a variant.
+
+    Attributes:
+        points: (token at the end of the window, mean in nats), in order; where no token of a
+            window is scored, it has none.
+        half: half the width of the band around it; None: no band.
+        method: of the band, in words.
+    """
+
+    points: Sequence[tuple[int, float]]
+    half: float | None
+    method: str
+
+
+def curve(run: PerplexityRun, variant: str) -> Curve | None:
     """Rolling mean of the log perplexity of a variant over token index; None: nothing was read."""
-    if not run.blocks[variant]:
+    blocks, unit = run.blocks[variant], run.info.block_tokens
+    if not blocks:
         return None
-    return rolling_mean(run.losses(variant), run.sizes(variant), rolling_tokens(run), seed_of(run))
+    width = max(1, round(rolling_tokens(run) / unit))
+    found = rolling_mean(run.losses(variant), run.sizes(variant), width, float(unit), seed_of(run))
+    ends = (blocks[at - 1].first + blocks[at - 1].tokens for at in found.at)
+    points = [(end, float(mean)) for end, mean in zip(ends, found.mean, strict=True)]
+    return Curve([p for p in points if math.isfinite(p[1])], found.half, found.method)
 
 
 # -- figures -------------------------------------------------------------------------------------
@@ -132,11 +154,12 @@ def loss_figure(run: PerplexityRun) -> Markup:
     series, bands = [], []
     for name in run.blocks:
         found = curve(run, name)
-        pairs = [] if found is None else list(zip(found.at, found.mean, strict=True))
-        points = _thinned([(float(at), float(mean)) for at, mean in pairs])
+        points = [] if found is None else _thinned(found.points)
         half = None if found is None else found.half
         series.append((name, points))
-        bands.append([] if half is None else [(at, y - half, y + half) for at, y in points])
+        bands.append(
+            [] if half is None else [(at, max(0.0, y - half), y + half) for at, y in points]
+        )
     return line_chart(
         f"Log perplexity over token index, rolling mean of {rolling_tokens(run):,} tokens",
         series,
@@ -195,14 +218,12 @@ def curve_table(run: PerplexityRun) -> FigureTable:
     """The rolling means of all variants at some places, and the peaks there."""
     names = [name for name in run.blocks if run.blocks[name]]
     curves = {name: found for name in names if (found := curve(run, name)) is not None}
-    longest = max(curves.values(), key=lambda found: len(found.at), default=None)
+    longest = max(curves.values(), key=lambda found: len(found.points), default=None)
     rows = []
-    for at in [] if longest is None else _some(list(longest.at)):
+    for at in [] if longest is None else _some([place for place, _ in longest.points]):
         cells: list[float | str | None] = []
         for found in curves.values():
-            places = {
-                float(place): float(mean) for place, mean in zip(found.at, found.mean, strict=True)
-            }
+            places = {float(place): mean for place, mean in found.points}
             mean = places.get(float(at))
             cells.append(None if mean is None else f"{mean:.4f}")
         rows.append((f"{at:,.0f}", tuple(cells)))
@@ -287,7 +308,8 @@ def perplexity_text(mean: SeriesMean | None) -> str:
 
 
 def _exp(value: float) -> str:
-    return f"{math.exp(min(value, 700)):.4g}"
+    found = math.exp(min(value, 700))
+    return f"{found:.4g}" if found < 1e4 else f"{found:,.0f}" if found < 1e9 else f"{found:.2e}"
 
 
 def loss_text(mean: SeriesMean | None, signed: bool = False) -> str:
@@ -313,6 +335,11 @@ def notices(run: PerplexityRun) -> list[str]:
         found.append(
             f"{name} stopped at token {failure.get('token', 0):,} of {info.tokens:,}: "
             f"{failure.get('error')}"
+        )
+    if scored := info.data.get("scored"):
+        found.append(
+            f"of the text the {scored} alone are scored: the pocket model was trained to predict "
+            "nothing else. All tokens are read"
         )
     unread = [name for name in run.blocks if not run.tokens(name) and name not in info.failures]
     if unread:
@@ -373,19 +400,17 @@ def render(run: PerplexityRun) -> str:
 
 def _answer(run: PerplexityRun, rows: Sequence[VariantSummary]) -> str:
     """The page's first sentence."""
-    baseline = baseline_of(run)
-    compared = [row for row in rows if row.difference is not None]
-    if baseline is None or not compared:
-        known = [row for row in rows if row.log_perplexity is not None]
-        said = "; ".join(f"{r.name} {perplexity_text(r.log_perplexity)}" for r in known)
-        return f"Perplexity over {compared_tokens(run):,} tokens: {said or 'nothing was read'}."
+    known = [row for row in rows if row.log_perplexity is not None]
+    if not known:
+        return "Perplexity: nothing was read yet."
     parts = []
-    for row in compared:
-        assert row.difference is not None
-        share = math.expm1(row.difference.mean)
-        clear = "" if row.difference.excludes_zero() else " (within chance)"
-        parts.append(f"{row.name} {formats.signed_percent(share)}{clear}")
-    return (
-        f"Over {compared_tokens(run):,} tokens, against {baseline}, the perplexity of "
-        f"{', '.join(parts)}."
-    )
+    for row in known:
+        assert row.log_perplexity is not None
+        said = f"{row.name} {_exp(row.log_perplexity.mean)}"
+        if row.difference is not None:
+            clear = "" if row.difference.excludes_zero() else ", within chance"
+            said += f" (\N{MULTIPLICATION SIGN} {_exp(row.difference.mean)}{clear})"
+        parts.append(said)
+    baseline = baseline_of(run)
+    against = "" if baseline is None or len(parts) == 1 else f", and as a multiple of {baseline}'s"
+    return f"Perplexity over {compared_tokens(run):,} tokens{against}: {', '.join(parts)}."

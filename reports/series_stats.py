@@ -30,6 +30,9 @@ _LONGER = 2.5
 """What Politis and White find best is best for the mean square error of a variance. Blocks of that
 length find variances too small, which costs intervals up to a tenth of their coverage; longer ones
 are right more often, and their noise is what the stretching is for."""
+_SLOWER = 5
+"""So many windows long is the rolling mean that is taken for the trend: one window's would take
+half of what the band is to show."""
 
 
 @dataclass(frozen=True)
@@ -91,40 +94,48 @@ def block_length(values: Floats) -> int:
 
 
 def series_mean(
-    sums: Floats, sizes: Floats, seed: int = 0, level: float = LEVEL, draws: int = DRAWS
+    sums: Floats,
+    sizes: Floats,
+    seed: int = 0,
+    level: float = LEVEL,
+    draws: int = DRAWS,
+    unit: float | None = None,
+    least: float = -math.inf,
 ) -> SeriesMean:
     """Mean per token of a series and its interval.
 
     Args:
         sums: sum over the tokens of each unit `[n]`, in the order of the text; of a paired
             difference, the differences of the sums.
-        sizes: tokens of each unit `[n]`.
+        sizes: tokens of each unit `[n]`; some units may have none.
         seed: of the draws.
         level: of the interval.
         draws: of blocks.
+        unit: tokens of the text in a unit, where that is not the largest of `sizes`.
+        least: that the mean can be: no interval reaches below it.
 
     Raises:
-        ValueError: no units, or lists of unequal length.
+        ValueError: no tokens, or lists of unequal length.
     """
-    n = len(sums)
-    if not n or len(sizes) != n:
-        raise ValueError(f"{n} sums and {len(sizes)} sizes")
-    tokens = float(sizes.sum())
+    n, tokens = len(sums), float(sizes.sum())
+    if len(sizes) != n or not tokens:
+        raise ValueError(f"{n} sums and {len(sizes)} sizes, {tokens:.0f} tokens in all")
     mean = float(sums.sum()) / tokens
-    length = block_length(sums / sizes)
-    unit = float(sizes.max())
+    rest = sums - mean * sizes  # what each unit adds to the error of the mean
+    length = block_length(rest)
+    unit = unit or float(sizes.max())
     blocks = n / length
     if n < FEWEST_UNITS:
         said = f"no interval: {n} units of {unit:.0f} tokens are too few"
         return SeriesMean(mean, None, None, round(tokens), round(unit * length), blocks, said)
     starts = np.random.default_rng(seed).integers(0, n, (draws, math.ceil(blocks)))
-    means = _drawn(sums, starts, length, n) / _drawn(sizes, starts, length, n)
+    means = mean + _drawn(rest, starts, length, n) / tokens
     z = NormalDist().inv_cdf((1 + level) / 2)
     stretch = t_from_z(z, max(1.0, blocks - 1)) / z * math.sqrt(n / (n - length))
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return SeriesMean(
         mean,
-        min(mean, mean + stretch * (float(low) - mean)),
+        min(mean, max(least, mean + stretch * (float(low) - mean))),
         max(mean, mean + stretch * (float(high) - mean)),
         round(tokens),
         round(unit * length),
@@ -147,14 +158,14 @@ class RollingMean:
     """A rolling mean with a band.
 
     Attributes:
-        at: index of the last token of each window `[m]`, counted from 1.
-        mean: per token of the window `[m]`.
+        at: number of the last unit of each window `[m]`, counted from 1.
+        mean: per token of the window `[m]`; NaN where it has none.
         half: half the width of the band around it; None: too few units for one.
         window_tokens: tokens of a full window.
         method: of the band, in words.
     """
 
-    at: Floats
+    at: npt.NDArray[np.int64]
     mean: Floats
     half: float | None
     window_tokens: int
@@ -162,36 +173,55 @@ class RollingMean:
 
 
 def rolling_mean(
-    sums: Floats, sizes: Floats, window_tokens: int, seed: int = 0, level: float = LEVEL
+    sums: Floats, sizes: Floats, width: int, unit: float, seed: int = 0, level: float = LEVEL
 ) -> RollingMean:
-    """The mean of the last so many tokens, at the end of every unit from the first full window on.
+    """The mean over the last so many units, at the end of every unit from the first full window on.
 
-    The band is what the mean of a window of this length varies by around the rolling mean: by a
-    block bootstrap of what is left of the series without it. It has one width for all windows.
+    The band is what the mean of a window of this length varies by: by a block bootstrap of what is
+    left of the series without its trend. It has one width for all windows.
 
     Args:
         sums: sum over the tokens of each unit `[n]`.
-        sizes: tokens of each unit `[n]`.
-        window_tokens: of a window; made whole units, at least one, at most all.
+        sizes: tokens of each unit `[n]`; some may have none.
+        width: units of a window, at least one; no more than there are are taken.
+        unit: tokens of the text in a unit; the last one may have fewer.
         seed: of the draws.
         level: of the band.
     """
     n = len(sums)
-    width = min(n, max(1, round(window_tokens / float(sizes.max()))))
-    total = np.concatenate([[0.0], np.cumsum(sums)])
-    count = np.concatenate([[0.0], np.cumsum(sizes)])
-    mean = (total[width:] - total[:-width]) / (count[width:] - count[:-width])
-    tokens = round(float(sizes.max()) * width)
-    if n < FEWEST_UNITS or n < 2 * width:
-        return RollingMean(count[width:], mean, None, tokens, "no band: too short a text")
-    trend = np.interp(np.arange(n), np.arange(n - width + 1) + (width - 1) / 2, mean)
-    rest = sums / sizes - trend
+    width = min(n, max(1, width))
+    total, count = (np.concatenate([[0.0], np.cumsum(x)]) for x in (sums, sizes))
+    tokens = count[width:] - count[:-width]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = (total[width:] - total[:-width]) / tokens  # NaN where a window has no token
+    at = np.arange(width, n + 1)
+    window = round(unit * width)
+    if n < max(FEWEST_UNITS, 2 * width) or not sizes.sum():
+        return RollingMean(at, mean, None, window, "none, the text is too short")
+    rest = sums - _slow(total, count, _SLOWER * width) * sizes
     length = min(width, block_length(rest))
     starts = np.random.default_rng(seed).integers(0, n, (DRAWS, math.ceil(width / length)))
-    means = _drawn(rest, starts, length, width) / width
+    means = _drawn(rest, starts, length, width) / (width * float(sizes.mean()))
     half = float(np.quantile(np.abs(means - means.mean()), level))
     said = (
-        f"{level:.0%} of the means of {tokens:,} tokens, by a block bootstrap of what the rolling "
-        f"mean leaves, blocks of {float(sizes.max()) * length:,.0f} tokens, seed {seed}"
+        f"{level:.0%} of the means of so many tokens, by a block bootstrap of what a rolling "
+        f"mean {_SLOWER} times slower leaves, blocks of {unit * length:,.0f} tokens, seed {seed}"
     )
-    return RollingMean(count[width:], mean, half, tokens, said)
+    return RollingMean(at, mean, half, window, said)
+
+
+def _slow(total: Floats, count: Floats, width: int) -> Floats:
+    """The trend of a series at each unit `[n]`: the mean of `width` units around it.
+
+    Args:
+        total: sums of the first units `[n + 1]`.
+        count: their tokens `[n + 1]`.
+        width: units; where the series has not twice as many, its mean stands for all.
+    """
+    n = len(total) - 1
+    if n < 2 * width:
+        return np.full(n, total[-1] / count[-1])
+    tokens = count[width:] - count[:-width]
+    known = tokens > 0
+    mean = (total[width:] - total[:-width])[known] / tokens[known]
+    return np.interp(np.arange(n), (np.arange(n - width + 1) + (width - 1) / 2)[known], mean)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,3 +61,24 @@ def _options(files: CheckpointFiles, folder: Path) -> dict[str, Any]:
         return {"config": AutoConfig.for_model(family.model_type)}
     except ValueError:  # a family of another package, whose type transformers does not know
         return {}
+
+
+def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+    """The text of each token; a character of several tokens stands with the last of them."""
+    found: list[str] = []
+    start = 0  # of what a piece is decoded with: the piece before it, for its blank
+    pending = 0  # first token of a character that goes on
+    for end in range(1, len(ids) + 1):
+        before = _decoded(tokenizer, ids[start:pending])
+        text = _decoded(tokenizer, ids[start:end])[len(before) :]
+        if text.endswith("\ufffd") and end - pending < 4 and end < len(ids):
+            found.append("")
+            continue
+        found.append(text)
+        start, pending = pending, end
+    return found
+
+
+def _decoded(tokenizer: Any, ids: Sequence[int]) -> str:
+    options = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
+    return str(tokenizer.decode(list(ids), **options)) if ids else ""

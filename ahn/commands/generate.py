@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
+from typing import Any
 
 import click
 from rich.console import Console
 
 from ahn.checkpoints.load import load_resolved
 from ahn.checkpoints.locate import CheckpointFiles
-from ahn.checkpoints.resolve import default_variant, resolve_checkpoint
+from ahn.checkpoints.resolve import ResolvedCheckpoint, default_variant, resolve_checkpoint
 from ahn.checkpoints.tokenizer import load_tokenizer
-from ahn.commands.options import Generate
+from ahn.commands.options import Generate, Prompted
 from ahn.commands.prompting import (
     Sampling,
     generate_text,
@@ -24,13 +26,27 @@ from common.notices import tell_once
 from common.progress import ProgressBar
 
 
-def answer(asked: Generate) -> None:
-    """Print the model's answer.
+@dataclass(frozen=True)
+class Prepared:
+    """A model before its weights are loaded, and what it will read.
+
+    Attributes:
+        checkpoint: the model.
+        tokenizer: its tokenizer.
+        ids: of the prompt.
+    """
+
+    checkpoint: ResolvedCheckpoint
+    tokenizer: Any
+    ids: list[int]
+
+
+def prepared(asked: Prompted) -> Prepared:
+    """The model and the prompt that are asked for.
 
     Raises:
-        InputError: anything that does not fit, before weights are loaded.
+        InputError: anything that does not fit; no weights are loaded.
     """
-    sampling = Sampling(asked.max_new_tokens, asked.temperature, asked.seed)
     text = read_prompt(asked.prompt, asked.prompt_file)
     base = CheckpointFiles(asked.model)
     variant = asked.variant
@@ -61,16 +77,27 @@ def answer(asked: Generate) -> None:
             f"{tokenizer_place}: the tokenizer gives token {max(ids)}, but {base} has a vocabulary "
             f"of {vocabulary} tokens; pass the model's own (--tokenizer)"
         )
-    for notice in checkpoint.notices:
+    return Prepared(checkpoint, tokenizer, ids)
+
+
+def answer(asked: Generate) -> None:
+    """Print the model's answer.
+
+    Raises:
+        InputError: anything that does not fit, before weights are loaded.
+    """
+    sampling = Sampling(asked.max_new_tokens, asked.temperature, asked.seed)
+    given = prepared(asked)
+    for notice in given.checkpoint.notices:
         tell_once(notice)
-    loaded = load_resolved(checkpoint)
+    loaded = load_resolved(given.checkpoint)
     with ProgressBar(Console(stderr=True), "reading the prompt, tokens") as bar:
         written = generate_text(
             loaded,
-            tokenizer,
-            ids,
+            given.tokenizer,
+            given.ids,
             sampling,
-            on_prefill=lambda tokens: bar.update(tokens, len(ids) - 1),
+            on_prefill=lambda tokens: bar.update(tokens, len(given.ids) - 1),
             on_text=_print if asked.stream else None,
         )
     if not asked.stream:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -39,8 +40,8 @@ ShardSize = Annotated[str, Field(description="Largest file, e.g. 5GB or 500MB.")
 Force = Annotated[bool, Field(description="Replace a model's folder that is already there.")]
 
 
-class Generate(Settings):
-    """Settings of `ahn generate`."""
+class Prompted(Settings):
+    """What commands have that read a prompt with a model."""
 
     model: str
     """Base or merged model: folder, hub id, or 'pocket' (embedded)."""
@@ -79,6 +80,11 @@ class Generate(Settings):
     """Chat template, or the bare text. Default: chat if there is a template."""
     tokenizer: str | None = None
     """Tokenizer: folder or hub id. Default: the model's."""
+
+
+class Generate(Prompted):
+    """Settings of `ahn generate`."""
+
     max_new_tokens: Tokens = Field(256, ge=1, le=MOST_NEW_TOKENS)
     """Longest answer, in tokens."""
     temperature: Annotated[Number, AfterValidator(_temperature)] = 0.0
@@ -92,6 +98,27 @@ class Generate(Settings):
         "model": "Model",
         "prompt": "Prompt",
         "max_new_tokens": "Answer",
+    }
+
+
+class ProbeSettings(Prompted):
+    """Settings of `ahn probe`."""
+
+    dtype: DType = "float32"
+    """Type that all is computed in (bf16 ... are understood)."""
+    compared: Literal["beyond", "last"] = "beyond"
+    """Positions at which teacher and student are compared: all beyond the window, or the last."""
+    top: Whole = Field(10, ge=1, le=MOST_TOKENS)
+    """Tokens shown in the terminal, with the smallest and with the largest gradients."""
+    output: Annotated[Path, Flag(("--output", "-o"), metavar="DIR")] = Path("runs/probe")
+    """Folder of probe.html and probe.json."""
+    json_: bool = False
+    """Print what probe.json holds instead of tables."""
+
+    groups: ClassVar[Mapping[str, str]] = {
+        "model": "Model",
+        "prompt": "Prompt",
+        "compared": "Probe",
     }
 
 

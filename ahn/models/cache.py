@@ -8,7 +8,7 @@ until then, and decoding writes in place.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -140,6 +140,11 @@ class LayerCache:
     def tensors(self) -> dict[str, Tensor]:
         """What is held, by name."""
         return {**self.slots, **self.states}
+
+    def kinds(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+        """Of each tensor what rows and tokens do not change: its type and its other sizes."""
+        slots = {name: (x.dtype, (x.shape[1], *x.shape[3:])) for name, x in self.slots.items()}
+        return slots | {name: (x.dtype, tuple(x.shape[1:])) for name, x in self.states.items()}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Hold these tensors, by the names of `tensors()`."""
@@ -276,9 +281,48 @@ class LayerCache:
             grown[:, :, :held] = buffer
         return grown
 
-    def select(self, rows: Tensor) -> None:
-        """Keep (or repeat) batch rows."""
-        self._map(lambda tensor: tensor.index_select(0, rows.to(tensor.device)))
+    def select(self, rows: Tensor, longest: int) -> None:
+        """Keep (or repeat) batch rows.
+
+        Args:
+            rows: `[n]` their numbers.
+            longest: tokens of the longest of them; slots beyond what it needs are given back.
+        """
+        self.restore(self.picked(rows, longest))
+
+    def picked(self, rows: Tensor, longest: int) -> dict[str, Tensor]:
+        """Copies of some rows of all tensors, by name; see `select`."""
+        slots = layer_slots(self.layout, longest)
+        within = {name: x[:, :, :slots] for name, x in self.slots.items()}
+        return {n: x.index_select(0, rows.to(x.device)) for n, x in (within | self.states).items()}
+
+    def join(self, others: Sequence[LayerCache], longest: int) -> None:
+        """Put the rows of other caches behind its own, one tensor after the other.
+
+        Slots are addressed from the first one on, so that shorter rows have unused ones behind
+        theirs; these hold zeros, since attention multiplies also what it masks.
+
+        Args:
+            others: of the same layout, with the same tensors; none of them is empty.
+            longest: tokens of the longest row of all.
+        """
+        parts = list(others) if self.first is None else [self, *others]
+        slots, device = layer_slots(self.layout, longest), parts[0].first
+        assert device is not None
+        where = device.device
+        self.states = {
+            name: torch.cat([part.states[name].to(where) for part in parts])
+            for name in list(parts[0].states)
+        }
+        for name, like in list(parts[0].slots.items()):
+            buffers = [part.slots[name] for part in parts]
+            rows = sum(len(buffer) for buffer in buffers)
+            joined, start = like.new_zeros(rows, like.shape[1], slots, *like.shape[3:]), 0
+            for buffer in buffers:
+                used, end = min(slots, buffer.shape[2]), start + len(buffer)
+                joined[start:end, :, :used] = buffer[:, :, :used]
+                start = end
+            self.slots[name] = joined
         self.settle()
 
 
@@ -364,7 +408,8 @@ class AHNCache(Cache):
         if self._torn:
             raise InputError(
                 "a pass through the model ended before all layers had stored its tokens (an error, "
-                "or an interrupt): this cache holds a part of them; copy() it before what may fail"
+                "or an interrupt), or rows were joined and not all layers got them: this cache "
+                "holds a part of them; copy() it before what may fail"
             )
         for number, layer in enumerate(self.layers):
             if (problem := layer.problem()) is not None:
@@ -537,12 +582,183 @@ class AHNCache(Cache):
                 mine.to(layer.self_attn.k_proj.weight.device)
         return cache
 
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each row, padding not counted; empty while the cache is."""
+        if isinstance(self.seen, int):
+            return [self.seen] * (self.batch_size or 0)
+        return [int(length) for length in self.seen]
+
+    @classmethod
+    def stack(cls, caches: Iterable[AHNCache]) -> AHNCache:
+        """The rows of several caches in one, to go on together; costs one copy of the tensors.
+
+        Rows may have read different numbers of tokens. Each has as many slots as the longest needs,
+        and `get_seq_length` says the length of the longest, as if the others had been padded on
+        the left.
+
+        Args:
+            caches: of one model and layout; each holds at least a row. They stay as they are.
+
+        Raises:
+            InputError: there is none, or one that cannot be joined, see `append`.
+        """
+        rows = list(caches)
+        if not rows:
+            raise InputError("no caches to stack: give at least one")
+        joined = cls([layer.layout for layer in getattr(rows[0], "layers", ())])
+        joined.append(*rows)
+        return joined
+
+    def append(self, *others: AHNCache) -> None:
+        """Put the rows of other caches behind its own, in place; see `stack`.
+
+        One tensor is copied at a time, so that no more than that is held twice.
+
+        Args:
+            others: of the same model and layout; each holds at least a row. They stay as they are.
+
+        Raises:
+            InputError: a cache that is empty, holds what somebody else has changed, or is of
+                another model, layout or type. Nothing is joined then.
+        """
+        self.check()
+        for number, other in enumerate(others):
+            self._check_joins(other, number, like=others[0] if self.batch_size is None else self)
+        if not others:
+            return
+        self._adopt(others)
+        lengths = [length for cache in (self, *others) for length in cache.lengths]
+        self._torn = True
+        for number, layer in enumerate(self.layers):
+            layer.join([other.layers[number] for other in others], max(lengths))
+        self._hold(lengths)
+        self._torn = False
+
+    def take(self, rows: Tensor | Sequence[int]) -> AHNCache:
+        """Some rows in a cache of their own, with no more slots than the longest of them needs.
+
+        Args:
+            rows: their numbers, in any order, also repeatedly; or True for each that is taken.
+
+        Returns:
+            A cache with tensors of its own; an empty one without rows.
+
+        Raises:
+            InputError: there is no such row, or see `check`.
+        """
+        self.check()
+        index = self._rows(rows)
+        taken = AHNCache([layer.layout for layer in self.layers])
+        taken._model, taken._claims = self._model, self._claims
+        lengths = self.lengths
+        some = [lengths[row] for row in index.tolist()]
+        if some:
+            for mine, theirs in zip(self.layers, taken.layers, strict=True):
+                theirs.restore(mine.picked(index, max(some)))
+        taken._hold(some)
+        return taken
+
+    def split(self) -> list[AHNCache]:
+        """Each row in a cache of its own, as if it had been alone; none while it is empty.
+
+        Raises:
+            InputError: see `check`.
+        """
+        return [self.take([row]) for row in range(self.batch_size or 0)]
+
+    def _hold(self, lengths: Sequence[int]) -> None:
+        """Rows of so many tokens are held now."""
+        longest = max(lengths, default=0)
+        uniform = min(lengths, default=0) == longest
+        self.restore(longest if uniform else torch.tensor(lengths), longest)
+
+    def _rows(self, rows: Tensor | Sequence[int]) -> Tensor:
+        """Numbers of rows `[n]`, from numbers or a tick for each row.
+
+        Raises:
+            InputError: there is no such row.
+        """
+        held, index = self.batch_size or 0, torch.as_tensor(rows)
+        if index.dim() == 1 and index.dtype == torch.bool and len(index) == held:
+            return index.nonzero().flatten()
+        if not index.numel() and index.dim() == 1:
+            return index.long()
+        kinds = index.is_floating_point() or index.is_complex() or index.dtype == torch.bool
+        if index.dim() != 1 or kinds or not 0 <= int(index.min()) <= int(index.max()) < held:
+            shown = index.tolist()
+            raise InputError(
+                f"rows {shown}: the cache holds {held}; name them by numbers from 0 on, or give a "
+                "True or False for each"
+            )
+        return index.long()
+
+    def _check_joins(self, other: Any, number: int, like: AHNCache) -> None:
+        """Refuse a cache whose rows cannot be joined.
+
+        Args:
+            other: what was given.
+            number: among all that were.
+            like: a cache that holds rows of the kind that is wanted; it may be `other`.
+
+        Raises:
+            InputError: it is none of this package, empty, or of another layout or type.
+        """
+        where = f"cache {number} of those to join"
+        if not isinstance(other, AHNCache):  # another's may have rows of any shape
+            raise InputError(f"{where} is no AHNCache but {type(other).__name__}")
+        if other is self:
+            raise InputError(f"{where} is the cache itself: take(rows) repeats rows")
+        if other.batch_size is None:
+            raise InputError(f"{where} is empty: it holds no rows; read something into it first")
+        try:
+            other.check()
+        except InputError as error:
+            raise error.prefixed(f"{where}: ") from None
+        mine, theirs = ([layer.layout for layer in cache.layers] for cache in (self, other))
+        if mine != theirs:
+            raise InputError(
+                f"{where} was made for another layout\n{layout_table(theirs)}\nthan the others\n"
+                f"{layout_table(mine)}"
+            )
+        for wanted, layer in zip(like.layers, other.layers, strict=True):
+            expected, found = wanted.kinds(), layer.kinds()
+            if found != expected:
+                raise InputError(f"{where} holds {found}, and not {expected} as the others")
+
+    def _adopt(self, others: Sequence[AHNCache]) -> None:
+        """Belong to whom the others belong, if all belong to the same.
+
+        Raises:
+            InputError: they do not, or a model is gone and cannot be asked.
+        """
+        holders = [cache for cache in (self, *others) if cache.batch_size is not None]
+        models = [None if cache._model is None else cache._model() for cache in holders]
+        model = next((model for model in models if model is not None), None)
+        if model is not None:
+            for cache in (self, *holders):
+                cache.belong_to(model)
+            return
+        claims = [cache._claims for cache in holders]
+        for number, claim in enumerate(claims):
+            if claim is None:
+                holders[number]._owner("joined")
+            elif claims[0] is not None and claim[1] != claims[0][1]:
+                raise InputError(
+                    f"{claims[0][0]} and {claim[0]} hold caches of different models, which cannot "
+                    "be joined"
+                )
+        self._claims = claims[0]
+
     def _select(self, rows: Tensor) -> None:
         self.check()
-        for layer in self.layers:
-            layer.select(rows)
-        if not isinstance(self.seen, int):
+        if isinstance(self.seen, int):  # without waiting for a GPU
+            longest = self.seen
+        else:
             self.seen = self.seen.index_select(0, rows.to(self.seen.device))
+            longest = max(self.seen.tolist(), default=0)
+        for layer in self.layers:
+            layer.select(rows, longest)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Rows in a new order, memory included (beam search)."""

@@ -1,10 +1,12 @@
-"""Layouts as text: what each layer of a model sees of the past. No torch."""
+"""Layouts: what each layer of a model sees of the past, as text and by token. No torch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from ahn.config import LayerLayout
+from common.errors import InputError
+from common.probes import Place
 
 
 def layout_text(layout: LayerLayout) -> str:
@@ -37,3 +39,52 @@ def layout_table(layouts: Sequence[LayerLayout]) -> str:
         f"{name:<{width}}   {layout_text(layouts[first])}"
         for name, (first, _) in zip(names, runs, strict=True)
     )
+
+
+def span_of(layouts: Sequence[LayerLayout]) -> tuple[int, int]:
+    """Window and sinks of the layers that have a window.
+
+    Raises:
+        InputError: no layer has one, or they differ: then no token is outside for all of them.
+    """
+    spans = {(seen.window, seen.sinks) for seen in layouts if seen.window is not None}
+    if not spans:
+        raise InputError(
+            "full attention in all layers: nothing is outside of a window; give --window, and "
+            "--ahn for a memory"
+        )
+    if len(spans) > 1:
+        told = ", ".join(f"{window} + {sinks}" for window, sinks in sorted(spans))
+        raise InputError(
+            f"layers have different windows and sinks ({told}): no one set of tokens is outside; "
+            "probe a memory whose layers have one window"
+        )
+    ((window, sinks),) = spans
+    assert window is not None
+    return window, sinks
+
+
+def check_length(tokens: int, window: int, sinks: int) -> None:
+    """Refuse a text of which nothing is outside of the window.
+
+    Raises:
+        InputError: says how long it must be.
+    """
+    if tokens <= window + sinks:
+        raise InputError(
+            f"the prompt has {tokens:,} tokens, and all of them are seen with a window of "
+            f"{window:,} and {sinks:,} sinks: nothing is outside; give at least "
+            f"{window + sinks + 1:,} tokens, or a smaller --window"
+        )
+
+
+def places(tokens: int, layouts: Sequence[LayerLayout]) -> list[Place]:
+    """Of each of so many tokens: what the last position sees of it in layers with a window."""
+    _, sinks = span_of(layouts)
+    # pooled layouts see tokens that wait for their group, too
+    recent = max(s.lossless(tokens) for s in layouts if s.window is not None) - sinks
+    kinds: list[Place] = []
+    for position in range(tokens):
+        inside: Place = "sink" if position < sinks else "window"
+        kinds.append("outside" if sinks <= position < tokens - recent else inside)
+    return kinds

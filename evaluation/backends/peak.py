@@ -10,7 +10,7 @@ import gc
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 
 import torch
 
@@ -41,8 +41,14 @@ class GpuPeak:
         return int(torch.cuda.max_memory_allocated(self._device)) - self._before + already
 
 
-def cpu_peak(work: Callable[[], object]) -> int:
-    """The most bytes that torch allocated on the CPU at a time during `work`."""
+def cpu_peak(work: Callable[[], object], quiet: bool = False) -> int:
+    """The most bytes that torch allocated on the CPU at a time during `work`.
+
+    Args:
+        work: is called once.
+        quiet: nothing it writes to standard error is shown. Where it frees what was there before,
+            the profiler says so, and does not count it.
+    """
     from torch.profiler import ProfilerActivity, profile
 
     gc.collect()
@@ -50,7 +56,8 @@ def cpu_peak(work: Callable[[], object]) -> int:
     with _without_stderr():
         profiler.start()
     try:
-        work()
+        with _without_stderr() if quiet else nullcontext():
+            work()
     finally:
         with _without_stderr():
             profiler.stop()

@@ -19,7 +19,7 @@ from ahn.cost import zoo
 from ahn.cost.accounting import ACCOUNTINGS, added_parameters, cache_bytes, flops
 from ahn.cost.equal import CHUNK, EqualBytes, equal_bytes
 from ahn.cost.shapes import ModelShape
-from common.errors import InputError
+from common.errors import InputError, Problems
 from evaluation.commands.options import Cost
 
 VARIANTS = ("full", "window", "ahn")
@@ -33,6 +33,27 @@ CACHE_ACCOUNTINGS = {
     "exact": "exact: bytes allocated, gates and float32 state included",
     "paper": "paper's: elements with content, all in the model's type",
 }
+
+
+_ONLY_WITH_LENGTHS = ("variants", "plot", "accounting")
+
+
+def check_settings(asked: Cost) -> None:
+    """Refuse what goes only with `--lengths`, or not with it.
+
+    Raises:
+        InputError: everything that is wrong.
+    """
+    problems = Problems()
+    if asked.lengths and "length" in asked.model_fields_set:
+        problems.add("--length: one length, and --lengths are several; give one of the two")
+    if not asked.lengths:
+        for key in _ONLY_WITH_LENGTHS:
+            if getattr(asked, key):
+                problems.add(f"--{key.removesuffix('s')}: goes with --lengths (1k,2k or 0..256k)")
+        if isinstance(asked.window, list):
+            problems.add("--window: several go with --lengths (1k,2k or 0..256k)")
+    problems.check()
 
 
 def find_shape(model: str) -> ModelShape:
@@ -62,6 +83,7 @@ def cost_table(asked: Cost) -> dict[str, Any]:
     Raises:
         InputError: there is no such model.
     """
+    check_settings(asked)
     shape = find_shape(asked.model)
     length, generated = asked.length, asked.generate
     settings = asked.model_dump(include={"window", "sinks", "cell"})

@@ -11,7 +11,19 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from ahn.config import MOST_TOKENS, AHNConfig
-from common.settings import Flag, Number, Seed, Settings, Tokens, Whole, as_dtype
+from common.quantities import token_count
+from common.settings import (
+    Flag,
+    Number,
+    Seed,
+    Settings,
+    Several,
+    Tokens,
+    Whole,
+    as_dtype,
+    one_or_several,
+)
+from evaluation.backends.requests import join_options
 
 _Run = Annotated[Path, Flag(argument=True, metavar="RUN")]
 Workers = Annotated[Whole | None, Field(ge=1, le=1024)]
@@ -31,6 +43,57 @@ def _names(value: object) -> object:
         return value
     parts = [part.strip() for item in given for part in str(item).split(",")]
     return list(dict.fromkeys(part for part in parts if part))
+
+
+STEPS = 64
+"""Lengths that a range is."""
+_MOST_LENGTHS = 2000
+
+
+def _lengths(value: object) -> object:
+    """`1k,2k`, `0..256k`, numbers, or a list of these, as numbers of tokens, ascending."""
+    given = value if isinstance(value, list | tuple) else [value]
+    found: set[int] = set()
+    for item in given:
+        for part in item.split(",") if isinstance(item, str) else [item]:
+            found.update(_range(part.strip()) if isinstance(part, str) else [_length(part)])
+    if not 0 < len(found) <= _MOST_LENGTHS:
+        raise ValueError(f"{len(found):,} lengths; give 1 to {_MOST_LENGTHS:,}")
+    return sorted(found)
+
+
+def _range(text: str) -> list[int]:
+    """A length, or those of a range `A..B`: its ends and equal steps between; never 0."""
+    first, dots, last = text.partition("..")
+    if not dots:
+        return [_length(text)]
+    if last.startswith("."):
+        raise ValueError(f"{text!r} is no length (128000, 128k, 1m) and no range (0..256k)")
+    least, most = _length(first, 0), _length(last)
+    if least >= most:
+        raise ValueError(f"{text!r} is empty: a range begins with its smaller end")
+    steps = (least + (most - least) * i // STEPS for i in range(STEPS + 1))
+    return [length for length in steps if length]
+
+
+def _length(item: object, least: int = 1) -> int:
+    found = token_count(item)
+    if isinstance(found, str) and found.isascii() and found.isdigit() and len(found) < 20:
+        found = int(found)
+    if type(found) is not int:
+        raise ValueError(f"{item!r} is no length (128000, 128k, 1m) and no range (0..256k)")
+    if not least <= found <= MOST_TOKENS:
+        raise ValueError(f"must be {least} to {MOST_TOKENS:,} tokens, not {found}")
+    return found
+
+
+def _variants(value: object) -> object:
+    """Variants joined by commas or repeated, their options with them; no doubles."""
+    given = [value] if isinstance(value, str) else value
+    if not isinstance(given, list) or not all(isinstance(item, str) for item in given):
+        return given
+    parts = join_options(part.strip() for item in given for part in item.split(","))
+    return list(dict.fromkeys(parts))
 
 
 class Report(Settings):
@@ -97,10 +160,27 @@ class Cost(Settings):
     """Name in the model zoo, folder, hub id or 'pocket'."""
     length: Tokens = Field(128_000, ge=1, le=MOST_TOKENS)
     """Prompt, in tokens; 128k is 131072."""
+    lengths: Annotated[
+        list[int], Flag(metavar="LENGTHS", own_form=True), BeforeValidator(_lengths)
+    ] = []
+    """Instead of one length: several, joined by commas or repeated, also as a range (0..256k, in 64
+    equal steps); FLOPs and cache of the variants over them."""
+    variants: Annotated[
+        list[str], Flag(("--variant",), metavar="NAME", own_form=True), BeforeValidator(_variants)
+    ] = []
+    """With --lengths: full, window, ahn, no-write, memory-only or compressive, with options of its
+    own (ahn:cell=DeltaNet, window:window=1k,name=narrow, compressive:slots=64); repeatable.
+    Default: full, window, ahn."""
+    plot: Annotated[Path | None, Flag(metavar="FILE")] = None
+    """With --lengths: draw both over the length, as .svg or .html; replaces only such a figure."""
+    accounting: Annotated[
+        Literal["exact", "paper", "paper-abstract", "paper-free-lookup"] | None, Flag()
+    ] = None
+    """With --lengths: how FLOPs and bytes are counted. Default: exact. Without, all are printed."""
     generate: Tokens = Field(0, ge=0, le=MOST_TOKENS)
     """Generated tokens."""
-    window: Tokens = Field(32_640, ge=1, le=MOST_TOKENS)
-    """Sliding window, in tokens."""
+    window: Annotated[Several, one_or_several(MOST_TOKENS, least=1)] = 32_640
+    """Sliding window, in tokens; with --lengths also several, joined by commas or repeated."""
     sinks: Tokens = Field(128, ge=0, le=MOST_TOKENS)
     """Attention sinks, in tokens."""
     cell: Annotated[str, AfterValidator(_known_cell)] = "GatedDeltaNet"
@@ -118,6 +198,16 @@ class PaperTable(Settings):
     """Only this model: qwen2.5-3b, qwen2.5-7b or qwen2.5-14b; or pocket, the embedded model, at its
     own length, window and sinks."""
     json_: bool = Field(False, description="Print ours as JSON, unrounded, in the table's units.")
+
+
+class PaperReport(Settings):
+    """Settings of `run_eval paper report`."""
+
+    runs: Annotated[list[Path], Flag(argument=True, metavar="RUN...", own_form=True)]
+    """Folders in which, or below which, run folders lie."""
+    output: Annotated[Path | None, Flag(("--output", "-o"), metavar="FILE")] = None
+    """The HTML file to write."""
+    json_: bool = Field(False, description="Print what the page says as JSON.")
 
 
 class TrainingStep(Settings):

@@ -28,6 +28,7 @@ OF_RUNS = (
     "in_turns",
 )
 """Fields of a run that this command does not have."""
+Prefix = Literal["auto", "lm-eval", "none"]
 POCKET = "pocket"
 POCKET_TOKENS = 4000
 _MOST_AT_ONCE = 512
@@ -55,10 +56,11 @@ class PerplexityConfiguration(RunConfiguration):
     """The text: a UTF-8 file, also packed by gzip; or 'pocket', which is generated. [required]"""
     max_tokens: Tokens | None = Field(default=None, ge=1, le=MOST_TOKENS)
     """First tokens of the text that are scored (also 32k). Default: all; of 'pocket', 4,000."""
-    prefix: Literal["auto", "none"] = "auto"
+    prefix: Prefix = "auto"
     """What the first token is predicted from: auto, the tokenizer's BOS token or else its EOS
-    token, which stands before the text and is not scored, as in lm-eval; none: nothing, so that
-    the first token is not scored."""
+    token, which stands before the text once and is not scored; lm-eval: as loglikelihood_rolling
+    has it, so that a BOS token that the tokenizer adds itself follows the prefix and is scored;
+    none: nothing, so that the first token is not scored."""
     block_tokens: Tokens = Field(default=128, ge=1, le=MOST_TOKENS)
     """Tokens of a record: the grain of curves, intervals and resuming."""
     chunk_tokens: Tokens | None = Field(default=None, ge=1, le=MOST_TOKENS)
@@ -68,7 +70,7 @@ class PerplexityConfiguration(RunConfiguration):
     """Tokens of the rolling mean. Default: a twentieth of the text, at least four blocks."""
     peak: StrictBool = True
     """Measure the peak of memory: on a GPU in every block; on a CPU by torch's profiler, which is
-    slow, in up to 64 blocks."""
+    slow, in some 24 blocks."""
     seed: Seed = 0
     """Seed of the text 'pocket', and of the bootstrap."""
     output: Annotated[Name | None, Flag(("--output", "-o"), metavar="DIR")] = None

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 import numpy as np
 
@@ -25,7 +26,7 @@ from reports.perplexity import BlockRecord
 
 CHECKPOINT_SECONDS = 300.0
 MOST_CHECKPOINT_BYTES = 4 << 30
-MOST_PROFILED = 64
+MOST_PROFILED = 24
 """Blocks of which a CPU's peak is measured."""
 _TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}
 """Nats a token by which the loss of a block may differ that is read once more: rounding."""
@@ -155,7 +156,7 @@ class Reading:
         number = first // self._block
         if number < len(there):
             losses = self._losses(stream, first, end)
-            self._compare(there[number], float(losses.sum()))
+            self._compare(there[number], self._sum(losses, first))
         else:
             self._store.append(self._measured(stream, first, end, number in self._profiled))
         if self._watch is not None:
@@ -170,7 +171,8 @@ class Reading:
         started = time.perf_counter()
         peak: int | None = None
         if profiled and on_cpu:
-            peak = before + cpu_peak(lambda: found.append(self._losses(stream, first, end)))
+            work = partial(self._losses, stream, first, end)
+            peak = before + cpu_peak(lambda: found.append(work()), quiet=True)
         else:
             found.append(self._losses(stream, first, end))  # on the host: all work is done
         seconds = time.perf_counter() - started
@@ -180,7 +182,8 @@ class Reading:
             variant=self.name,
             first=first,
             tokens=end - first,
-            loss=float(found[0].sum()),
+            scored=self._count(first, end),
+            loss=self._sum(found[0], first),
             peak_bytes=peak,
             cache_bytes=stream.cache_bytes(),
             seconds=None if profiled and on_cpu else seconds,
@@ -206,9 +209,18 @@ class Reading:
             )
         return found
 
+    def _sum(self, losses: Losses, first: int) -> float:
+        """The losses that count, from token `first` on, together."""
+        counts = self._text.scored
+        return float((losses if counts is None else losses[counts[first:][: len(losses)]]).sum())
+
+    def _count(self, first: int, end: int) -> int:
+        counts = self._text.scored
+        return end - first if counts is None else int(counts[first:end].sum())
+
     def _compare(self, record: BlockRecord, loss: float) -> None:
         dtype = str(self._store.info.variants[self.name].get("dtype"))
-        off = abs(loss - record.loss) / record.tokens
+        off = abs(loss - record.loss) / max(1, record.scored)
         if off > _TOLERANCE.get(dtype, 1e-4):
             raise InputError(
                 f"{self._store.folder / self.name}.jsonl: tokens {record.first:,} to "

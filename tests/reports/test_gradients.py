@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from html import unescape
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -32,7 +32,13 @@ def document(norms: Sequence[float], groups: Sequence[str | None] = (), **option
         ProbedToken(position=i, text=f" w{i}", place="outside", norm=norm, group=group)
         for i, (norm, group) in enumerate(zip(norms, named, strict=True))
     )
-    fields = {"id": "a", "length": len(norms) + 9, "kl": 0.5, "positions": 4, "tokens": tokens}
+    fields: dict[str, Any] = {
+        "id": "a",
+        "length": len(norms) + 9,
+        "kl": 0.5,
+        "positions": 4,
+        "tokens": tokens,
+    }
     return ProbedDocument(**fields | options)
 
 
@@ -126,18 +132,13 @@ def test_an_effect_weighs_documents_not_tokens() -> None:
 
 
 def test_tokens_in_the_window_and_sinks_are_in_no_group() -> None:
-    tokens = tuple(
-        ProbedToken(position=i, text="x", place=place, norm=norm, group=group)
-        for i, (place, norm, group) in enumerate(
-            [
-                ("sink", 9.0, "fact"),
-                ("outside", 1.0, "fact"),
-                ("outside", 2.0, "filler"),
-                ("window", 9.0, "fact"),
-            ]
-        )
-    )
-    made = document([]).model_copy(update={"tokens": tokens})
+    unseen: list[Literal["sink", "window"]] = ["sink", "window"]
+    tokens = [
+        ProbedToken(position=0, text="x", place=place, norm=9.0, group="fact") for place in unseen
+    ]
+    tokens.append(ProbedToken(position=1, text="x", place="outside", norm=1.0, group="fact"))
+    tokens.append(ProbedToken(position=2, text="x", place="outside", norm=2.0, group="filler"))
+    made = document([]).model_copy(update={"tokens": tuple(tokens)})
     found = effect([made], "fact", "filler")
     assert found is not None and found.delta == -1
 
@@ -166,7 +167,7 @@ def test_a_hostile_token_is_a_text_of_the_page() -> None:
             )
         }
     )
-    for drawn in (token_map(made, '"x'), token_table(made)):
+    for drawn in (token_map(made, ['"x']), token_table(made)):
         assert "<script" not in drawn and "&lt;script&gt;" in drawn
     assert "\N{RETURN SYMBOL}\n" in token_map(made)
     assert 'title="token 1, 2"' in token_map(made)

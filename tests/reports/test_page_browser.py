@@ -95,6 +95,30 @@ def test_the_numbers_are_on_the_page_and_the_filter_works(
     assert "20 of 20 examples on this page" in text  # written by the script: the policy let it run
 
 
+def test_the_scores_over_several_windows_are_drawn(
+    browser: str, make_run: MakeRun, tmp_path: Path
+) -> None:
+    models = {
+        "full": {"variant": "full", "path": "pocket", "window": None},
+        **{
+            f"window-{size}": {"variant": "window", "path": "pocket", "window": size, "sinks": 4}
+            for size in (64, 128)
+        },
+    }
+    scores = {"full": [1.0, 1.0], "window-64": [0.0, 0.0], "window-128": [1.0, 0.0]}
+    run = make_run("swept", {name: {"qa": of} for name, of in scores.items()}, models=models)
+    page = build_report([run], tmp_path / "report.html")
+    dom = rendered(browser, page, tmp_path / "profile")
+    section = dom[dom.index('<section id="by-window">') :]
+    section = section[: section.index("</section>")]
+    classes = [
+        a.get("class") or "" for tag, a in Elements(section).found if tag in ("path", "rect")
+    ]
+    assert sum("whisker" in one for one in classes) == 2 and "band t1" in classes
+    text = re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]*>", " ", section)))
+    assert "window, tokens (log scale)" in text and "128 50.0 [" in text
+
+
 def test_text_of_a_model_is_inert(browser: str, make_run: MakeRun, tmp_path: Path) -> None:
     attack = " ".join(ATTACKS)
     folder = make_run(

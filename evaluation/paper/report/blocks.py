@@ -41,6 +41,11 @@ class ScoreTable:
     decimals: int = 2
     kind: str = "scores"
 
+    @property
+    def run(self) -> bool:
+        """Whether any cell was measured."""
+        return any(cell.ours is not None for _, cells in self.rows for cell in cells)
+
 
 @dataclass(frozen=True)
 class DifferenceTable:
@@ -60,6 +65,7 @@ class CostTable:
     title: str
     columns: tuple[str, ...]
     decimals: tuple[int, ...]
+    """As printed; none: nothing is, and ours have four digits."""
     rows: tuple[tuple[str, tuple[tuple[float | None, float], ...]], ...]
     kind: str = "costs"
 
@@ -69,11 +75,22 @@ class Picture:
     """A chart, and its numbers as a table."""
 
     title: str
-    chart: Markup
+    chart: Markup | None
+    """None: a table that goes with another picture."""
     caption: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, tuple[str, ...]], ...]
     kind: str = "picture"
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A text with a colour for each token, and its table."""
+
+    title: str
+    drawn: Markup
+    table: Markup
+    kind: str = "tokens"
 
 
 @dataclass(frozen=True)
@@ -93,7 +110,7 @@ class NotRun:
     kind: str = "not run"
 
 
-Block = ScoreTable | DifferenceTable | CostTable | Picture | Words | NotRun
+Block = ScoreTable | DifferenceTable | CostTable | Picture | Tokens | Words | NotRun
 
 
 @dataclass(frozen=True)

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from markupsafe import Markup
-
 from ahn.cost import zoo
 from ahn.cost.paper import method_cost
 from common.charts import line_chart
 from evaluation.paper.costs import printed
 from evaluation.paper.report.blocks import Block, NotRun, Picture, Section, Words
-from evaluation.paper.report.claims import FULL, GDN, NAMES, SWA, part_tasks, window_tasks
+from evaluation.paper.report.books import Book, Probed, book_blocks, probe_blocks
+from evaluation.paper.report.claims import FULL, GDN, NAMES, SINKS, SWA, part_tasks
 from evaluation.paper.report.measured import Asked, Measurements
-from evaluation.paper.report.parts import POCKET_SINKS
+from evaluation.paper.report.parts import pocket_sweep
 from evaluation.paper.report.published import printed_scores
 from evaluation.paper.report.sections import not_run
 from evaluation.paper.report.tried import POCKET
 from reports import formats
-from reports.figures import score_lines
+from reports.over_window import Family, Level, draw
 from reports.stats import Interval
 
 _OF_7B = "Qwen2.5-7B-Instruct"
 _OF_3B = "Qwen2.5-3B-Instruct"
-_SINKS = 128
 _LENGTHS = (8_000, 16_000, 32_000, 48_000, 64_000, 96_000, 128_000, 160_000, 192_000, 224_000)
 _LONGEST = 250_000
 """Of Figure 3's axis."""
@@ -42,45 +40,39 @@ _TITLES = {
 
 def windows_section(name: str, found: Measurements) -> Section:
     """Figure 4 or 7: score over the window."""
-    blocks = _over_windows(name, _OF_7B, _SINKS, found)
-    here = _over_windows(name, POCKET, POCKET_SINKS, found)
+    blocks = _over_windows(name, _OF_7B, SINKS, found)
+    here = _over_windows(name, POCKET, pocket_sweep(name).sinks, found)
     if here:
-        said = "Pocket model, other questions in other lengths (see the tables above), the tasks "
-        here = [Words(f"{said}that all of these runs share."), *here]
+        here = [Words("Pocket model, other questions in other lengths: see the tables."), *here]
     return Section(
         name,
         _TITLES[name],
         f"{printed_scores().figures[name]}. Its points are drawn, not printed.",
         tuple(blocks or [not_run(name, _OF_7B)]),
-        tuple(here or [NotRun(f"run_eval paper {name} --model {POCKET}", "minutes on a processor")]),
+        tuple(
+            here or [NotRun(f"run_eval paper {name} --model {POCKET}", "minutes on a processor")]
+        ),
     )
 
 
 def _over_windows(name: str, model: str, sinks: int, found: Measurements) -> list[Block]:
     parts, methods = _WINDOWS[name]
-    windows = found.windows(model, methods, sinks)
+    shown = (*methods, FULL) if name == "figure4" else methods
     made: list[Block] = []
     for part in parts:
-        shown = (*methods, FULL) if name == "figure4" else methods
-        tasks = (
-            window_tasks(part, model, found, shown)
-            if model == POCKET
-            else part_tasks(part, model, found)
-        )
+        tasks = part_tasks(part, model)
         points: list[tuple[int, list[Interval | None]]] = []
-        for window in windows:
-            cells = [found.cell(Asked(model, m, window, sinks), tasks) if tasks else None for m in shown]
-            own = cells[: len(methods)]
-            if any(cell is not None for cell in own):
-                points.append((window, [cell and cell.interval for cell in cells]))
+        for window in found.windows(model, methods, sinks):
+            cells = [found.cell(Asked(model, method, window, sinks), tasks) for method in shown]
+            if any(cell is not None for cell in cells[: len(methods)]):
+                points.append((window, [cell.interval if cell else None for cell in cells]))
         if len(points) < 2:  # one window is a table, not a figure
             continue
-        made.append(_window_picture(name, part, model, sinks, shown, points, len(tasks)))
+        made.append(_window_picture(part, model, sinks, shown, points, len(tasks)))
     return made
 
 
 def _window_picture(
-    name: str,
     part: str,
     model: str,
     sinks: int,
@@ -88,26 +80,32 @@ def _window_picture(
     points: Sequence[tuple[int, list[Interval | None]]],
     tasks: int,
 ) -> Picture:
-    lossless = name == "figure7"
-    named = [(f"{window + (sinks if lossless else 0):,}", cells) for window, cells in points]
-    axis = "lossless positions: window and sinks" if lossless else f"window, after {sinks} sinks"
+    families, levels = [], []
+    for index, method in enumerate(methods):
+        scores = {window + sinks: cells[index] for window, cells in points}
+        known = tuple((window, score) for window, score in scores.items() if score is not None)
+        if method == FULL and known:
+            levels.append(Level(method, known[0][1]))
+        elif known:
+            families.append(Family(method, known))
+    what = f"lossless positions: window and {sinks} sinks"
     who = "pocket" if model == POCKET else model
     title = f"{who}: {NAMES[part]}{_stand_ins(model)}, average of {tasks}"
+    drawn = draw(families, levels, title, f"{what} (log scale)")
     return Picture(
         title,
-        score_lines(methods, named, axis, title),
-        "Points of 100 with 95 % intervals, at equal steps."
-        + (" Full attention has no window: it is the same at all of them." if FULL in methods else ""),
-        (axis, *methods),
+        drawn.picture,
+        "Points of 100 with 95 % intervals."
+        + (" Full attention has no window: a line across." if levels else ""),
+        (what, *drawn.table.columns),
         tuple(
-            (point, tuple("–" if i is None else f"{formats.points(i.mean)} {formats.between(i)}" for i in cells))
-            for point, cells in named
+            (row, tuple(formats.figure(cell) for cell in cells)) for row, cells in drawn.table.rows
         ),
     )
 
 
 def _stand_ins(model: str) -> str:
-    return "' stand-ins".replace("'", "’") if model == POCKET else ""
+    return "'s stand-ins" if model == POCKET else ""
 
 
 def length_blocks() -> list[Block]:
@@ -115,13 +113,21 @@ def length_blocks() -> list[Block]:
     shape = zoo.find(printed().models[_OF_3B]).shape
     lengths = [*_LENGTHS, _LONGEST]
     costs = {
-        method: [method_cost(shape, method, n, window=32_640, sinks=_SINKS) for n in lengths]
+        method: [method_cost(shape, method, n, window=32_640, sinks=SINKS) for n in lengths]
         for method in (FULL, GDN)
     }
     charts = (
-        ("a: FLOPs of the model", "FLOPs, 1e15", [[c.model_flops / 1e15 for c in of] for of in costs.values()]),
-        ("b: memory cache", "cache, GB (4 bytes an element)", [[c.cache_bytes / 1e9 for c in of] for of in costs.values()]),
-    )  # fmt: skip
+        (
+            "a: FLOPs of the model",
+            "FLOPs, 1e15",
+            [[cost.model_flops / 1e15 for cost in of] for of in costs.values()],
+        ),
+        (
+            "b: memory cache",
+            "cache, GB (4 bytes an element)",
+            [[cost.cache_bytes / 1e9 for cost in of] for of in costs.values()],
+        ),
+    )
     made: list[Block] = []
     for title, axis, values in charts:
         series = [
@@ -144,32 +150,37 @@ def length_blocks() -> list[Block]:
     return made
 
 
-def figure_3(book: Sequence[Block], miniature: Sequence[Block]) -> Section:
-    """Figure 3: costs over length, and what a book showed."""
+def figure_3(books: Sequence[Book]) -> Section:
+    """Figure 3: costs over length, and what a text showed, token by token."""
+    own = [block for book in books if book.model == _OF_3B for block in book_blocks(book)]
+    here = [block for book in books if book.model == POCKET for block in book_blocks(book)]
     missing = not_run("figure3", _OF_3B, "c and d, log perplexity and peak memory")
     return Section(
         "figure3",
         _TITLES["figure3"],
         f"{printed_scores().figures['figure3']}.",
-        (*length_blocks(), *(book or [missing])),
-        tuple(miniature or [NotRun(f"run_eval paper figure3 --model {POCKET}", "minutes on a processor")]),
+        (*length_blocks(), *(own or [missing])),
+        tuple(here or [_pocket("figure3")]),
     )
 
 
-def figure_5(probes: Sequence[Block], miniature: Sequence[Block]) -> Section:
+def figure_5(probes: Sequence[Probed]) -> Section:
     """Figure 5: gradients by token."""
+    own = [block for one in probes if one.model != POCKET for block in probe_blocks(one)]
+    here = [block for one in probes if one.model == POCKET for block in probe_blocks(one)]
     missing = NotRun(
-        "ahn probe --model Qwen/Qwen2.5-3B-Instruct --prompt-file F --window 512",
-        "a text of 811 tokens; one pass of the full model, one forward and back of that with the "
+        "ahn probe --model Qwen/Qwen2.5-3B-Instruct --ahn WEIGHTS --window 512 --prompt-file FILE",
+        "a text of about 811 tokens: one pass with full attention, one forward and back with the "
         "memory",
     )
     return Section(
         "figure5",
         _TITLES["figure5"],
         f"{printed_scores().figures['figure5']}.",
-        tuple(probes or [missing]),
-        tuple(miniature or [NotRun(f"run_eval paper figure5 --model {POCKET}", "minutes on a processor")]),
+        tuple(own or [missing]),
+        tuple(here or [_pocket("figure5")]),
     )
 
 
-__all__ = ["Markup", "figure_3", "figure_5", "windows_section"]
+def _pocket(name: str) -> NotRun:
+    return NotRun(f"run_eval paper {name} --model {POCKET}", "minutes on a processor")

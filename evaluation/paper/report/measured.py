@@ -7,7 +7,9 @@ from dataclasses import dataclass, field, replace
 
 from evaluation.paper.report.tried import POCKET, Tried
 from reports.compare import paired_sample
-from reports.leaderboard import TaskKey
+from reports.leaderboard import Column, TaskKey
+from reports.matched import matched
+from reports.seeds import mean_difference
 from reports.stats import Interval, average_of_tasks
 
 Tasks = Sequence[tuple[str, str]]
@@ -88,20 +90,31 @@ class Measurements:
         """Mean over tasks of first less second, example by example.
 
         None where there is a task in which the two share no example that both answered. With
-        seeds of a training, each seed is compared with the same seed.
+        several seeds of a training, the mean of the seeds' scores counts.
         """
+        if first.training is not None and first.seed is None:
+            return self._over_seeds(first, second, tasks)
         samples = []
-        for one, other in self._seeds(first, second):
-            pairs = zip(self._all(one, tasks), self._all(other, tasks), strict=False)
-            of_seed = [
-                paired_sample(a.column, b.column, key)
-                for (a, key), (b, key_b) in pairs
-                if key == key_b
-            ]
-            if len(of_seed) < len(tasks) or not all(sample.values for sample in of_seed):
+        for (one, key), (other, same) in zip(
+            self._all(first, tasks), self._all(second, tasks), strict=False
+        ):
+            if key != same or not (sample := paired_sample(one.column, other.column, key)).values:
                 return None
-            samples += of_seed
+            samples.append(sample)
         return average_of_tasks(samples, differences=True) if samples else None
+
+    def _over_seeds(self, first: Asked, second: Asked, tasks: Tasks) -> Interval | None:
+        sides: list[list[Column]] = []
+        keys: set[TaskKey] = set()
+        for asked in (first, second):
+            of_seeds = [self._all(replace(asked, seed=seed), tasks) for seed in self.seeds(asked)]
+            columns = [found[0][0].column for found in of_seeds if found]
+            keys |= {key for found in of_seeds for _, key in found}
+            sides.append(columns)
+        if not all(sides) or len(keys) != len(tasks):
+            return None
+        shared = matched([column for side in sides for column in side])
+        return mean_difference(sides[0], sides[1], sorted(keys), shared)
 
     def fitting(self, asked: Asked) -> list[Tried]:
         """The variants of a setting."""
@@ -123,14 +136,6 @@ class Measurements:
     def seeds(self, asked: Asked) -> list[str]:
         """Seeds of a training."""
         return sorted({tried.seed for tried in self.fitting(asked)})
-
-    def _seeds(self, first: Asked, second: Asked) -> list[tuple[Asked, Asked]]:
-        if first.training is None or first.seed is not None:
-            return [(first, second)]
-        shared = [seed for seed in self.seeds(first) if seed in self.seeds(second)]
-        if not shared:
-            return [(first, second)]
-        return [(replace(first, seed=seed), replace(second, seed=seed)) for seed in shared]
 
     def _all(self, asked: Asked, tasks: Tasks) -> list[tuple[Tried, TaskKey]]:
         """Per task the variant that fits best; empty where one of them has none."""

@@ -8,8 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import InputError, Problems
+from common.probes import NAME as PROBE_FILE
 from common.writing import write_whole
-from evaluation.paper.report.blocks import Block, Section, plain
+from evaluation.paper.report.blocks import Section, plain
+from evaluation.paper.report.books import (
+    Book,
+    Probed,
+    book_of,
+    book_standings,
+    probe_standings,
+    probed_of,
+)
 from evaluation.paper.report.claims import (
     FAILS,
     HOLDS,
@@ -24,10 +33,13 @@ from evaluation.paper.report.measured import Measurements
 from evaluation.paper.report.published import printed_scores
 from evaluation.paper.report.sections import cost_section, score_section
 from evaluation.paper.report.tried import POCKET, Tried, all_tried
+from reports.gradients import STYLE, read_probe
 from reports.page import MOST_BYTES, page_bytes
+from reports.perplexity import INFO_FILE, read_perplexity
 from reports.run_folders import Run, read_run
 from reports.targets import check_page_target
 
+_NAMES = ("run.json", INFO_FILE, PROBE_FILE)
 _CLASSES = {HOLDS: "holds", FAILS: "fails", OPEN: "open", UNTRIED: "untried"}
 
 
@@ -68,6 +80,8 @@ class Folders:
     """What lies at and below the paths that were given."""
 
     runs: tuple[Run, ...]
+    books: tuple[Book, ...]
+    probes: tuple[Probed, ...]
     notices: tuple[str, ...]
 
 
@@ -83,6 +97,7 @@ def write_paper_report(paths: Sequence[Path], output: Path) -> Path:
     content = page_bytes(
         "paper.html.j2",
         ("report.css", "paper.css"),
+        STYLE,
         answer=report.answer,
         notices=report.notices,
         claims=report.claims,
@@ -116,7 +131,8 @@ def paper_report(paths: Sequence[Path]) -> PaperReport:
     folders = read_folders(paths)
     found = Measurements(all_tried(folders.runs))
     made = standings(found)
-    claims = [one for one in made if one.verdict != UNTRIED] + cost_standings()
+    tokens = [*book_standings(folders.books), *probe_standings(folders.probes)]
+    claims = [*(one for one in made if one.verdict != UNTRIED), *tokens, *cost_standings()]
     sections = (
         cost_section("table1"),
         score_section("table2", found),
@@ -127,23 +143,27 @@ def paper_report(paths: Sequence[Path]) -> PaperReport:
         cost_section("table7"),
         score_section("table8", found),
         cost_section("table9"),
-        figure_3([], []),
+        figure_3(folders.books),
         windows_section("figure4", found),
-        figure_5([], []),
+        figure_5(folders.probes),
         windows_section("figure7", found),
     )
     return PaperReport(
-        answer=_answer(made),
+        answer=_answer([*made, *tokens]),
         notices=(*folders.notices, *_apart(found.tried)),
         claims=tuple(claims),
         untried=tuple(_untried(made)),
         sections=sections,
-        runs=tuple(_line(tried, found) for tried in found.tried),
+        runs=(
+            *(_line(tried, found) for tried in found.tried),
+            *(_line_of_book(book) for book in folders.books),
+            *(_line_of_probe(probed) for probed in folders.probes),
+        ),
     )
 
 
 def read_folders(paths: Sequence[Path]) -> Folders:
-    """Every run folder at and below the paths, each once.
+    """Every run folder, folder of perplexity and probe at and below the paths, each once.
 
     Raises:
         InputError: as of `write_paper_report`.
@@ -152,37 +172,55 @@ def read_folders(paths: Sequence[Path]) -> Folders:
         raise InputError("no folder given: a report needs at least one")
     problems, notices = Problems(), []
     runs: dict[Path, Run] = {}
+    books: dict[Path, Book] = {}
+    probes: dict[Path, Probed] = {}
     for path in paths:
-        if not path.is_dir():
+        if not path.exists():
             problems.add(f"{path}: no such folder")
             continue
-        below = list(_run_folders(path))
-        if not below:
-            problems.add(f"{path}: no run folder here or below (none has a run.json)")
-        for folder in below:
-            if folder.resolve() in runs:
-                continue
-            if not any(file.stat().st_size for file in folder.glob("*/*.jsonl")):
-                notices.append(f"{folder}: left out, the run has no records yet.")
-                continue
+        found = list(_found(path))
+        if not found:
+            names = " or ".join(_NAMES)
+            problems.add(f"{path}: no run folder here or below (nothing has a {names})")
+        for file in found:
+            place = file.resolve()
             with problems.collecting():
-                runs[folder.resolve()] = read_run(folder)
+                if file.name == PROBE_FILE:
+                    probes[place] = probed_of(file, read_probe(file))
+                elif file.name == INFO_FILE:
+                    books[place] = book_of(read_perplexity(file.parent))
+                elif place not in runs and _has_records(file.parent):
+                    runs[place] = read_run(file.parent)
+                elif place not in runs:
+                    notices.append(f"{file.parent}: left out, the run has no records yet.")
     problems.check()
     notices += [warning for run in runs.values() for warning in run.warnings]
-    return Folders(tuple(runs.values()), tuple(notices))
+    notices += [warning for book in books.values() for warning in book.run.warnings]
+    return Folders(
+        tuple(runs.values()), tuple(books.values()), tuple(probes.values()), tuple(notices)
+    )
 
 
-def _run_folders(path: Path) -> Iterator[Path]:
-    """Run folders at and below a path, by name; a run's own folders are not searched."""
-    if (path / "run.json").is_file():
-        yield path
+def _has_records(folder: Path) -> bool:
+    return any(file.stat().st_size for file in folder.glob("*/*.jsonl"))
+
+
+def _found(path: Path) -> Iterator[Path]:
+    """Descriptions at and below a path, by name; what is below a described folder is its own."""
+    if path.is_file():
+        if path.name in _NAMES:
+            yield path
+        return
+    here = [path / name for name in _NAMES if (path / name).is_file()]
+    if here:
+        yield from here
         return
     try:
         below = sorted(f for f in path.iterdir() if f.is_dir() and not f.is_symlink())
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     for folder in below:
-        yield from _run_folders(folder)
+        yield from _found(folder)
 
 
 def _answer(made: Sequence[Standing]) -> str:
@@ -193,7 +231,7 @@ def _answer(made: Sequence[Standing]) -> str:
         sentences.append(f"On {models}: {_counted(own)}.")
     else:
         sentences.append(
-            "None of the paper's scores was run here on its own models; its costs are computed below."
+            "None of the paper's scores was run here on its own models; its costs are computed."
         )
     pocket = [one for one in made if one.model == POCKET and one.verdict != UNTRIED]
     if pocket:
@@ -202,11 +240,12 @@ def _answer(made: Sequence[Standing]) -> str:
 
 
 def _counted(made: Sequence[Standing]) -> str:
-    count = {verdict: sum(one.verdict == verdict for one in made) for verdict in (HOLDS, FAILS, OPEN)}
-    return (
-        f"of {len(made)} claims {count[HOLDS]} hold, {count[FAILS]} do not, of {count[OPEN]} it "
-        "cannot be said"
+    words = (
+        f"{verdict} {sum(one.verdict == verdict for one in made)}"
+        for verdict in (HOLDS, FAILS, OPEN)
     )
+    tried = "1 claim" if len(made) == 1 else f"{len(made)} claims"
+    return f"{tried} tried; {', '.join(words)}"
 
 
 def _untried(made: Sequence[Standing]) -> Iterator[str]:
@@ -242,4 +281,23 @@ def _line(tried: Tried, found: Measurements) -> RunLine:
     )
 
 
-__all__ = ["Block", "PaperReport", "paper_report", "paper_report_json", "write_paper_report"]
+def _line_of_book(book: Book) -> RunLine:
+    known = book.model in ("Qwen2.5-3B-Instruct", POCKET)
+    return RunLine(
+        name=book.name,
+        model=book.model or book.run.info.model,
+        method="perplexity of " + ", ".join(book.run.info.variants),
+        span="",
+        use="yes" if known else "no: Figure 3 is of Qwen2.5-3B-Instruct",
+    )
+
+
+def _line_of_probe(probed: Probed) -> RunLine:
+    probe = probed.probe
+    return RunLine(
+        name=probed.name,
+        model=probed.model,
+        method=f"gradients, {probe.variant}",
+        span=f"{probe.window:,}, {probe.sinks:,}",
+        use="yes",
+    )

@@ -30,12 +30,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ahn.config import LayerLayout
+from ahn.checkpoints.tokenizer import token_texts
 from ahn.distill.distillation import distillation_terms
 from ahn.distill.encoding import IGNORED
 from ahn.distill.student import checkpoint_layers
+from ahn.models.layouts import check_length, places, span_of
 from common.errors import InputError
-from common.probes import Place, ProbedToken
+from common.probes import ProbedDocument, ProbedToken
 
 
 @dataclass(frozen=True)
@@ -51,52 +52,6 @@ class Gradients:
     norms: tuple[float, ...]
     kl: float
     positions: int
-
-
-def span_of(layouts: Sequence[LayerLayout]) -> tuple[int, int]:
-    """Window and sinks of the layers that have a window.
-
-    Raises:
-        InputError: no layer has one, or they differ: then no token is outside for all of them.
-    """
-    spans = {(seen.window, seen.sinks) for seen in layouts if seen.window is not None}
-    if not spans:
-        raise InputError("full attention in all layers: nothing is outside of a window; give one")
-    if len(spans) > 1:
-        told = ", ".join(f"{window} + {sinks}" for window, sinks in sorted(spans))
-        raise InputError(
-            f"layers have different windows and sinks ({told}): no one set of tokens is outside; "
-            "probe a memory whose layers have one window"
-        )
-    ((window, sinks),) = spans
-    assert window is not None
-    return window, sinks
-
-
-def check_length(tokens: int, window: int, sinks: int) -> None:
-    """Refuse a text of which nothing is outside of the window.
-
-    Raises:
-        InputError: says how long it must be.
-    """
-    if tokens <= window + sinks:
-        raise InputError(
-            f"the prompt has {tokens:,} tokens, and all of them are seen with a window of "
-            f"{window:,} and {sinks:,} sinks: nothing is outside; give at least "
-            f"{window + sinks + 1:,} tokens, or a smaller --window"
-        )
-
-
-def places(tokens: int, layouts: Sequence[LayerLayout]) -> list[Place]:
-    """Of each of so many tokens: what the last position sees of it in layers with a window."""
-    _, sinks = span_of(layouts)
-    # pooled layouts see tokens that wait for their group, too
-    recent = max(s.lossless(tokens) for s in layouts if s.window is not None) - sinks
-    kinds: list[Place] = []
-    for position in range(tokens):
-        inside: Place = "sink" if position < sinks else "window"
-        kinds.append("outside" if sinks <= position < tokens - recent else inside)
-    return kinds
 
 
 def gradient_norms(
@@ -178,33 +133,31 @@ def _frozen(model: Any) -> Iterator[None]:
             parameter.requires_grad_()
 
 
-def pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
-    """The text of each token; a character of several tokens stands with the last of them."""
-    found: list[str] = []
-    start = 0  # of what a piece is decoded with: the piece before it, for its blank
-    pending = 0  # first token of a character that goes on
-    for end in range(1, len(ids) + 1):
-        before = _decoded(tokenizer, ids[start:pending])
-        text = _decoded(tokenizer, ids[start:end])[len(before) :]
-        if text.endswith("\ufffd") and end - pending < 4 and end < len(ids):
-            found.append("")
-            continue
-        found.append(text)
-        start, pending = pending, end
-    return found
+def probe_text(
+    model: Any, tokenizer: Any, ids: Sequence[int], positions: Sequence[int] | None = None
+) -> ProbedDocument:
+    """What `gradient_norms` finds for a text, with the tokens' texts and places.
 
+    Args:
+        model: as there.
+        tokenizer: the model's.
+        ids: the text.
+        positions: as there.
 
-def _decoded(tokenizer: Any, ids: Sequence[int]) -> str:
-    options = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
-    return str(tokenizer.decode(list(ids), **options)) if ids else ""
-
-
-def probed_tokens(
-    texts: Sequence[str], norms: Sequence[float], kinds: Sequence[Place]
-) -> tuple[ProbedToken, ...]:
-    """The tokens of a text as they are recorded."""
-    rows = enumerate(zip(texts, norms, kinds, strict=True))
-    return tuple(
-        ProbedToken(position=position, text=text, norm=norm, place=place)
-        for position, (text, norm, place) in rows
+    Raises:
+        InputError: as there.
+    """
+    found = gradient_norms(model, ids, positions)
+    rows = zip(
+        token_texts(tokenizer, ids), found.norms, places(len(ids), model.layout), strict=True
+    )
+    return ProbedDocument(
+        id="prompt",
+        length=len(ids),
+        kl=found.kl,
+        positions=found.positions,
+        tokens=tuple(
+            ProbedToken(position=position, text=text, norm=norm, place=place)
+            for position, (text, norm, place) in enumerate(rows)
+        ),
     )
