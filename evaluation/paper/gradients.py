@@ -311,8 +311,8 @@ def _memories(asked: GradientsRun) -> list[str]:
     if asked.model != "pocket":
         raise InputError(
             f"figure5 --model {asked.model}: the paper's text is not published; probe one of "
-            "yours: ahn probe --model MODEL --ahn WEIGHTS --prompt-file FILE --window 512 (the paper's "
-            "has 811 tokens); --model pocket tests the figure over generated documents"
+            "yours: ahn probe --model MODEL --ahn WEIGHTS --prompt-file FILE --window 512 (the "
+            "paper's has 811 tokens); --model pocket tests the figure over generated documents"
         )
     known = embedded_memories()
     names = [name.removeprefix("pocket/") for name in asked.ahn] or known
