@@ -65,6 +65,7 @@ class CostTable:
     title: str
     columns: tuple[str, ...]
     decimals: tuple[int, ...]
+    """As printed; none: nothing is, and ours have four digits."""
     rows: tuple[tuple[str, tuple[tuple[float | None, float], ...]], ...]
     kind: str = "costs"
 

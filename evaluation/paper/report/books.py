@@ -173,11 +173,12 @@ def _beyond(book: Book, memory: str, full: str) -> Iterator[Standing]:
     common = min(len(run.blocks[memory]), len(run.blocks[full]))
     first = [block.first for block in run.blocks[memory][:common]]
     beyond = [i for i, at in enumerate(first) if context is not None and at >= context]
-    if not beyond:
+    index = np.array(beyond, dtype=int)
+    if not run.sizes(memory)[index].sum():
         return
-    index = np.array(beyond)
     sums = run.losses(memory)[:common][index] - run.losses(full)[:common][index]
-    mean = series_mean(sums, run.sizes(memory)[:common][index])
+    unit = float(run.info.block_tokens)
+    mean = series_mean(sums, run.sizes(memory)[:common][index], unit=unit)
     verdict = OPEN if not mean.excludes_zero() else HOLDS if mean.mean < 0 else FAILS
     yield Standing(
         f"Beyond the model's {context:,} positions AHN-GDN's log perplexity is below full "

@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 
 from evaluation.paper.costs import paper_table, printed
 from evaluation.paper.report.measured import Asked, Measurements, Tasks
-from evaluation.paper.report.parts import POCKET_SINKS, POCKET_WINDOW, stand_ins
+from evaluation.paper.report.parts import pocket_sweep, pocket_tasks
 from evaluation.paper.report.published import PrintedScores, printed_scores
 from evaluation.paper.report.tried import POCKET, PURE_RNN, TRAININGS
 from reports.compare import Difference, marked
 from reports.stats import Interval
 
 GDN, SWA, FULL = "AHN-GDN", "Sinks + SWA", "Full Attn"
+SINKS = 128
 HOLDS, FAILS, OPEN, UNTRIED = "holds", "does not hold", "cannot be said", "not tried"
 
 NAMES = {
@@ -104,18 +105,10 @@ class Standing:
     seen: str = ""
 
 
-def part_tasks(part: str, model: str, found: Measurements) -> Tasks:
+def part_tasks(part: str, model: str) -> Tasks:
     """The tasks of a benchmark's average; of the pocket model, those that stand for them."""
     if model == POCKET:
-        at = (POCKET_WINDOW, POCKET_SINKS)
-        shown = [
-            tried
-            for tried in found.tried
-            if tried.model == POCKET
-            and not tried.unfit
-            and (tried.window, tried.sinks) in ((None, None), at)
-        ]
-        return stand_ins(part, shown)
+        return pocket_tasks(part)
     table = printed_scores().tables[_AVERAGES[part][0]]
     cells = [table.cells[column] for column in _average_columns(part, table)]
     return [(cell.benchmark, name) for cell in cells for name in cell.tasks]
@@ -129,7 +122,8 @@ def _average_columns(part: str, table: PrintedScores) -> Sequence[str]:
 def spans(where: str, model: str) -> tuple[int, int]:
     """Window and sinks of a table."""
     if model == POCKET:
-        return POCKET_WINDOW, POCKET_SINKS
+        sweep = pocket_sweep(where)
+        return sweep.windows[0], sweep.sinks
     table = printed_scores().tables[where]
     return table.window, table.sinks
 
@@ -170,8 +164,7 @@ def _try(claim: Claim, model: str, found: Measurements) -> list[tuple[Standing, 
     window, sinks = spans(claim.where, model)
     first = Asked(model, claim.first, window, sinks, claim.training)
     second = Asked(model, claim.second, window, sinks, claim.than)
-    tasks = part_tasks(claim.part, model, found)
-    interval = found.difference(first, second, tasks) if tasks else None
+    interval = found.difference(first, second, part_tasks(claim.part, model))
     published = _published(claim, model)
     remark = "" if published is None or published > 0 else "the paper's own cells say otherwise"
     standing = Standing(claim.text, claim.where, model, published, None, UNTRIED, remark)
@@ -181,13 +174,12 @@ def _try(claim: Claim, model: str, found: Measurements) -> list[tuple[Standing, 
 def _try_windows(
     claim: Claim, model: str, found: Measurements
 ) -> list[tuple[Standing, Interval | None]]:
-    sinks = POCKET_SINKS if model == POCKET else 128
+    sinks = pocket_sweep(claim.where).sinks if model == POCKET else SINKS
     made: list[tuple[Standing, Interval | None]] = []
     for window in found.windows(model, (claim.first,), sinks):
         first = Asked(model, claim.first, window, sinks)
         second = Asked(model, claim.second, window, sinks)
-        tasks = window_tasks(claim.part, model, found, (claim.first, claim.second))
-        interval = found.difference(first, second, tasks) if tasks else None
+        interval = found.difference(first, second, part_tasks(claim.part, model))
         if interval is not None:
             text = claim.text.replace("at every window", f"at a window of {window:,}")
             made.append((Standing(text, claim.where, model, None, None, UNTRIED), interval))
@@ -195,22 +187,6 @@ def _try_windows(
         return made
     # One window is no figure: it is the table's own comparison.
     return [(Standing(claim.text, claim.where, model, None, None, UNTRIED), None)]
-
-
-def window_tasks(part: str, model: str, found: Measurements, methods: Sequence[str]) -> Tasks:
-    """The tasks of a figure over windows: with the pocket model, what all of its runs share."""
-    if model != POCKET:
-        return part_tasks(part, model, found)
-    shown = [
-        tried
-        for tried in found.tried
-        if tried.model == POCKET
-        and not tried.unfit
-        and tried.training is None
-        and tried.method in methods
-        and tried.sinks in (POCKET_SINKS, None)
-    ]
-    return stand_ins(part, shown, every=True)
 
 
 def _published(claim: Claim, model: str) -> float | None:

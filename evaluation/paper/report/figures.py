@@ -10,9 +10,9 @@ from common.charts import line_chart
 from evaluation.paper.costs import printed
 from evaluation.paper.report.blocks import Block, NotRun, Picture, Section, Words
 from evaluation.paper.report.books import Book, Probed, book_blocks, probe_blocks
-from evaluation.paper.report.claims import FULL, GDN, NAMES, SWA, part_tasks, window_tasks
+from evaluation.paper.report.claims import FULL, GDN, NAMES, SINKS, SWA, part_tasks
 from evaluation.paper.report.measured import Asked, Measurements
-from evaluation.paper.report.parts import POCKET_SINKS
+from evaluation.paper.report.parts import pocket_sweep
 from evaluation.paper.report.published import printed_scores
 from evaluation.paper.report.sections import not_run
 from evaluation.paper.report.tried import POCKET
@@ -22,7 +22,6 @@ from reports.stats import Interval
 
 _OF_7B = "Qwen2.5-7B-Instruct"
 _OF_3B = "Qwen2.5-3B-Instruct"
-_SINKS = 128
 _LENGTHS = (8_000, 16_000, 32_000, 48_000, 64_000, 96_000, 128_000, 160_000, 192_000, 224_000)
 _LONGEST = 250_000
 """Of Figure 3's axis."""
@@ -41,11 +40,10 @@ _TITLES = {
 
 def windows_section(name: str, found: Measurements) -> Section:
     """Figure 4 or 7: score over the window."""
-    blocks = _over_windows(name, _OF_7B, _SINKS, found)
-    here = _over_windows(name, POCKET, POCKET_SINKS, found)
+    blocks = _over_windows(name, _OF_7B, SINKS, found)
+    here = _over_windows(name, POCKET, pocket_sweep(name).sinks, found)
     if here:
-        said = "Pocket model, other questions in other lengths (see the tables above), the tasks "
-        here = [Words(f"{said}that all of these runs share."), *here]
+        here = [Words("Pocket model, other questions in other lengths: see the tables."), *here]
     return Section(
         name,
         _TITLES[name],
@@ -59,31 +57,22 @@ def windows_section(name: str, found: Measurements) -> Section:
 
 def _over_windows(name: str, model: str, sinks: int, found: Measurements) -> list[Block]:
     parts, methods = _WINDOWS[name]
-    windows = found.windows(model, methods, sinks)
+    shown = (*methods, FULL) if name == "figure4" else methods
     made: list[Block] = []
     for part in parts:
-        shown = (*methods, FULL) if name == "figure4" else methods
-        tasks = (
-            window_tasks(part, model, found, shown)
-            if model == POCKET
-            else part_tasks(part, model, found)
-        )
+        tasks = part_tasks(part, model)
         points: list[tuple[int, list[Interval | None]]] = []
-        for window in windows:
-            cells = [
-                found.cell(Asked(model, m, window, sinks), tasks) if tasks else None for m in shown
-            ]
-            own = cells[: len(methods)]
-            if any(cell is not None for cell in own):
+        for window in found.windows(model, methods, sinks):
+            cells = [found.cell(Asked(model, method, window, sinks), tasks) for method in shown]
+            if any(cell is not None for cell in cells[: len(methods)]):
                 points.append((window, [cell.interval if cell else None for cell in cells]))
         if len(points) < 2:  # one window is a table, not a figure
             continue
-        made.append(_window_picture(name, part, model, sinks, shown, points, len(tasks)))
+        made.append(_window_picture(part, model, sinks, shown, points, len(tasks)))
     return made
 
 
 def _window_picture(
-    name: str,
     part: str,
     model: str,
     sinks: int,
@@ -91,20 +80,18 @@ def _window_picture(
     points: Sequence[tuple[int, list[Interval | None]]],
     tasks: int,
 ) -> Picture:
-    more = sinks if name == "figure7" else 0
     families, levels = [], []
     for index, method in enumerate(methods):
-        scores = {window + more: cells[index] for window, cells in points}
+        scores = {window + sinks: cells[index] for window, cells in points}
         known = tuple((window, score) for window, score in scores.items() if score is not None)
         if method == FULL and known:
             levels.append(Level(method, known[0][1]))
         elif known:
             families.append(Family(method, known))
-    what = "lossless positions (window and sinks)" if more else f"window after {sinks} sinks"
-    axis = f"{what}, tokens, log scale"
+    what = f"lossless positions: window and {sinks} sinks"
     who = "pocket" if model == POCKET else model
     title = f"{who}: {NAMES[part]}{_stand_ins(model)}, average of {tasks}"
-    drawn = draw(families, levels, title, axis)
+    drawn = draw(families, levels, title, f"{what} (log scale)")
     return Picture(
         title,
         drawn.picture,
@@ -126,7 +113,7 @@ def length_blocks() -> list[Block]:
     shape = zoo.find(printed().models[_OF_3B]).shape
     lengths = [*_LENGTHS, _LONGEST]
     costs = {
-        method: [method_cost(shape, method, n, window=32_640, sinks=_SINKS) for n in lengths]
+        method: [method_cost(shape, method, n, window=32_640, sinks=SINKS) for n in lengths]
         for method in (FULL, GDN)
     }
     charts = (

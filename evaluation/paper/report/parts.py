@@ -1,71 +1,55 @@
-"""What the paper's benchmarks are in miniature: kinds of the pocket suite that stand for them."""
+"""The paper's benchmarks as parts of its experiments, and what stands for them on pocket."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-
+from ahn.cost.accounting import flops
+from evaluation.paper.experiments import POCKET, Part, Sweep, experiments, parts
 from evaluation.paper.report.measured import Tasks
-from evaluation.paper.report.tried import POCKET, Tried
-
-POCKET_WINDOW, POCKET_SINKS = 128, 4
-
-STAND_INS = {
-    "lveval": ("confusing_facts",),
-    "infinitebench": ("passkey", "number_string", "kv_retrieval"),
-    "longbench": ("qa", "two_hop", "passage_retrieval", "classification"),
-    "ruler": ("passkey@1", "number_string@1", "kv_retrieval"),
-}
-"""Kinds, with the number of stored facts where only that one counts, by benchmark."""
-
-_TASK = re.compile(r"pocket_(?P<kind>[a-z_]+)@(?P<facts>\d+)(?:_(?P<length>\d+))?")
+from evaluation.paper.report.published import expected
+from evaluation.paper.study import shape_of
+from evaluation.paper.variants import variants
+from reports import formats
 
 
-def stand_ins(part: str, tried: Sequence[Tried], every: bool = False) -> Tasks:
-    """The tasks that stand for a benchmark: those of the longest texts that were answered.
-
-    Args:
-        part: the benchmark.
-        tried: variants of the pocket model that are shown together.
-        every: only tasks that each variant with any of them has.
-    """
-    had = [
-        {
-            key.task
-            for key in one.column.cells
-            if key.benchmark == POCKET and one.column.scored(key) and _stands_for(key.task, part)
-        }
-        for one in tried
-    ]
-    had = [names for names in had if names]
-    if not had:
-        return []
-    names = set.intersection(*had) if every else set.union(*had)
-    longest = max((_length(name) for name in names), default=0)
-    kept = sorted((n for n in names if _length(n) == longest), key=lambda n: _order(n, part))
-    return [(POCKET, name) for name in kept]
+def stand_in(benchmark: str) -> Part:
+    """What stands for a benchmark on the pocket model."""
+    return parts()[f"{POCKET}-{expected()[benchmark].part}"]
 
 
-def short(name: str) -> str:
-    """A task without what all of the suite have in common."""
-    return name.removeprefix("pocket_")
+def pocket_tasks(benchmark: str) -> Tasks:
+    """Its tasks."""
+    run = stand_in(benchmark).run
+    return [(POCKET, f"{task}_{length}") for length in run["lengths"] for task in run["tasks"]]
 
 
-def _stands_for(name: str, part: str) -> bool:
-    found = _TASK.fullmatch(name)
-    if found is None:
-        return False
-    kind = found["kind"]
-    return kind in STAND_INS[part] or f"{kind}@{found['facts']}" in STAND_INS[part]
+def pocket_sweep(name: str) -> Sweep:
+    """Windows and sinks of a table or figure on the pocket model; the first is the table's own."""
+    found = experiments()[name].pocket or experiments()["table2"].pocket
+    assert found is not None, "Table 2 is run on the pocket model"
+    return found
 
 
-def _length(name: str) -> int:
-    found = _TASK.fullmatch(name)
-    return int(found["length"] or 0) if found else 0
+def short(task: str) -> str:
+    """A pocket task without what all of them have in common."""
+    return task.removeprefix(f"{POCKET}_")
 
 
-def _order(name: str, part: str) -> tuple[int, int]:
-    found = _TASK.fullmatch(name)
-    assert found is not None
-    kinds = [kind.partition("@")[0] for kind in STAND_INS[part]]
-    return kinds.index(found["kind"]), int(found["facts"])
+def effort(name: str, model: str) -> str:
+    """What a table or figure takes of one model: examples, tokens, variants, FLOPs."""
+    made = experiments()[name]
+    asked = [parts()[part] for part in made.parts_of(model)]
+    if not asked:
+        return f"{made.data}; {made.examples:,} examples of up to {made.tokens:,} tokens"
+    sweep = made.sweep_of(model)
+    ways = variants(made.methods, sweep.windows, sweep.sinks)
+    work = sum(
+        part.examples * flops(shape_of(model), prompt_tokens=part.tokens, **way.settings).total
+        for part in asked
+        for way in ways
+    )
+    examples = sum(part.examples for part in asked)
+    windows = f" at {len(sweep.windows)} windows" if len(sweep.windows) > 1 else ""
+    return (
+        f"{examples:,} examples of up to {max(part.tokens for part in asked):,} tokens for each of "
+        f"{', '.join(made.methods)}{windows}; {formats.operations(work)}, exact accounting"
+    )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 
 from pydantic import Field, model_validator
 
 from evaluation.paper.costs import PrintedTable
+from evaluation.paper.experiments import parts
 from evaluation.paper.files import Strict, read
 from tasks.published import Source
 
@@ -24,16 +27,6 @@ class CellOf(Strict):
         """Names of the tasks."""
         end = f"_{self.level}" if self.level else ""
         return tuple(f"{dataset}{end}" for dataset in self.datasets)
-
-
-class Settings(Strict):
-    """How a benchmark was run for the paper."""
-
-    protocol: str
-    max_length: int | None = None
-    """Tokens that a prompt may have; None: not said."""
-    examples: int | None = None
-    """Of each data set, where all have as many."""
 
 
 class PrintedScores(PrintedTable):
@@ -68,7 +61,6 @@ class PrintedScores(PrintedTable):
 
 class _Scores(Strict):
     source: Source
-    protocol: dict[str, Settings]
     tables: dict[str, PrintedScores]
     figures: dict[str, str]
 
@@ -77,3 +69,41 @@ class _Scores(Strict):
 def printed_scores() -> _Scores:
     """Everything of the file."""
     return read("scores.yaml", _Scores)
+
+
+@dataclass(frozen=True)
+class Expected:
+    """How a benchmark is run for the paper.
+
+    Attributes:
+        part: of the experiments, its name.
+        protocol: of prompts and scores.
+        max_length: tokens that a prompt may have.
+        examples: of all its tasks together.
+        tasks: that the paper has.
+    """
+
+    part: str
+    protocol: str
+    max_length: int
+    examples: int
+    tasks: frozenset[str]
+
+
+@cache
+def expected() -> Mapping[str, Expected]:
+    """By benchmark: what the experiments set for it."""
+    cells = [cell for table in printed_scores().tables.values() for cell in table.cells.values()]
+    found = {}
+    for name, part in parts().items():
+        benchmark = part.run["benchmark"]
+        if part.stands_for:
+            continue
+        found[benchmark] = Expected(
+            part=name,
+            protocol=part.run["protocol"],
+            max_length=part.run["max_length"],
+            examples=part.examples,
+            tasks=frozenset(t for cell in cells if cell.benchmark == benchmark for t in cell.tasks),
+        )
+    return found

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from evaluation.paper.costs import paper_table, printed
-from evaluation.paper.listing import listed
 from evaluation.paper.report.blocks import (
     Block,
     CostTable,
@@ -17,12 +16,11 @@ from evaluation.paper.report.blocks import (
     Section,
     Words,
 )
-from evaluation.paper.report.claims import GDN, SWA, part_tasks, spans
+from evaluation.paper.report.claims import GDN, SWA
 from evaluation.paper.report.measured import Asked, Measured, Measurements, Tasks
-from evaluation.paper.report.parts import short
-from evaluation.paper.report.published import PrintedScores, printed_scores
+from evaluation.paper.report.parts import effort, pocket_sweep, pocket_tasks, short, stand_in
+from evaluation.paper.report.published import PrintedScores, expected, printed_scores
 from evaluation.paper.report.tried import POCKET, TRAININGS
-from reports import formats
 from reports.compare import Difference, marked
 from reports.stats import Interval
 
@@ -35,14 +33,6 @@ _PARTS = {
     "table5": ("ruler",),
     "table6": ("lveval",),
     "table8": ("lveval", "infinitebench"),
-}
-_STANDS = {
-    "lveval": "questions with confusing facts stand for LV-Eval, whose data sets are built so",
-    "infinitebench": "pass keys, number strings and key-value pairs stand for InfiniteBench; the "
-    "paper's two tasks of it are questions on books",
-    "longbench": "questions, two hops, passages and classes stand for LongBench's six tasks",
-    "ruler": "pass keys, number strings and key-value pairs stand for RULER's needles; several "
-    "values and several queries have no stand-in",
 }
 _NAMES = {
     "lveval": "LV-Eval",
@@ -100,7 +90,10 @@ def score_section(name: str, found: Measurements, title: str = "") -> Section:
         title or table.title,
         _SHOWS[name],
         tuple(blocks),
-        tuple(_miniature(name, table, found)),
+        (
+            *(_cost_blocks(name, POCKET) if name == "table2" else ()),
+            *_miniature(name, table, found),
+        ),
         table.notes,
     )
 
@@ -108,22 +101,23 @@ def score_section(name: str, found: Measurements, title: str = "") -> Section:
 def cost_section(name: str) -> Section:
     """A table of costs alone."""
     table = paper_table(name)
-    return Section(name, table.title, _SHOWS[name], tuple(_cost_blocks(name)), (), table.notes)
+    here = () if name == "table1" else tuple(_cost_blocks(name, POCKET))
+    return Section(name, table.title, _SHOWS[name], tuple(_cost_blocks(name)), here, table.notes)
 
 
-def _cost_blocks(name: str) -> list[Block]:
-    table = paper_table(name)
+def _cost_blocks(name: str, model: str | None = None) -> list[Block]:
+    table = paper_table(name, model)
     return [
         CostTable(
-            f"{model}, costs",
+            f"{title}, costs",
             table.columns,
-            table.decimals,
+            table.decimals if table.published or model is None else (),
             tuple(
                 (
                     method,
                     tuple(
                         (
-                            table.published[model][method][i] if table.published else None,
+                            table.published[title][method][i] if table.published else None,
                             cell,
                         )
                         for i, cell in enumerate(cells)
@@ -132,7 +126,7 @@ def _cost_blocks(name: str) -> list[Block]:
                 for method, cells in rows.items()
             ),
         )
-        for model, rows in table.ours.items()
+        for title, rows in table.ours.items()
     ]
 
 
@@ -181,19 +175,14 @@ def _of_model(name: str, table: PrintedScores, model: str, found: Measurements) 
 
 
 def _protocol(table: PrintedScores) -> str:
-    settings = printed_scores().protocol
     names = dict.fromkeys(cell.benchmark for cell in table.cells.values())
-    said = [
-        f"{_NAMES[name]}: protocol {settings[name].protocol}"
-        + (
-            f", prompts of at most {settings[name].max_length:,} tokens"
-            if settings[name].max_length
-            else ""
-        )
+    said = "; ".join(
+        f"{_NAMES[name]}: protocol {expected()[name].protocol}, prompts of at most "
+        f"{expected()[name].max_length:,} tokens"
         for name in names
-    ]
+    )
     return (
-        f"Paper: {'; '.join(said)}; window {table.window:,} after {table.sinks} sinks; greedy; "
+        f"Setting of the paper: {said}; window {table.window:,} after {table.sinks} sinks; greedy; "
         "bfloat16."
     )
 
@@ -271,29 +260,38 @@ def _differences(
 
 def not_run(name: str, model: str, what: str = "") -> NotRun:
     """What would have to be run for a table or figure."""
-    made = listed()[name]
-    takes = f"{made['examples']:,} examples of up to {made['tokens']:,} tokens"
-    if made["variants"]:
-        takes += f" for each of {', '.join(made['variants'])}"
-    if made["flops"]:
-        models = f" in all for {len(made['models'])} models" if len(made["models"]) > 1 else ""
-        takes += f"; {formats.operations(made['flops'])}{models}, exact accounting"
-    command = f"run_eval paper {name} --model {printed().models.get(model, model)}"
-    return NotRun(command, f"{what + ': ' if what else ''}{takes}")
+    key = printed().models.get(model, model)
+    command = f"run_eval paper {name} --model {key}"
+    return NotRun(command, f"{what + ': ' if what else ''}{effort(name, key)}")
 
 
 def _miniature(name: str, table: PrintedScores, found: Measurements) -> list[Block]:
-    """The table with the pocket model."""
-    window, sinks = spans(name, POCKET)
+    """The table with the pocket model: at each of its windows that was run."""
+    sweep = pocket_sweep(name)
+    made = [
+        block
+        for window in (sweep.windows if name == "table4" else sweep.windows[:1])
+        for block in _pocket_blocks(name, table, window, sweep.sinks, found)
+    ]
+    if not made:
+        return [NotRun(f"run_eval paper {name} --model {POCKET}", "minutes on a processor")]
+    parts = [(_NAMES[part], stand_in(part)) for part in _PARTS[name]]
+    stands = "; ".join(f"for {title}: {part.title}" for title, part in parts)
+    notes = " ".join(dict.fromkeys(part.note for _, part in parts if part.note))
+    said = f"Pocket model. What stands for the paper's benchmarks: {stands}. {notes} The published "
+    return [Words(f"{said}numbers are no match for these; the claim is."), *made]
+
+
+def _pocket_blocks(
+    name: str, table: PrintedScores, window: int, sinks: int, found: Measurements
+) -> list[Block]:
     columns: dict[str, Tasks] = {}
     for part in _PARTS[name]:
-        tasks = part_tasks(part, POCKET, found)
-        if len(tasks) > 1:
-            columns[f"{_NAMES[part]}'s stand-ins, average of {len(tasks)}"] = tasks
+        tasks = pocket_tasks(part)
+        columns[f"for {_NAMES[part]}: average of {len(tasks)}"] = tasks
         if name != "table4":
             columns |= {short(task): [(benchmark, task)] for benchmark, task in tasks}
-    model = next(iter(table.rows))
-    rows = _rows_of(name, table, model)
+    rows = _rows_of(name, table, next(iter(table.rows)))
     if name == "table4":
         rows = [
             Row(f"{row.name}{f', seed {seed}' if seed else ''}", row.method, row.training, seed)
@@ -305,23 +303,27 @@ def _miniature(name: str, table: PrintedScores, found: Measurements) -> list[Blo
         for row in rows
     }
     if not any(cell for of_row in cells.values() for cell in of_row):
-        return [NotRun(f"run_eval paper {name} --model {POCKET}", "minutes on a processor")]
+        return []
     nothing = {row.name: [None] * len(columns) for row in rows}
-    made: list[Block] = [
-        Words(
-            f"Pocket model, window {window} after {sinks} sinks. Other questions in other lengths: "
-            + "; ".join(_STANDS[part] for part in _PARTS[name])
-            + ". The published numbers are no match for these; the claim is."
-        ),
-        _score_table("Pocket, scores", tuple(columns), cells, nothing, "", 1),
-    ]
+    title = f"Pocket, window {window:,} after {sinks} sinks"
+    made: list[Block] = [_score_table(title, tuple(columns), cells, nothing, "", 1)]
     averages = {c: tasks for c, tasks in columns.items() if len(tasks) > 1}
-    made += _differences(name, POCKET, rows, averages, (window, sinks), found, nothing)
+    compared = [*rows, *_over_seeds(rows)]
+    nothing |= {row.name: [None] * len(columns) for row in compared}
+    made += _differences(name, POCKET, compared, averages, (window, sinks), found, nothing)
     if any(cell is None for of_row in cells.values() for cell in of_row):
         made.append(
             NotRun(f"run_eval paper {name} --model {POCKET}", "the cells that are missing here")
         )
     return made
+
+
+def _over_seeds(rows: Sequence[Row]) -> list[Row]:
+    """Of a table with several seeds, a row for each training over all of them."""
+    trainings = dict.fromkeys(row.training for row in rows if row.seed)
+    if len({row.seed for row in rows}) < 2:
+        return []
+    return [Row(f"{TRAININGS[t]}, mean of seeds", GDN, t) for t in trainings if t is not None]
 
 
 def _seeds(rows: Sequence[Row], window: int, sinks: int, found: Measurements) -> list[str | None]:

@@ -20,11 +20,11 @@ from ahn.cost.shapes import ModelShape
 from common.errors import InputError
 from evaluation.commands.cost import find_shape
 from evaluation.paper.costs import printed
-from evaluation.paper.report.published import Settings, printed_scores
+from evaluation.paper.experiments import POCKET
+from evaluation.paper.report.published import Expected, expected
 from reports.leaderboard import Column, TaskKey, columns_of
 from reports.run_folders import Run
 
-POCKET = "pocket"
 PURE_RNN = "Pure RNN"
 TRAININGS = {
     "kl-fixed1024": "KL, window 1024 fixed",
@@ -75,8 +75,7 @@ class Tried:
 
     def task_remarks(self, task: TaskKey) -> tuple[str, ...]:
         """In what the records of a task differ from the paper's, beside `remarks`."""
-        expected = printed_scores().protocol.get(task.benchmark)
-        return tuple(_task_remarks(self.column, task, expected))
+        return tuple(_task_remarks(self.column, task, expected().get(task.benchmark)))
 
 
 @cache
@@ -233,21 +232,23 @@ def _pooled(described: Mapping[str, Any], model: str) -> Iterator[str]:
             yield f"{name} {described.get(name)} (paper: {usual})"
 
 
-def _task_remarks(column: Column, task: TaskKey, expected: Settings | None) -> Iterator[str]:
+def _task_remarks(column: Column, task: TaskKey, paper: Expected | None) -> Iterator[str]:
+    """`paper`: how the paper ran it; None: it did not, so that nothing can differ from it."""
     info = column.run.info
-    described = info.tasks.get(task.task, {})
-    if expected is not None and task.protocol != expected.protocol:
-        yield f"protocol {task.protocol} (paper: {expected.protocol})"
-    most = described.get("max_length")
-    if expected is not None and expected.max_length not in (None, most):
-        said = f"{most:,}" if isinstance(most, int) else "not recorded"
-        yield f"prompts of at most {said} tokens (paper: {expected.max_length:,})"
-    limit = info.configuration.get("limit")
-    planned = column.planned(task.task)
-    if expected is not None and isinstance(limit, int) and limit == planned != expected.examples:
-        yield f"the first {limit:,} examples of a data set"
     scored = len(column.scored(task))
     failed = len(column.cells[task]) - scored
+    planned = column.planned(task.task)
+    if paper is not None:
+        if task.protocol != paper.protocol:
+            yield f"protocol {task.protocol} (paper: {paper.protocol})"
+        most = info.tasks.get(task.task, {}).get("max_length")
+        if most != paper.max_length:
+            said = f"{most:,}" if isinstance(most, int) else "not recorded"
+            yield f"prompts of at most {said} tokens (paper: {paper.max_length:,})"
+        limit = info.configuration.get("limit")
+        every = sum(column.planned(name) or 0 for name in paper.tasks)
+        if isinstance(limit, int) and limit == planned and every < paper.examples:
+            yield f"the first {limit:,} examples of a data set"
     if failed:
         yield f"{task.task}: {failed:,} of {scored + failed:,} failed"
     if planned is not None and scored + failed < planned:

@@ -152,6 +152,14 @@ def test_a_run_that_differs_counts_and_says_so(
     assert cell(table, "Sinks + SWA", "average").settings == "a"
 
 
+def test_a_limit_that_cuts_nothing_is_no_difference(paper_run: MakePaperRun) -> None:
+    scores = {"v": dict.fromkeys(LONGBENCH, [0.5, 0.6] * 100)}
+    run = paper_run("run", {"v": ("window", SWA)}, scores, configuration={"limit": 200})
+    table = score_table("table3", measured(run))
+    assert cell(table, "Sinks + SWA", "average").ours is not None
+    assert not any("first" in text for _, remarks in table.settings for text in remarks)
+
+
 def test_pooling_of_another_size_says_so(paper_run: MakePaperRun) -> None:
     table = score_table("table3", with_one(paper_run, "compressive", {"slots": 100, "rate": 8}))
     assert table.settings == (("a", ("slots 100 (paper: 448)", "rate 8 (paper: 4)")),)

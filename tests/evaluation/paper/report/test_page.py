@@ -121,7 +121,7 @@ def test_windows_are_a_figure_with_its_table(paper_run: MakePaperRun, tmp_path: 
     assert isinstance(picture, Picture)
     assert picture.columns[1:] == ("Sinks + SWA", "CT-Average", "AHN-GDN")
     assert [name for name, _ in picture.rows] == ["1,024", "2,048", "8,192"]
-    assert picture.rows[0][1][0].startswith("31.0 [") and "<svg" in picture.chart
+    assert picture.rows[0][1][0].startswith("31.0 [") and "<svg" in str(picture.chart)
     claims = [c.claim for c in report.claims if c.where == "figure7"]
     assert len(claims) == 6 and claims[0].endswith("above Sinks + SWA at a window of 896")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from evaluation.paper.experiments import experiments
-from evaluation.paper.report.published import printed_scores
+from evaluation.paper.report.published import expected, printed_scores
 from tasks.registry import find_task
 
 MODELS = [f"Qwen2.5-{size}-Instruct" for size in ("3B", "7B", "14B")]
@@ -112,9 +112,9 @@ def test_cells_are_of_tasks_that_exist_and_settings_those_of_the_experiments() -
         for cell in table.cells.values():
             for task in cell.tasks:
                 assert find_task(cell.benchmark, task).name == task
-            assert cell.benchmark in printed_scores().protocol
         made = experiments()[name]
-        assert ((table.window,), table.sinks) == (made.windows, made.sinks), name
+        assert (table.window,) == made.windows[:1] and table.sinks == made.sinks, name
+        assert {cell.benchmark for cell in table.cells.values()} <= set(expected())
         assert list(table.rows) == [
             f"Qwen2.5-{m.split('-')[1].upper()}-Instruct" for m in made.models
         ]
