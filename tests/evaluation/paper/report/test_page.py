@@ -52,7 +52,7 @@ def test_the_verdict_is_first_and_rests_on_paired_differences(
     pair(paper_run)
     report = paper_report([tmp_path])
     (claim,) = (c for c in report.claims if c.where == "table3")
-    assert claim.claim == "LongBench's six tasks: AHN-GDN above Sinks + SWA"
+    assert claim.claim == "LongBench: AHN-GDN above Sinks + SWA"
     assert claim.verdict == "holds" and claim.model == OF_7B
     assert claim.published == pytest.approx(2.07)
     assert claim.ours is not None and claim.ours.interval.mean == pytest.approx(0.4)
