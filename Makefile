@@ -6,7 +6,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-slow test-all peers lint bench docs pocket pocket-ablation clean
+.PHONY: help install demo paper test test-slow test-all peers lint bench docs pocket pocket-ablation clean
 
 # The first interpreter that starts, is 3.11 or 3.12 and can make environments (a name on the
 # path proves nothing: version managers put names there that start no interpreter).
@@ -24,6 +24,7 @@ JOBS ?= 2
 
 help:
 	@echo 'make demo       the whole path on the embedded pocket model: runs/demo/report.html'
+	@echo 'make paper      the AHN paper on the pocket model, every table and figure: runs/paper/paper.html'
 	@echo 'make test       the test suite but for tests marked slow; a part: PYTEST_ARGS=tests/tasks'
 	@echo 'make test-slow  the tests marked slow'
 	@echo 'make test-all   both'
@@ -58,6 +59,20 @@ demo: export HF_HUB_OFFLINE := 1
 demo: $(STAMP)
 	$(BIN)/run_eval pocket --config configs/eval/demo.yaml
 	$(BIN)/run_eval report runs/demo -o runs/demo/report.html
+
+# Two processes with one thread each keep two cores busy. They share no run folder: what the second
+# one runs are other parts. An interrupted run continues where it stopped.
+paper: export HF_HUB_OFFLINE := 1
+paper: export OMP_NUM_THREADS := 1
+paper: $(STAMP)
+	mkdir -p runs/paper
+	( for name in table2 table6 table8 figure4; do \
+	    $(BIN)/run_eval paper $$name --model pocket --no-report >runs/paper/$$name.txt; done ) & first=$$!; \
+	( for name in table3 table5 figure7; do \
+	    $(BIN)/run_eval paper $$name --model pocket --no-report >runs/paper/$$name.txt; done ) & second=$$!; \
+	trap 'kill $$first $$second' INT TERM; \
+	code=0; wait $$first || code=1; wait $$second || code=1; exit $$code
+	$(BIN)/run_eval paper report runs/paper -o runs/paper/paper.html
 
 test: MARKED := -m 'not slow'
 test-slow: MARKED := -m slow

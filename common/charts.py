@@ -21,24 +21,21 @@ LINE = 17
 """Least distance between the baselines of two labels."""
 
 _PALETTE = ["48566a", "c4591b", "1f5fc9", "98389f", "2f7d32", "97700a", "b3264c", "0b7484"]
-_STYLE = (
-    """
+STYLE = """
 text { font: 13px system-ui, sans-serif; fill: #222; }
 .tick, .axis { fill: #5b6470; font-size: 12px; }
 .panel, .name { font-weight: 600; }
 .grid { stroke: #dde1e6; fill: none; } .zero { stroke: #5b6470; fill: none; }
 .leader { stroke: #5b6470; stroke-width: .8; fill: none; }
 .band { stroke: none; opacity: .16; }
+.whisker { fill: none; stroke-width: 1.5; }
 .line { fill: none; stroke-width: 1.6; } .mark { stroke-width: 1.4; } .mark.hollow { fill: #fff; }
-"""
-    + "\n".join(
-        f".c{i} {{ stroke: #{c}; }} .mark.c{i}:not(.hollow), .bar.c{i}, .t{i} {{ fill: #{c}; }}"
-        for i, c in enumerate(_PALETTE)
-    )
-    + """
-.bar, .band { stroke: none; } .band { opacity: .16; } .whisker { fill: none; stroke-width: 1.5; }
-"""
+""" + "\n".join(
+    f".c{i} {{ stroke: #{c}; }} .mark.c{i}:not(.hollow), .bar.c{i}, .t{i} {{ fill: #{c}; }}"
+    for i, c in enumerate(_PALETTE)
 )
+"""What a chart's classes look like on white."""
+
 # XML has no place for control characters: Unicode has pictures of them.
 _PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n\r"}
 
@@ -53,7 +50,7 @@ def chart(height: float, description: str, parts: Iterable[Markup]) -> Markup:
 def standalone(drawn: Markup) -> str:
     """The content of an SVG file that shows a chart on white."""
     attributes = f' xmlns="http://www.w3.org/2000/svg" width="{round(1.4 * WIDTH)}"'
-    style = f'<style>{_STYLE}</style><rect width="100%" height="100%" fill="#fff"/>'
+    style = f'<style>{STYLE}</style><rect width="100%" height="100%" fill="#fff"/>'
     content = str(drawn).replace("<svg", f"<svg{attributes}", 1).replace(">", f">{style}", 1)
     return f"{content}\n"
 
@@ -266,7 +263,7 @@ def line_chart(
         for name, points in series
     ]
     every = [point for _, points in drawn for point in points] or [(0.0, 1.0), (1.0, 1.0)]
-    right = 30 + 7 * max((len(name) for name, _ in drawn), default=0)
+    right = 30 + 8 * max((len(name) for name, _ in drawn), default=0)
     right = min(190, right) if len(drawn) > 1 else 20
     if x_scale is not None and len(drawn) > 1:
         drawn = [(name if len(name) <= 30 else f"{name[:29]}…", points) for name, points in drawn]

@@ -57,7 +57,7 @@ class ProbedDocument(_Strict):
     """A text, and its tokens or those of them that were recorded, in their order.
 
     Attributes:
-        id: names it among the others.
+        id: names it among the others; `text#question` where a text is asked several questions.
         length: tokens in all.
         kl: mean of KL(teacher || student) over the compared positions, in nats.
         positions: how many these are.
@@ -81,8 +81,8 @@ class Effect(_Strict):
         first: the one group.
         second: the other.
         documents: in which both occur.
-        delta: mean over documents of Cliff's delta: the share of pairs of tokens in which the first
-            group's norm is larger, less the share in which it is smaller.
+        delta: mean over documents of Cliff's delta: the share of pairs (a token of either group) in
+            which the first one's norm is larger, less the share in which it is smaller.
         low: end of the 95 % interval of `delta`.
         high: the other end.
         method: of the interval, in words.

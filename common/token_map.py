@@ -7,7 +7,7 @@ the order; steps are equal in the logarithm. The number stands on hover and in a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from markupsafe import Markup
 
@@ -79,7 +79,7 @@ def number(norm: float) -> str:
     return f"{norm:.3g}"
 
 
-def token_map(document: ProbedDocument, group: str | None = None) -> Markup:
+def token_map(document: ProbedDocument, groups: Collection[str] = ()) -> Markup:
     """The legend and the coloured tokens of a text: a `<ul>`, a `<p>`, and what was left out.
 
     Colours are for tokens outside of the window. Sinks, and what is in the window, are marked, and
@@ -87,24 +87,24 @@ def token_map(document: ProbedDocument, group: str | None = None) -> Markup:
 
     Args:
         document: with its gradients.
-        group: its tokens are underlined.
+        groups: their tokens are underlined.
     """
     drawn = document.tokens[:MOST_DRAWN]
     ends = edges([token.norm for token in document.tokens if token.place == "outside"])
-    spans = Markup("").join(_span(token, ends, group) for token in drawn)
+    spans = Markup("").join(_span(token, ends, groups) for token in drawn)
     left = len(document.tokens) - len(drawn)
     more = Markup('<p class="note">{:,} more tokens are not drawn.</p>').format(left)
     return Markup('{}<p class="tokens">{}</p>{}').format(
-        _legend(document, ends, group), spans, more if left else ""
+        _legend(document, ends, groups), spans, more if left else ""
     )
 
 
-def _span(token: ProbedToken, ends: Sequence[float], group: str | None) -> Markup:
+def _span(token: ProbedToken, ends: Sequence[float], groups: Collection[str]) -> Markup:
     found = level(token.norm, ends)
     look = f"g{found}" if found is not None else "none"
     if token.place != "outside":
         look = token.place
-    if group is not None and token.group == group:
+    if token.group in groups:
         look += " fact"
     return Markup('<span class="tok {}" title="{}">{}</span>').format(
         look, _said(token), shown(token.text)
@@ -124,7 +124,7 @@ def shown(text: str) -> str:
     return text.replace("\r", "\N{SYMBOL FOR CARRIAGE RETURN}").replace("\n", "\N{RETURN SYMBOL}\n")
 
 
-def _legend(document: ProbedDocument, ends: Sequence[float], group: str | None) -> Markup:
+def _legend(document: ProbedDocument, ends: Sequence[float], groups: Collection[str]) -> Markup:
     item = Markup('<li><span class="tok {}">{}</span>{}</li>')
     parts = []
     if ends and ends[0] == ends[-1]:
@@ -141,8 +141,9 @@ def _legend(document: ProbedDocument, ends: Sequence[float], group: str | None) 
         parts.append(item.format("sink", "sink", "stays visible"))
     if "window" in there:
         parts.append(item.format("window", "window", "seen by the last position"))
-    if group is not None and any(token.group == group for token in document.tokens):
-        parts.append(item.format("fact", group, "underlined"))
+    named = [group for group in groups if any(t.group == group for t in document.tokens)]
+    if named:
+        parts.append(item.format("fact", " and ".join(named), "underlined"))
     return Markup('<ul class="scale" aria-label="Norm of the gradient">{}</ul>').format(
         Markup("").join(parts)
     )

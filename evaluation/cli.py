@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from evaluation.commands import options as given
-    from evaluation.paper.options import PaperRun
+    from evaluation.paper.options import GradientsRun, PaperRun
     from evaluation.perplexity.configuration import PerplexityConfiguration
     from evaluation.plan.configuration import RunConfiguration
 
@@ -427,9 +427,14 @@ def _paper_scores(name: str, text: str, example: str, costs: bool = False) -> No
                 return
         with _tidy_interrupts():
             try:
-                from evaluation.paper.runs import run_experiment
+                if name == "table4":
+                    from evaluation.paper.ablation import run_table4
 
-                code = run_experiment(name, settings)
+                    code = run_table4(settings)
+                else:
+                    from evaluation.paper.runs import run_experiment
+
+                    code = run_experiment(name, settings)
             except KeyboardInterrupt as interrupt:
                 click.echo("interrupted: the same command continues where it stopped", err=True)
                 sys.exit(_exit_code(interrupt))
@@ -454,12 +459,40 @@ _paper_scores(
     costs=True,
 )
 _paper_scores("table3", "Six tasks of LongBench, planned and run.", _DRY)
+_paper_scores(
+    "table4",
+    "The memory's training: what is trained and what is missing; the weights that are here, run "
+    "and compared.",
+    f"{_DRY} --ahn kl-random=DIR",
+)
 _paper_scores("table5", "RULER's needles at 128k, planned and run.", f"{_DRY} --essay FILE")
 _paper_scores("table6", "LV-Eval at 128k, every data set, planned and run.", _DRY)
 _paper_table("table7", "FLOPs of one training step.")
 _paper_scores("table8", "The memory alone beside the window and both, planned and run.", _DRY)
 _paper_table("table9", "Parameters, FLOPs and cache at 128k: published, ours, difference.")
 _paper_scores("figure4", "LV-Eval and InfiniteBench over windows, planned and run.", _DRY)
+
+
+@paper.settings_command(
+    lambda: _paper_options().GradientsRun,
+    "figure5",
+    examples=(
+        "run_eval paper figure5 --model pocket",
+        "run_eval paper figure5 --model pocket --ahn gdn,dn --limit 10",
+    ),
+)
+def paper_figure5(settings: GradientsRun) -> None:
+    """Gradients at tokens outside of the window: of facts and filler, over generated documents."""
+    from evaluation.paper.gradients import show
+
+    with _tidy_interrupts():
+        try:
+            show(settings)
+        except KeyboardInterrupt as interrupt:
+            click.echo("interrupted: what is whole was written", err=True)
+            sys.exit(_exit_code(interrupt))
+
+
 _paper_scores("figure7", "LongBench over windows, planned and run.", _DRY)
 
 
@@ -496,7 +529,7 @@ def _refuse_experiment(name: str, words: tuple[str, ...]) -> None:
     )
 
 
-_EXPERIMENTS = "table4 figure3 figure5"
+_EXPERIMENTS = "figure3"
 for _name in _EXPERIMENTS.split():
     paper.add_command(
         click.Command(

@@ -236,7 +236,7 @@ def score_over_window(
     for colour, (name, score) in enumerate(levels, len(series)):
         parts.append(
             Markup(
-                '<rect class="band bar c{}" x="{}" y="{:.1f}" width="{}" height="{:.1f}"/>'
+                '<rect class="band t{}" x="{}" y="{:.1f}" width="{}" height="{:.1f}"/>'
                 '<path class="line c{}" stroke-dasharray="7 4" d="M{} {:.1f}H{}"/>'
             ).format(
                 colour % COLOURS, left, y(score.high), WIDTH - right - left,

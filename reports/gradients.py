@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from markupsafe import Markup
 
 from common.probes import NAME, Effect, Probe, ProbedDocument, read_probe
 from common.token_map import STYLE, token_map, token_table
-from reports.stats import difference_interval
+from reports.figures import differences
+from reports.stats import Interval, difference_interval
 
 __all__ = [
     "STYLE",
@@ -27,6 +28,8 @@ __all__ = [
     "ProbedDocument",
     "cliffs_delta",
     "effect",
+    "effect_of_recall",
+    "effects_chart",
     "find_probes",
     "gradient_figure",
     "read_probe",
@@ -61,30 +64,68 @@ def norms_of(document: ProbedDocument, groups: Iterable[str]) -> list[float]:
     return [t.norm for t in document.tokens if t.place == "outside" and t.group in wanted]
 
 
-def effect(
-    documents: Sequence[ProbedDocument], first: str, second: str, title: str | None = None
-) -> Effect | None:
+def effect(documents: Sequence[ProbedDocument], first: str, second: str) -> Effect | None:
     """How the norms of two groups of tokens differ within documents.
 
-    Each document counts once, however many tokens it has; those without a token of either group
-    are left out. None: there is none with both.
+    Each document counts once, however many tokens it has, and the questions about one text are one
+    cluster; documents without a token of either group are left out. None: there is none with both.
 
     Args:
         documents: with groups.
         first: a group; above 0 its norms are larger.
         second: another one.
-        title: default: both names.
     """
-    pairs = [(norms_of(d, [first]), norms_of(d, [second])) for d in documents]
-    pairs = [(a, b) for a, b in pairs if a and b]
+    pairs = [(norms_of(d, [first]), norms_of(d, [second]), text_of(d)) for d in documents]
+    return _effect(f"{first} against {second}", first, second, pairs)
+
+
+def effect_of_recall(
+    documents: Sequence[ProbedDocument], group: str, against: str | None = None
+) -> Effect | None:
+    """How the norms at what was asked for differ between answers that were right and wrong.
+
+    Only questions about the same text are compared with one another: what counts is a text of which
+    some answers are right. None: there is no such text.
+
+    Args:
+        documents: of several questions to a text, with `recalled`.
+        group: tokens of what was asked for; of each question the geometric mean of their norms.
+        against: divide by the geometric mean of this group's norms in the same document.
+    """
+    found: dict[str, tuple[list[float], list[float]]] = {}
+    for document in documents:
+        norms = norms_of(document, [group])
+        others = norms_of(document, [against]) if against else []
+        if document.recalled is None or not norms or (against and not others):
+            continue
+        size = _mean_log(norms) - (_mean_log(others) if against else 0.0)
+        if math.isnan(size):
+            continue
+        recalled, lost = found.setdefault(text_of(document), ([], []))
+        (recalled if document.recalled else lost).append(math.exp(size))
+    pairs = [(recalled, lost, text) for text, (recalled, lost) in found.items()]
+    relative = f", relative to {against}" if against else ""
+    return _effect(f"{group}, recalled against lost{relative}", "recalled", "lost", pairs)
+
+
+def text_of(document: ProbedDocument) -> str:
+    """The text that a document's question is about."""
+    return document.id.partition("#")[0]
+
+
+def _effect(
+    title: str, first: str, second: str, given: Sequence[tuple[list[float], list[float], str]]
+) -> Effect | None:
+    pairs = [(a, b, text) for a, b, text in given if a and b]
     if not pairs:
         return None
-    deltas = [cliffs_delta(a, b) for a, b in pairs]
-    interval = difference_interval(deltas)
-    logarithms = [_mean_log(a) - _mean_log(b) for a, b in pairs]
+    interval = difference_interval(
+        [cliffs_delta(a, b) for a, b, _ in pairs], [text for *_, text in pairs]
+    )
+    logarithms = [_mean_log(a) - _mean_log(b) for a, b, _ in pairs]
     ratio = math.exp(math.fsum(logarithms) / len(logarithms))
     return Effect(
-        title=title or f"{first} against {second}",
+        title=title,
         first=first,
         second=second,
         documents=len(pairs),
@@ -97,20 +138,32 @@ def effect(
 
 
 def _mean_log(norms: Sequence[float]) -> float:
+    """The logarithm of the geometric mean; not a number where a norm is 0."""
     if min(norms) <= 0:
         return math.nan
     return math.fsum(map(math.log, norms)) / len(norms)
 
 
-def gradient_figure(probe: Probe, number: int = 0, group: str | None = "fact") -> Markup:
+def effects_chart(title: str, effects: Sequence[tuple[str, Effect]]) -> Markup:
+    """Cliff's deltas, times 100, with their intervals around 0, in the order given."""
+    rows = [
+        (name, Interval(e.delta, e.low, e.high, e.documents, e.documents, e.method))
+        for name, e in effects
+    ]
+    return differences(title, rows, 2)
+
+
+def gradient_figure(
+    probe: Probe, number: int = 0, groups: Collection[str] = ("asked", "fact")
+) -> Markup:
     """The figure of one text, for a page whose style holds `STYLE`: legend, colours, and a table.
 
     Args:
         probe: as read.
         number: of the document.
-        group: its tokens are underlined, where groups are known.
+        groups: their tokens are underlined, where groups are known.
     """
     document = probe.documents[number]
     return Markup("<figure>{}<details><summary>As a table</summary>{}</details></figure>").format(
-        token_map(document, group), token_table(document)
+        token_map(document, groups), token_table(document)
     )

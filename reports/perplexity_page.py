@@ -308,7 +308,8 @@ def perplexity_text(mean: SeriesMean | None) -> str:
 
 
 def _exp(value: float) -> str:
-    return f"{math.exp(min(value, 700)):.4g}"
+    found = math.exp(min(value, 700))
+    return f"{found:.4g}" if found < 1e4 else f"{found:,.0f}" if found < 1e9 else f"{found:.2e}"
 
 
 def loss_text(mean: SeriesMean | None, signed: bool = False) -> str:
@@ -399,19 +400,17 @@ def render(run: PerplexityRun) -> str:
 
 def _answer(run: PerplexityRun, rows: Sequence[VariantSummary]) -> str:
     """The page's first sentence."""
-    baseline = baseline_of(run)
-    compared = [row for row in rows if row.difference is not None]
-    if baseline is None or not compared:
-        known = [row for row in rows if row.log_perplexity is not None]
-        said = "; ".join(f"{r.name} {perplexity_text(r.log_perplexity)}" for r in known)
-        return f"Perplexity over {compared_tokens(run):,} tokens: {said or 'nothing was read'}."
+    known = [row for row in rows if row.log_perplexity is not None]
+    if not known:
+        return "Perplexity: nothing was read yet."
     parts = []
-    for row in compared:
-        assert row.difference is not None
-        share = math.expm1(row.difference.mean)
-        clear = "" if row.difference.excludes_zero() else " (within chance)"
-        parts.append(f"{row.name} {formats.signed_percent(share)}{clear}")
-    return (
-        f"Over {compared_tokens(run):,} tokens, against {baseline}, the perplexity of "
-        f"{', '.join(parts)}."
-    )
+    for row in known:
+        assert row.log_perplexity is not None
+        said = f"{row.name} {_exp(row.log_perplexity.mean)}"
+        if row.difference is not None:
+            clear = "" if row.difference.excludes_zero() else ", within chance"
+            said += f" (\N{MULTIPLICATION SIGN} {_exp(row.difference.mean)}{clear})"
+        parts.append(said)
+    baseline = baseline_of(run)
+    against = "" if baseline is None or len(parts) == 1 else f", and as a multiple of {baseline}'s"
+    return f"Perplexity over {compared_tokens(run):,} tokens{against}: {', '.join(parts)}."

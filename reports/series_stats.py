@@ -204,8 +204,8 @@ def rolling_mean(
     means = _drawn(rest, starts, length, width) / (width * float(sizes.mean()))
     half = float(np.quantile(np.abs(means - means.mean()), level))
     said = (
-        f"{level:.0%} of the means of so many tokens, by a block bootstrap of what a {_SLOWER} times "
-        f"slower rolling mean leaves, blocks of {unit * length:,.0f} tokens, seed {seed}"
+        f"{level:.0%} of the means of so many tokens, by a block bootstrap of what a rolling "
+        f"mean {_SLOWER} times slower leaves, blocks of {unit * length:,.0f} tokens, seed {seed}"
     )
     return RollingMean(at, mean, half, window, said)
 

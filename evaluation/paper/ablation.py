@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING
 from common.errors import InputError
 from evaluation.commands.run import DONE
 from evaluation.commands.terminal import console
-from evaluation.paper.experiments import experiments
 from evaluation.paper.options import PaperRun
 from evaluation.paper.report.published import printed_scores
 from evaluation.paper.report.tried import TRAININGS
 from evaluation.paper.runs import run_study
 from evaluation.paper.study import Study, folder_of, model_of, models_of, study
 from evaluation.paper.training import ROWS, TABLE, Training, trainings, trainings_table, unlike
-from evaluation.paper.variants import Variant, variant
 from evaluation.run.engine import Engine
 from reports import formats
 from reports.compare import marked
@@ -98,12 +96,15 @@ def run_table4(asked: PaperRun, engine: Engine | None = None) -> int:
     for notice in unlike(made):
         out.print(f"warning: {notice}", markup=False, soft_wrap=True, style="yellow")
     if len(missing) == len(made):
-        nothing = f"{TABLE}: no weights of {model} are here: train them, or give --ahn {made[0].name}=PATH"
+        nothing = (
+            f"{TABLE}: no weights of {model} are here: train them, or give "
+            f"--ahn {made[0].name}=PATH"
+        )
         if not asked.dry_run:
             raise InputError(nothing)
         out.print(nothing, markup=False, soft_wrap=True)
         return DONE
-    planned = planned_study(model, made, asked)
+    planned = with_weights(study(TABLE, asked), made)
     code = run_study(planned, asked, engine)
     if not asked.dry_run:
         for found in outcomes(planned, made, Path(asked.output)):
@@ -111,15 +112,14 @@ def run_table4(asked: PaperRun, engine: Engine | None = None) -> int:
     return code
 
 
-def planned_study(model: str, made: Sequence[Training], asked: PaperRun) -> Study:
-    """Every window without a memory, and with each that is here."""
-    sweep = experiments()[TABLE].sweep_of(model)
-    there = {training.name: training.weights for training in made if training.weights}
-    chosen: list[Variant] = []
-    for window in sweep.windows:
-        chosen.append(variant("Sinks + SWA", window, sweep.sinks))
-        chosen += [variant("AHN-GDN", window, sweep.sinks, weights=name) for name in there]
-    return study(TABLE, asked, chosen, there)
+def with_weights(planned: Study, made: Sequence[Training]) -> Study:
+    """The study without variants whose weights are missing."""
+    missing = {training.name for training in made if not training.weights}
+    return replace(
+        planned,
+        variants=[asked for asked in planned.variants if asked.weights not in missing],
+        ahn={name: place for name, place in planned.ahn.items() if name not in missing},
+    )
 
 
 # -- what comes out ------------------------------------------------------------------------------

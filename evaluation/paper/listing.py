@@ -27,9 +27,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _HERE = {
-    "table4": "not run by this command yet",
     "figure3": "costs over length: run_eval cost; perplexity is not run by this command yet",
-    "figure5": "not run by this command yet",
+    "figure5": "of any text: ahn probe; over generated documents: run_eval paper figure5",
 }
 """Of those that are no parts x variants."""
 
@@ -47,12 +46,28 @@ def listed(output: Path = Path(RUNS), measured: Speed | None = None) -> dict[str
         output: folder of the paper's runs.
         measured: what this device was measured to do, for models that nothing was run of.
     """
-    return {name: _listed(name, made, output, measured) for name, made in experiments().items()}
+    models = dict.fromkeys(
+        model for name, made in experiments().items() if made.parts for model in models_of(name)
+    )
+    speeds = {model: _speed(model, output, measured) for model in models}
+    return {name: _listed(name, made, output, speeds) for name, made in experiments().items()}
 
 
-def _listed(name: str, made: Experiment, output: Path, measured: Speed | None) -> dict[str, Any]:
+def _speed(model: str, output: Path, measured: Speed | None) -> Speed | None:
+    """What a model's hours are counted by."""
+    found = speed_of_runs(output / model)
+    if found is None and model != POCKET:  # whose operations are too small to be products' speed
+        return measured
+    return found
+
+
+Speeds = Mapping[str, Speed | None]
+"""By model; None: nothing is known."""
+
+
+def _listed(name: str, made: Experiment, output: Path, speeds: Speeds) -> dict[str, Any]:
     asked = models_of(name) if made.parts else []
-    of = {model: _of_model(name, model, output, measured) for model in asked}
+    of = {model: _of_model(name, model, output, speeds[model]) for model in asked}
     paper = [of[model] for model in made.models] if made.parts else []
     work = sum(entry["flops"] for entry in paper) if paper else _work(made)
     hours = [entry["hours"] for entry in paper]
@@ -74,7 +89,7 @@ def _listed(name: str, made: Experiment, output: Path, measured: Speed | None) -
     }
 
 
-def _of_model(name: str, model: str, output: Path, measured: Speed | None) -> dict[str, Any]:
+def _of_model(name: str, model: str, output: Path, speed: Speed | None) -> dict[str, Any]:
     """What one model takes of a table or figure, and how far it is."""
     asked = study(name, settings(PaperRun, {"model": model}))
     shape = shape_of(model)
@@ -94,9 +109,6 @@ def _of_model(name: str, model: str, output: Path, measured: Speed | None) -> di
                 "examples": part.examples,
                 **({"problem": state.problem} if state.problem else {}),
             }
-    speed = speed_of_runs(output / model)
-    if speed is None and model != POCKET:  # whose operations are too small to be products' speed
-        speed = measured
     return {
         "parts": {
             part: {"title": parts()[part].title, "stands_for": parts()[part].stands_for}

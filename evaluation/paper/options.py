@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, StrictBool
 
-from common.settings import Flag, Settings, Whole
+from common.settings import Flag, Settings, Whole, as_dtype
 from evaluation.plan.configuration import DTypeName, Name
 from tasks.sources import MOST_ROWS
 
@@ -108,3 +108,28 @@ class PaperRun(Settings):
         """What every run is told as it was given."""
         keys = ("tokenizer", "threads", "overwrite", "max_errors", "reuse_prefixes")
         return {key: getattr(self, key) for key in keys}
+
+
+class GradientsRun(Settings):
+    """Settings of `run_eval paper figure5`."""
+
+    groups: ClassVar[Mapping[str, str]] = {
+        "model": "What is run",
+        "dtype": "Machine",
+        "output": "Files",
+    }
+
+    model: Name = "pocket"
+    """pocket: the embedded model; the paper's own text is not published (ahn probe takes any)."""
+    ahn: Annotated[list[str], Flag(metavar="NAME", own_form=True), BeforeValidator(_names)] = []
+    """Only these of its memories: gdn, dn-seed1 ...; joined by commas or repeated. Default: all."""
+    limit: Whole | None = Field(default=None, gt=0, le=MOST_ROWS)
+    """Documents. Default: 100."""
+    dtype: Annotated[Literal["float32", "bfloat16", "float16", "float64"], as_dtype] = "float32"
+    """Type that all is computed in (bf16 ... are understood)."""
+    device: Name = "cpu"
+    """cpu, cuda, cuda:1."""
+    output: Annotated[Name, Flag(("--output", "-o"), metavar="DIR")] = RUNS
+    """Folder of all of the paper's runs; the probes are MODEL/figure5/MEMORY/{beyond,answer} below
+    it, and MODEL/figure5/figure5.html."""
+    json_: bool = Field(False, description="Print the effects as JSON instead of a table.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -41,12 +42,12 @@ class Speed:
 
 
 def speed_of_runs(folder: Path) -> Speed | None:
-    """The rate of a model's earlier runs on this machine; None: there are none.
+    """The rate of a model's earlier runs on this machine, on its fastest device; None: none are.
 
     Args:
         folder: of the model: `<part>/<variant>` below it are run folders.
     """
-    work, seconds, devices = 0, 0.0, dict[str, None]()
+    work, seconds = Counter[str](), Counter[str]()
     for described in sorted(folder.glob("*/*/run.json")):
         try:
             info = read_run_info(described.parent)
@@ -54,17 +55,18 @@ def speed_of_runs(folder: Path) -> Speed | None:
             continue
         if not _is_of_this_machine(info.hardware):
             continue
-        devices[_device(info.hardware)] = None
+        device = _device(info.hardware)
         for line in islice(lines_of(described.parent), _MOST_RECORDS):
             record = as_record(line)
             known = [record.get(key) or 0 for key in ("flops", "prefill_seconds", "decode_seconds")]
             if 0 in known or record.get("reused_prefix_tokens"):
                 continue  # its work was not all done, or is not known
-            work += int(known[0])
-            seconds += known[1] + known[2]
-    if not work or not seconds:
+            work[device] += known[0]
+            seconds[device] += known[1] + known[2]
+    rates = {device: work[device] / took for device, took in seconds.items()}
+    if not rates:
         return None
-    rate, device = work / seconds, ", ".join(devices)
+    device, rate = max(rates.items(), key=lambda item: item[1])
     told = f"{folder.name} at the rate of its runs here, {formats.operations(round(rate))}/s"
     return Speed(rate, "runs", device, f"{told} ({device})")
 

@@ -15,6 +15,7 @@ from common.suggestions import did_you_mean
 from evaluation.commands.cost import find_shape
 from evaluation.paper.experiments import POCKET, Part, experiments, parts
 from evaluation.paper.options import PaperRun
+from evaluation.paper.training import trainings
 from evaluation.paper.variants import WEIGHTS, Variant, variants
 from evaluation.plan.configuration import RunConfiguration
 from evaluation.plan.tasks import resolve_tasks
@@ -81,7 +82,8 @@ def study(name: str, asked: PaperRun) -> Study:
         raise InputError(f"--model: needed by {name}; one of {', '.join(models_of(name))}")
     model = model_of(name, asked.model)
     sweep = made.sweep_of(model)
-    chosen = variants(made.methods, sweep.windows, sweep.sinks)
+    trained = trainings(model, asked.ahn) if made.training else []
+    chosen = variants(made.methods, sweep.windows, sweep.sinks, [t.name for t in trained])
     if asked.variants:
         there = [variant.name for variant in chosen]
         problems.add(
@@ -95,8 +97,10 @@ def study(name: str, asked: PaperRun) -> Study:
         chosen = [variant for variant in chosen if variant.name in asked.variants]
     every = {part: parts()[part] for part in made.parts_of(model)}
     needed = list(dict.fromkeys(variant.weights for variant in chosen if variant.weights))
-    with problems.collecting():
-        weights = _weights(model, needed, asked.ahn)
+    weights = {t.name: t.weights or t.recipe.output_dir for t in trained if t.name in needed}
+    if not trained:
+        with problems.collecting():
+            weights = _weights(model, needed, asked.ahn)
     with problems.collecting():
         data = _data(name, every, asked.data)
     problems.check()

@@ -64,11 +64,23 @@ def variant(method: str, window: int, sinks: int, weights: str = "") -> Variant:
     return Variant(name, f"{kind}:{told}" if told else kind, method, settings, weights)
 
 
-def variants(methods: Sequence[str], windows: Sequence[int], sinks: int) -> list[Variant]:
-    """Every method at every window; one without a window once."""
+def variants(
+    methods: Sequence[str], windows: Sequence[int], sinks: int, trained: Sequence[str] = ()
+) -> list[Variant]:
+    """Every method at every window; one without a window once.
+
+    Args:
+        methods: of the paper.
+        windows: tokens behind the sinks.
+        sinks: tokens.
+        trained: names of the weights that a method with a memory reads, one after another. Default:
+            those of its cell.
+    """
     found = {
         made.name: made
         for window in windows
-        for made in (variant(method, window, sinks) for method in methods)
+        for method in methods
+        for name in (trained if "cell" in variant_of(method) and trained else ("",))
+        for made in (variant(method, window, sinks, name),)
     }
     return list(found.values())

@@ -21,6 +21,8 @@ from tasks.pocket.documents import make_document
 Mask = npt.NDArray[np.bool_]
 MOST_BYTES = 1 << 28
 """Of a text, unpacked; a hundred times the longest novel."""
+_MOST_LOST = 0.005
+"""Share of characters that a tokenizer may leave out, or normalise away, without a word."""
 _CHAPTER_TOKENS, _FACTS = 400, 4
 _KINDS = ("qa", "passkey", "kv_retrieval", "number_string")
 
@@ -266,6 +268,13 @@ def _oddities(text: str, ids: Any, tokenizer: Any, added: int) -> list[str]:
         found.append(
             f"{count:,} of the text's {len(ids):,} tokens are the tokenizer's token for what it "
             "does not know: their perplexity says nothing of the text"
+        )
+    back = tokenizer.decode(ids[added:], clean_up_tokenization_spaces=False)
+    kept, whole = (len("".join(one.split())) for one in (back, text))
+    if kept < (1 - _MOST_LOST) * whole:
+        found.append(
+            f"the tokenizer leaves out {1 - kept / whole:.1%} of the text's characters, which it "
+            "has no tokens for: the perplexity is that of another text"
         )
     special = [n for n in getattr(tokenizer, "all_special_ids", ()) if n != unknown]
     count = int(np.isin(ids, special).sum()) - added

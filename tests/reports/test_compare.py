@@ -452,6 +452,9 @@ def test_the_window_of_the_same_size_is_found_in_another_run(make_run: MakeRun) 
     found = {(c.run_name, c.variant): baseline_of(c, columns) for c in columns}
     names = {key: other and (other.run_name, other.variant) for key, other in found.items()}
     assert names["c", "ahn"] == ("b", "w128")
+    twice = columns_of([*runs, run("f", w=("window", 128), ahn=("ahn", 128))])
+    (other,) = [baseline_of(c, twice) for c in twice if (c.run_name, c.variant) == ("f", "ahn")]
+    assert other is not None and other.run_name == "f", "of the same size, that of its own run"
     assert names["d", "ahn"] == ("a", "window"), "no window of its size: any, as ever"
     assert names["e", "ahn"] == ("e", "window"), "the run's own window comes first"
 

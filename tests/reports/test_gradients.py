@@ -167,7 +167,7 @@ def test_a_hostile_token_is_a_text_of_the_page() -> None:
             )
         }
     )
-    for drawn in (token_map(made, '"x'), token_table(made)):
+    for drawn in (token_map(made, ['"x']), token_table(made)):
         assert "<script" not in drawn and "&lt;script&gt;" in drawn
     assert "\N{RETURN SYMBOL}\n" in token_map(made)
     assert 'title="token 1, 2"' in token_map(made)

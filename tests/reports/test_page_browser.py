@@ -114,7 +114,7 @@ def test_the_scores_over_several_windows_are_drawn(
     classes = [
         a.get("class") or "" for tag, a in Elements(section).found if tag in ("path", "rect")
     ]
-    assert sum("whisker" in one for one in classes) == 2 and "band bar c1" in classes
+    assert sum("whisker" in one for one in classes) == 2 and "band t1" in classes
     text = re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]*>", " ", section)))
     assert "window, tokens (log scale)" in text and "128 50.0 [" in text
 

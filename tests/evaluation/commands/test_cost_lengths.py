@@ -24,6 +24,7 @@ from evaluation.commands.cost_lengths import (
     render_lengths,
 )
 from evaluation.commands.options import Cost
+from reports import formats
 from tests.conftest import ROOT
 
 RunEval = Callable[..., Any]
@@ -48,7 +49,7 @@ def run_eval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunEval:
 
 def found(**given: Any) -> dict[str, Any]:
     asked = settings(Cost, {"model": "qwen2.5-3b", "lengths": ["8k,64k,1m"]} | given)
-    return json.loads(json.dumps(costs_over_length(asked).data))  # type: ignore[no-any-return]
+    return json.loads(json.dumps(costs_over_length(asked).data))
 
 
 # -- lengths -------------------------------------------------------------------------------------
@@ -270,6 +271,40 @@ def test_lines_stand_where_the_numbers_are(run_eval: RunEval, tmp_path: Path) ->
     rises = [a[1] - b[1] for a, b in zip(kept, kept[1:], strict=False)]
     assert max(rises) - min(rises) < 0.3, "full attention's cache is a straight line"
     assert len({height for _, height in still}) == 1, "a memory alone does not grow"
+
+
+def test_lengths_that_grow_by_factors_have_logarithmic_axes(
+    run_eval: RunEval, tmp_path: Path
+) -> None:
+    for lengths, logarithmic in (("1k,2k,4k,8k,16k,32k", True), ("1k,9k,17k,25k,33k", False)):
+        run_eval("--lengths", lengths, "--plot", "a.svg", "--variant", "full")
+        root = ET.fromstring((tmp_path / "a.svg").read_text("utf-8"))
+        lines = [e.get("points", "") for e in root.iter() if e.tag.endswith("polyline")]
+        places = [tuple(map(float, p.split(","))) for p in lines[1].split()]
+        steps = [b[0] - a[0] for a, b in zip(places, places[1:], strict=False)]
+        assert max(steps) - min(steps) < 0.3, "equal steps, or equal factors, are equally far"
+        told = ["".join(e.itertext()) for e in root.iter() if e.tag.endswith("}text")]
+        assert ("cache (both axes logarithmic)" in told) is logarithmic
+        assert ("cache" in told) is not logarithmic
+        assert ("0" in told) is not logarithmic
+        assert ({"16 MiB", "64 MiB", "256 MiB"} <= set(told)) is logarithmic
+
+
+def test_a_page_has_the_numbers_of_both_panels(run_eval: RunEval, tmp_path: Path) -> None:
+    told = json.loads(
+        run_eval(
+            "--lengths", "8k,64k", "--plot", "a.html", "--variant", "full,ahn", "--json"
+        ).stdout
+    )
+    page = (tmp_path / "a.html").read_text("utf-8")
+    work, held = page[page.index("<caption>FLOPs") :].split("<caption>Cache")
+    for name in ("full", "ahn"):
+        assert f'<th scope="col">{name}</th>' in work and f'<th scope="col">{name}</th>' in held
+        for amount in told["variants"][name]["flops"]:
+            assert f"<td>{formats.operations(amount)}</td>" in work
+        for amount in told["variants"][name]["cache_bytes"]:
+            assert f"<td>{formats.size(amount)}</td>" in held
+    assert "ahn: window 32,640, sinks 128, GatedDeltaNet" in page
 
 
 @pytest.mark.parametrize(

@@ -142,6 +142,7 @@ def run(*words: str) -> Result:
     return CliRunner().invoke(app, ["paper", "table4", *words], terminal_width=200)
 
 
+@pytest.mark.slow
 def test_each_trained_memory_answers_at_every_window(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,6 +203,7 @@ def test_bad_input_is_told_and_nothing_is_written(
     assert "Traceback" not in result.output and not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_only_some_variants_can_be_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     words = ("--model", "pocket", "--limit", "1", "-o", "runs", "--no-report")
@@ -211,5 +213,3 @@ def test_only_some_variants_can_be_asked(tmp_path: Path, monkeypatch: pytest.Mon
         "ahn-kl-random-seed0-128",
         "window-128",
     }
-
-
