@@ -277,6 +277,10 @@ def test_two_seeds_count_as_one_training(paper_run: MakePaperRun) -> None:
     assert difference is not None
     assert difference.mean == pytest.approx((0.1 + 0.5) / 2)
     assert difference.n == 18, "of each question the mean over its seeds"
+    table = score_table("table4", found)
+    mean = cell(table, "KL, random window", table.columns[0]).ours
+    assert mean is not None and mean.mean == pytest.approx(0.6 + 0.02 / 3) and mean.n == 18
+    assert table.settings == (("a", ("mean of 2 seeds",)),)
 
 
 def test_the_pure_memory_has_no_window_of_its_own(paper_run: MakePaperRun) -> None:

@@ -60,6 +60,32 @@ def test_the_verdict_is_first_and_rests_on_paired_differences(
     assert any("claims on pocket" in one for one in report.untried)
 
 
+def test_a_claim_says_that_settings_differ(paper_run: MakePaperRun, tmp_path: Path) -> None:
+    pair(paper_run)
+    (claim,) = (c for c in paper_report([tmp_path]).claims if c.where == "table3")
+    assert claim.remark == ""
+    pair(paper_run, max_length=16000)
+    (claim,) = (c for c in paper_report([tmp_path]).claims if c.where == "table3")
+    assert claim.remark == "settings differ: see there"
+
+
+def test_all_claims_on_one_model_are_corrected_together(
+    paper_run: MakePaperRun, tmp_path: Path
+) -> None:
+    scores = {"w": 0.2, "m": 0.23, "c": 0.2}
+    kinds = {"w": ("window", SWA), "m": ("ahn", SWA), "c": ("compressive", SWA)}
+    paper_run(
+        "runs",
+        kinds,
+        {v: dict.fromkeys(LONGBENCH, [s, s + 0.02] * 20) for v, s in scores.items()},
+    )
+    claims = [c for c in paper_report([tmp_path]).claims if c.where == "table3"]
+    assert len(claims) == 2
+    for claim in claims:
+        assert claim.ours is not None and claim.ours.interval.p is not None
+        assert claim.ours.adjusted == pytest.approx(min(1.0, 2 * claim.ours.interval.p))
+
+
 @pytest.mark.parametrize(
     ("window", "memory", "verdict"),
     [(0.6, 0.2, "does not hold"), (0.5, 0.5, "cannot be said")],
