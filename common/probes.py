@@ -80,7 +80,7 @@ class Effect(_Strict):
         title: what is compared, in words.
         first: the one group.
         second: the other.
-        documents: in which both occur.
+        documents: texts in which both occur.
         delta: mean over documents of Cliff's delta: the share of pairs (a token of either group) in
             which the first one's norm is larger, less the share in which it is smaller.
         low: end of the 95 % interval of `delta`.

@@ -128,7 +128,7 @@ def _effect(
         title=title,
         first=first,
         second=second,
-        documents=len(pairs),
+        documents=interval.clusters,
         delta=interval.mean,
         low=interval.low,
         high=interval.high,

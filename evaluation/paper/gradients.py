@@ -124,8 +124,10 @@ def questions(tokenizer: Any, number: int, document: Document) -> list[Question]
     return made
 
 
-def probe_question(model: Any, tokenizer: Any, asked: Question, compared: Compared) -> Any:
-    """One document as it is recorded: its tokens outside of the window."""
+def probe_question(
+    model: Any, tokenizer: Any, asked: Question, compared: Compared, right: bool
+) -> ProbedDocument:
+    """One document as it is recorded: its sinks and its tokens outside of the window."""
     from ahn.distill.probe import probe_text
 
     first = len(asked.ids) - asked.answer - 1  # predicts the answer's first token
@@ -142,9 +144,7 @@ def probe_question(model: Any, tokenizer: Any, asked: Question, compared: Compar
         for token in found.tokens
         if token.place != "window"
     )
-    return found.model_copy(
-        update={"id": asked.id, "tokens": tokens, "recalled": recalled(model, asked)}
-    )
+    return found.model_copy(update={"id": asked.id, "tokens": tokens, "recalled": right})
 
 
 def recalled(model: Any, asked: Question) -> bool:
@@ -178,8 +178,12 @@ def probe_memory(
     found: dict[Compared, list[ProbedDocument]] = {"beyond": [], "answer": []}
     for number, document in documents(limit):
         asked = questions(tokenizer, number, document)
-        found["beyond"].append(probe_question(model, tokenizer, asked[0], "beyond"))
-        found["answer"] += [probe_question(model, tokenizer, q, "answer") for q in asked]
+        right = [recalled(model, question) for question in asked]
+        found["beyond"].append(probe_question(model, tokenizer, asked[0], "beyond", right[0]))
+        found["answer"] += [
+            probe_question(model, tokenizer, question, "answer", was_right)
+            for question, was_right in zip(asked, right, strict=True)
+        ]
         if update is not None:
             update(number + 1, limit)
     return {

@@ -119,7 +119,7 @@ def test_cliffs_delta_counts_pairs() -> None:
 
 def test_an_effect_weighs_documents_not_tokens() -> None:
     few = document([4.0, 1.0], ["fact", "filler"])
-    many = document([1.0] * 50 + [2.0], ["fact"] * 50 + ["filler"])
+    many = document([1.0] * 50 + [2.0], ["fact"] * 50 + ["filler"], id="b")
     nothing = document([7.0, 8.0], ["fact"])
     found = effect([few, many, nothing], "fact", "filler")
     assert found is not None
@@ -127,6 +127,9 @@ def test_an_effect_weighs_documents_not_tokens() -> None:
     assert -1 <= found.low < 0 < found.high <= 1
     assert found.ratio == pytest.approx(math.sqrt(4 * 0.5))
     assert effect([nothing], "fact", "filler") is None
+    asked = [document([4.0, 1.0], ["fact", "filler"], id=f"{t}#{q}") for t in "ab" for q in "01"]
+    again = effect(asked, "fact", "filler")
+    assert again is not None and (again.documents, again.delta) == (2, 1), "texts are counted"
     zero = effect([document([0.0, 1.0], ["fact", "filler"])], "fact", "filler")
     assert zero is not None and zero.ratio is None and zero.delta == -1
 

@@ -179,5 +179,5 @@ def test_over_a_hundred_documents_facts_stand_out_and_recall_makes_them_small() 
     for kind in ("beyond", "answer"):
         for group in ("asked", "fact"):
             one = effects[kind, f"{group} against filler"]
-            assert one.documents >= DOCUMENTS and one.low > 0, (kind, group, one)
+            assert one.documents == DOCUMENTS and one.low > 0, (kind, group, one)
     assert effects["answer", "asked, recalled against lost"].high < 0
