@@ -211,11 +211,11 @@ def _states(of: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Lines on the models: weights, rows and runs; those of which the same is true together."""
     models: dict[str, list[str]] = {}
     for model, entry in of.items():
-        models.setdefault(_state(model, entry), []).append(model)
+        models.setdefault(_state(entry), []).append(model)
     return [f"{', '.join(names)}: {told}" for told, names in models.items()]
 
 
-def _state(model: str, entry: Mapping[str, Any]) -> str:
+def _state(entry: Mapping[str, Any]) -> str:
     states = [run for by_variant in entry["runs"].values() for run in by_variant.values()]
     done = sum(run["state"] == "done" for run in states)
     partly = [run for run in states if run["state"] == "partly"]
@@ -224,7 +224,10 @@ def _state(model: str, entry: Mapping[str, Any]) -> str:
         answered = sum(run["answered"] for run in partly)
         asked = sum(run["examples"] for run in partly)
         told += f", {len(partly)} partly ({answered:,} of {asked:,} examples)"
-    if model == POCKET and entry["hours"] is not None:
+    unreadable = sum("problem" in run for run in states)
+    if unreadable:
+        told += f", {unreadable} cannot be read (--json says why)"
+    if entry["hours"] is not None:
         told += f", {_hours(entry['hours'])} hours in all"
     missing = []
     for kind in ("weights", "rows"):

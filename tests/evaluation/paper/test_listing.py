@@ -85,6 +85,14 @@ def test_an_example_that_failed_is_not_answered(run: Path, tmp_path: Path) -> No
     assert state_of(tmp_path / "none") == State()
 
 
+def test_a_folder_that_cannot_be_read_is_said_to_be(run_eval: Any, tmp_path: Path) -> None:
+    folder(tmp_path).mkdir(parents=True)
+    (folder(tmp_path) / "run.json").write_text("[]")
+    found = listed(tmp_path)["table5"]["of"]["pocket"]["runs"]["pocket-ruler-niah-128k"]
+    assert "run.json" in found["window-128"]["problem"] and "problem" not in found["full"]
+    assert "1 cannot be read" in " ".join(run_eval("paper", "-o", tmp_path).stdout.split())
+
+
 def test_hours_come_from_runs_of_that_model_on_this_machine(run: Path, tmp_path: Path) -> None:
     speed = speed_of_runs(run / "pocket")
     assert speed is not None and speed.basis == "runs"
