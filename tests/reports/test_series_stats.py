@@ -42,7 +42,7 @@ def coverage(phi: float, n: int, repetitions: int) -> tuple[float, float]:
 def test_an_ar1_series_is_covered_where_independent_draws_fail(
     phi: float, n: int, least: float
 ) -> None:
-    ours, plain = coverage(phi, n, 200)
+    ours, plain = coverage(phi, n, 120)
     assert least <= ours <= 0.985
     assert (plain < 0.75) == (phi > 0.5)
 

@@ -123,6 +123,7 @@ def _run(configuration: dict[str, Any], folder: str, pause: float) -> None:
     run_perplexity(plan, Path(folder), watch, checkpoint_seconds=0.05)
 
 
+@pytest.mark.slow
 def test_kills_lose_nothing_and_double_nothing(
     asked: Callable[..., PerplexityConfiguration], tmp_path: Path
 ) -> None:
