@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from evaluation.commands import options as given
+    from evaluation.paper.book import PaperBook
     from evaluation.paper.options import GradientsRun, PaperRun
     from evaluation.perplexity.configuration import PerplexityConfiguration
     from evaluation.plan.configuration import RunConfiguration
@@ -496,6 +497,36 @@ def paper_figure5(settings: GradientsRun) -> None:
 _paper_scores("figure7", "LongBench over windows, planned and run.", _DRY)
 
 
+def _paper_book_settings() -> type[PaperBook]:
+    from evaluation.paper.book import PaperBook
+
+    return PaperBook
+
+
+@paper.settings_command(
+    _paper_book_settings,
+    "figure3",
+    examples=(
+        "run_eval paper figure3 --model pocket",
+        "run_eval paper figure3 --model qwen2.5-3b --data 10146.txt",
+    ),
+)
+def paper_figure3(settings: PaperBook) -> None:
+    """Log perplexity and peak memory by token index over one book, planned and run.
+
+    Its costs over length: run_eval cost --lengths.
+    """
+    with _tidy_interrupts():
+        try:
+            from evaluation.paper.book import run_book
+
+            code = run_book(settings)
+        except KeyboardInterrupt as interrupt:
+            click.echo("interrupted: the same command continues where it stopped", err=True)
+            sys.exit(_exit_code(interrupt))
+    sys.exit(code)
+
+
 @paper.settings_command(
     lambda: _options().PaperReport,
     "report",
@@ -518,29 +549,6 @@ def paper_report(settings: given.PaperReport) -> None:
         click.echo(f"report: {page}", err=settings.json_)
     if settings.json_:
         _print_json(paper_report_json(settings.runs))
-
-
-def _refuse_experiment(name: str, words: tuple[str, ...]) -> None:
-    from evaluation.paper.experiments import experiments
-
-    raise InputError(
-        f"{name} ({experiments()[name].title}) is not run by this command yet; run_eval paper "
-        "lists what it needs"
-    )
-
-
-_EXPERIMENTS = "figure3"
-for _name in _EXPERIMENTS.split():
-    paper.add_command(
-        click.Command(
-            _name,
-            callback=partial(_refuse_experiment, _name),
-            params=[click.Argument(["words"], nargs=-1, type=click.UNPROCESSED)],
-            context_settings={"ignore_unknown_options": True},
-            add_help_option=False,
-            hidden=True,
-        )
-    )
 
 
 @app.settings_command(

@@ -23,7 +23,7 @@ from reports import formats
 from reports.figure_tables import FigureTable
 from reports.page import page_environment, page_parts
 from reports.perplexity import PerplexityRun
-from reports.series_stats import SeriesMean, rolling_mean, series_mean
+from reports.series_stats import DRAWS, SeriesMean, rolling_mean, series_mean
 from reports.targets import check_page_target
 from reports.variant_text import variant_text
 
@@ -374,7 +374,6 @@ def render(run: PerplexityRun) -> str:
     environment = page_environment()
     environment.filters.update(loss=loss_text, perplexity=perplexity_text)
     rows = summaries(run)
-    first = next((row for row in rows if row.log_perplexity is not None), None)
     return environment.get_template("perplexity.html.j2").render(
         **page_parts(environment),
         name=run.path.name,
@@ -385,9 +384,9 @@ def render(run: PerplexityRun) -> str:
         common=compared_tokens(run),
         window=rolling_tokens(run),
         answer=_answer(run, rows),
-        method=None
-        if first is None or first.log_perplexity is None
-        else first.log_perplexity.method,
+        draws=DRAWS,
+        seed=seed_of(run),
+        first=next((name for name in run.blocks if run.blocks[name]), ""),
         band=next((found.method for name in run.blocks if (found := curve(run, name))), ""),
         notices=notices(run),
         loss=loss_figure(run),

@@ -14,6 +14,8 @@ from evaluation.commands.published import published_tables
 from reports.figure_tables import FigureTable
 from reports.leaderboard import Column
 from reports.page import build_report
+from reports.perplexity import is_perplexity_folder, read_perplexity
+from reports.perplexity_page import build_perplexity_page
 from reports.run_folders import read_run_info
 from tasks.averages import benchmark_tables
 from tasks.means import Scored, Table
@@ -23,7 +25,18 @@ _MOST_NAMED = 6
 
 
 def write_report(runs: Sequence[str | Path], output: str | Path) -> Path:
-    """Write the page on `runs` to `output`; see `reports.page.build_report`."""
+    """Write the page on `runs` to `output`; see `reports.page.build_report`.
+
+    A folder of `run_eval perplexity` has a page of another kind, and stands alone.
+    """
+    books = [run for run in runs if is_perplexity_folder(run)]
+    if books:
+        if len(runs) > 1:
+            raise InputError(
+                f"{books[0]}: is a folder of run_eval perplexity, whose page has no place for "
+                "others; name it alone (run_eval paper report takes both kinds)"
+            )
+        return build_perplexity_page(read_perplexity(books[0]), output)
     for run in runs:
         with suppress(InputError):  # the page says what is wrong with a folder
             register_benchmark_of(read_run_info(run))

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _HERE = {
-    "figure3": "costs over length: run_eval cost; perplexity is not run by this command yet",
+    "figure3": "costs over length: run_eval cost --lengths; run_eval paper figure3 --model "
+    "qwen2.5-3b --data BOOK, or --model pocket",
     "figure5": "of any text: ahn probe; over generated documents: run_eval paper figure5",
 }
 """Of those that are no parts x variants."""

@@ -15,7 +15,7 @@ RUNS = "runs/paper"
 """Folder of the paper's runs, where none is named."""
 
 
-def _by_name(value: object) -> object:
+def by_name(value: object) -> object:
     """`NAME=PATH`, a list of these, or a mapping; a path without a name has the name ''."""
     given = [value] if isinstance(value, str) else value
     if not isinstance(given, list) or not all(isinstance(item, str) for item in given):
@@ -74,13 +74,13 @@ class PaperRun(Settings):
     tokenizer: Name | None = None
     """Tokenizer: folder or hub id. Default: the model's own."""
     ahn: Annotated[
-        dict[str, str], Flag(metavar="NAME=PATH", own_form=True), BeforeValidator(_by_name)
+        dict[str, str], Flag(metavar="NAME=PATH", own_form=True), BeforeValidator(by_name)
     ] = Field(default_factory=dict)
     """AHN weights gdn, dn or mamba2: folder or hub id; repeatable. Default: the hub's. Of table4
     kl-random, ce-random and kl-fixed1024, with pocket and a seed kl-random-seed0 ...; default: what
     was trained here, else what is embedded."""
     data: Annotated[
-        dict[str, str], Flag(metavar="[BENCHMARK=]PATH", own_form=True), BeforeValidator(_by_name)
+        dict[str, str], Flag(metavar="[BENCHMARK=]PATH", own_form=True), BeforeValidator(by_name)
     ] = Field(default_factory=dict)
     """Folder with the rows of lveval, infinitebench, longbench or ruler; repeatable. Default: the
     benchmark's hub; ruler: rows are made."""

@@ -19,7 +19,7 @@ from ahn.checkpoints.locate import CheckpointFiles
 from ahn.checkpoints.names import ahn_path
 from ahn.cost.accounting import flops
 from ahn.cost.shapes import ModelShape
-from common.errors import Problems
+from common.errors import InputError, Problems
 from common.progress import ProgressBar
 from evaluation.commands.report import write_report
 from evaluation.commands.run import DONE, SOME_FAILED, answer, quieten, set_threads
@@ -28,7 +28,7 @@ from evaluation.commands.terminal import console
 from evaluation.paper.experiments import Part
 from evaluation.paper.needs import needs
 from evaluation.paper.options import PaperRun
-from evaluation.paper.state import state_of
+from evaluation.paper.state import as_record, lines_of, state_of
 from evaluation.paper.study import (
     Study,
     configuration,
@@ -179,12 +179,29 @@ def _check_targets(plans: Sequence[Planned], asked: PaperRun, page: Path | None)
             with problems.collecting():
                 if not asked.overwrite:
                     check_folder(folder, parts_without_weights(planned.only(variant)))
+                    _check_limit(folder, planned.plan)
                 elif (folder / "run.json").exists():
                     written_files(folder)  # says what cannot be deleted
     if page is not None:
         with problems.collecting():
             check_page_target(page)
     problems.check()
+
+
+def _check_limit(folder: Path, plan: Plan) -> None:
+    """Refuse now what `RunStore` would refuse when it comes to this folder, hours later perhaps.
+
+    Raises:
+        InputError: it has answers to examples that are not asked.
+    """
+    asked = {example.example_id for planned in plan.tasks for example in planned.examples}
+    answered = (as_record(line).get("example_id") for line in lines_of(folder))
+    more = sum(one is not None and one not in asked for one in answered)
+    if more:
+        raise InputError(
+            f"--limit: {folder} holds answers to {more} examples that are not asked now: give the "
+            "limit that it was made with, or a higher one, or name another --output"
+        )
 
 
 def _run(study: Study, plans: Sequence[Planned], page: Path | None, engine: Engine) -> int:

@@ -100,7 +100,7 @@ def study(name: str, asked: PaperRun) -> Study:
     weights = {t.name: t.weights or t.recipe.output_dir for t in trained if t.name in needed}
     if not trained:
         with problems.collecting():
-            weights = _weights(model, needed, asked.ahn)
+            weights = weights_of(model, needed, asked.ahn)
     with problems.collecting():
         data = _data(name, every, asked.data)
     problems.check()
@@ -108,7 +108,7 @@ def study(name: str, asked: PaperRun) -> Study:
     return Study(name, made.title, model, base, weights, every, chosen, data)
 
 
-def _weights(model: str, needed: Sequence[str], given: Mapping[str, str]) -> dict[str, str]:
+def weights_of(model: str, needed: Sequence[str], given: Mapping[str, str]) -> dict[str, str]:
     """AHN weights by name: those given, else those released."""
     known = list(WEIGHTS.values())
     for name in given:

@@ -39,7 +39,8 @@ def effort(name: str, model: str) -> str:
     made = experiments()[name]
     asked = [parts()[part] for part in made.parts_of(model)]
     if not asked:
-        return f"{made.data}; {made.examples:,} examples of up to {made.tokens:,} tokens"
+        what = "a text" if made.examples == 1 else f"{made.examples:,} examples"
+        return f"{made.data}; {what} of up to {made.tokens:,} tokens"
     sweep = made.sweep_of(model)
     ways = variants(made.methods, sweep.windows, sweep.sinks)
     work = sum(

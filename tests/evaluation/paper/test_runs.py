@@ -28,7 +28,8 @@ from tests.evaluation.conftest import (
     write_rows,
 )
 
-RUN = [name for name, made in experiments().items() if made.parts]
+RUN = [name for name, made in experiments().items() if made.parts and not made.training]
+"""But for table 4, whose variants are trainings: `test_ablation`."""
 
 
 def asked(**given: Any) -> PaperRun:
@@ -187,7 +188,7 @@ def test_all_that_is_missing_is_one_error_and_nothing_is_written(
         (["table3"], "--model: needed by table3"),
         (["--estimate", "table9"], "--estimate: belongs to the list"),
         (["--device", "cpu"], "give it, too"),
-        (["table4", "--model", "pocket", "--limt", "1"], ""),
+        (["table4", "--model", "pocket", "--limt", "1"], "did you mean '--limit'"),
     ],
 )
 def test_bad_input_is_refused_and_nothing_is_written(
@@ -209,6 +210,21 @@ def test_a_folder_of_another_run_is_refused_before_anything_runs(
     result = run_eval("paper", "table5", *flags)
     assert result.exit_code == 2 and "belongs to another run" in result.stderr
     assert list(answered(tmp_path)) == ["pocket/pocket-ruler-niah-128k/window-128"]
+
+
+def test_answers_to_more_than_is_asked_are_refused_before_anything_runs(
+    run_eval: Any, tmp_path: Path
+) -> None:
+    flags = ("--model", "pocket", "-o", tmp_path, "--no-report", "--limit", 1, "--variant")
+    assert run_eval("paper", "table5", *flags, "window-128").exit_code == 0
+    file = next(tmp_path.glob("*/*/*/window-128/*passkey*.jsonl"))
+    another = json.loads(file.read_text()) | {"example_id": "of a higher limit"}
+    with file.open("a") as records:
+        records.write(json.dumps(another) + "\n")
+    for dry in ((), ("--dry-run",)):
+        result = run_eval("paper", "table5", *flags, "full,window-128", *dry)
+        assert result.exit_code == 2 and "holds answers to 1 examples that" in result.stderr
+    assert len(answered(tmp_path)) == 1, "full was not begun"
 
 
 @pytest.mark.slow

@@ -426,6 +426,26 @@ def test_the_command_writes_a_page_and_prints_data(
     assert page.count('<svg class="chart"') == 3 and 'class="band' in page
     assert "http" not in page.split("</style>")[1].split('<section id="details"')[0]
     assert run_eval(*words).exit_code == 0, "what is finished is shown again"
+    again = run_eval("report", tmp_path / "run", "-o", tmp_path / "again.html")
+    assert again.exit_code == 0 and "<small>blocks of " in (tmp_path / "again.html").read_text()
+    both = run_eval("report", tmp_path / "run", tmp_path / "run", "-o", tmp_path / "again.html")
+    assert both.exit_code == 2 and "name it alone" in both.stderr
+
+
+def test_several_windows_are_several_variants(
+    run_eval: Any, asked: Callable[..., PerplexityConfiguration], tmp_path: Path
+) -> None:
+    given = asked()
+    result = run_eval(
+        "perplexity", "--model", given.model, "--data", given.data, "--device", "cpu",
+        "--variant", "full,window", "--window", "16,48", "--sinks", SINKS, "--no-peak",
+        "--max-tokens", 256, "--block-tokens", 64, "-o", tmp_path / "run",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    run = read_perplexity(tmp_path / "run")
+    windows = {name: of.get("window") for name, of in run.info.variants.items()}
+    assert windows == {"full": None, "window-16": 16, "window-48": 48}
+    assert run.log_perplexity("window-16") != run.log_perplexity("window-48")
 
 
 def test_the_command_refuses_in_one_line_per_problem(run_eval: Any, tmp_path: Path) -> None:
