@@ -166,8 +166,8 @@ def figure_3(books: Sequence[Book]) -> Section:
 
 def figure_5(probes: Sequence[Probed]) -> Section:
     """Figure 5: gradients by token."""
-    own = [block for one in probes if one.model != POCKET for block in probe_blocks(one)]
-    here = [block for one in probes if one.model == POCKET for block in probe_blocks(one)]
+    own = _probes([one for one in probes if one.model != POCKET])
+    here = _probes([one for one in probes if one.model == POCKET])
     missing = NotRun(
         "ahn probe --model Qwen/Qwen2.5-3B-Instruct --ahn WEIGHTS --window 512 --prompt-file FILE",
         "a text of about 811 tokens: one pass with full attention, one forward and back with the "
@@ -180,6 +180,11 @@ def figure_5(probes: Sequence[Probed]) -> Section:
         tuple(own or [missing]),
         tuple(here or [_pocket("figure5")]),
     )
+
+
+def _probes(probes: Sequence[Probed]) -> list[Block]:
+    """The tokens of the first probe alone are drawn: those of many would fill the page."""
+    return [block for i, one in enumerate(probes) for block in probe_blocks(one, drawn=i == 0)]
 
 
 def _pocket(name: str) -> NotRun:
