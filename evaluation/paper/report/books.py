@@ -31,6 +31,8 @@ from reports.perplexity_page import (
 )
 from reports.series_stats import series_mean
 
+_KEPT = (("fact", "filler"), ("recalled", "lost"))
+"""Groups of which the first must have the smaller gradients, if small ones mark what is kept."""
 _CONSTANT = 1.02
 """Growth up to which bytes count as constant."""
 
@@ -58,8 +60,8 @@ class Probed:
 
     @property
     def name(self) -> str:
-        """Of its folder."""
-        return self.path.parent.name
+        """Of its folder, with the one above: of one memory there may be several."""
+        return "/".join(self.path.absolute().parent.parts[-2:])
 
 
 def book_of(run: PerplexityRun) -> Book:
@@ -215,8 +217,8 @@ def _memory(book: Book, memory: str, full: str) -> Iterator[Standing]:
     )
 
 
-def probe_blocks(probed: Probed) -> list[Block]:
-    """The coloured tokens of the first text, its table, and the effects over all texts."""
+def probe_blocks(probed: Probed, drawn: bool) -> list[Block]:
+    """What was probed, and the effects over all texts; `drawn`: with the first text's tokens."""
     probe = probed.probe
     document = probe.documents[0]
     weights = f" with {Path(probe.ahn).name}" if probe.ahn else ""
@@ -239,13 +241,14 @@ def probe_blocks(probed: Probed) -> list[Block]:
                 tuple((effect.title, _effect_cells(effect)) for effect in probe.effects),
             )
         )
-    made.append(
-        Tokens(
-            f"{probed.name}: the first text, the darker the larger the gradient",
-            token_map(document, "fact"),
-            token_table(document),
+    if drawn:
+        made.append(
+            Tokens(
+                f"{probed.name}: the first text, the darker the larger the gradient",
+                token_map(document, ("fact", "asked")),
+                token_table(document),
+            )
         )
-    )
     return made
 
 
@@ -263,12 +266,12 @@ def probe_standings(probes: Sequence[Probed]) -> Iterator[Standing]:
     """Figure 5's claim, where it is known which tokens a memory must keep."""
     for one in probes:
         for effect in one.probe.effects:
-            if (effect.first, effect.second) != ("fact", "filler"):
+            if (effect.first, effect.second) not in _KEPT:
                 continue
             clear = effect.low > 0 or effect.high < 0
             verdict = OPEN if not clear else HOLDS if effect.delta < 0 else FAILS
             yield Standing(
-                f"Small gradients mark what the memory has kept ({effect.title})",
+                f"Small gradients mark what the memory has kept: {effect.title} ({one.name})",
                 "figure5",
                 one.model,
                 None,

@@ -187,7 +187,9 @@ def _try_windows(
         interval = found.difference(first, second, part_tasks(claim.part, model))
         if interval is not None:
             text = claim.text(model).replace("at every window", f"at a window of {window:,}")
-            made.append((Standing(text, claim.where, model, None, None, UNTRIED), interval))
+            remark = _differs(found, first, second, part_tasks(claim.part, model))
+            standing = Standing(text, claim.where, model, None, None, UNTRIED, remark)
+            made.append((standing, interval))
     if len(made) > 1:
         return made
     # One window is no figure: it is the table's own comparison.

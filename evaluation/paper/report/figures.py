@@ -62,13 +62,15 @@ def _over_windows(name: str, model: str, sinks: int, found: Measurements) -> lis
     for part in parts:
         tasks = part_tasks(part, model)
         points: list[tuple[int, list[Interval | None]]] = []
+        remarks: dict[str, None] = {}
         for window in found.windows(model, methods, sinks):
             cells = [found.cell(Asked(model, method, window, sinks), tasks) for method in shown]
             if any(cell is not None for cell in cells[: len(methods)]):
                 points.append((window, [cell.interval if cell else None for cell in cells]))
+                remarks |= dict.fromkeys(text for cell in cells if cell for text in cell.remarks)
         if len(points) < 2:  # one window is a table, not a figure
             continue
-        made.append(_window_picture(part, model, sinks, shown, points, len(tasks)))
+        made.append(_window_picture(part, model, sinks, shown, points, len(tasks), list(remarks)))
     return made
 
 
@@ -79,6 +81,7 @@ def _window_picture(
     methods: Sequence[str],
     points: Sequence[tuple[int, list[Interval | None]]],
     tasks: int,
+    remarks: Sequence[str],
 ) -> Picture:
     families, levels = [], []
     for index, method in enumerate(methods):
@@ -96,7 +99,8 @@ def _window_picture(
         title,
         drawn.picture,
         "Points of 100 with 95 % intervals."
-        + (" Full attention has no window: a line across." if levels else ""),
+        + (" Full attention has no window: a line across." if levels else "")
+        + (f" Setting differs at some points: {'; '.join(remarks)}." if remarks else ""),
         (what, *drawn.table.columns),
         tuple(
             (row, tuple(formats.figure(cell) for cell in cells)) for row, cells in drawn.table.rows
@@ -166,8 +170,8 @@ def figure_3(books: Sequence[Book]) -> Section:
 
 def figure_5(probes: Sequence[Probed]) -> Section:
     """Figure 5: gradients by token."""
-    own = [block for one in probes if one.model != POCKET for block in probe_blocks(one)]
-    here = [block for one in probes if one.model == POCKET for block in probe_blocks(one)]
+    own = _probes([one for one in probes if one.model != POCKET])
+    here = _probes([one for one in probes if one.model == POCKET])
     missing = NotRun(
         "ahn probe --model Qwen/Qwen2.5-3B-Instruct --ahn WEIGHTS --window 512 --prompt-file FILE",
         "a text of about 811 tokens: one pass with full attention, one forward and back with the "
@@ -180,6 +184,11 @@ def figure_5(probes: Sequence[Probed]) -> Section:
         tuple(own or [missing]),
         tuple(here or [_pocket("figure5")]),
     )
+
+
+def _probes(probes: Sequence[Probed]) -> list[Block]:
+    """The tokens of the first probe alone are drawn: those of many would fill the page."""
+    return [block for i, one in enumerate(probes) for block in probe_blocks(one, drawn=i == 0)]
 
 
 def _pocket(name: str) -> NotRun:

@@ -206,6 +206,18 @@ def test_a_probe_stands_in_figure_5(tmp_path: Path, low: float, high: float, ver
     assert ">amber</span>" in page and "<script" not in page and "&lt;script&gt;" in page
 
 
+def test_of_several_probes_the_first_text_is_drawn_and_all_effects_stand(tmp_path: Path) -> None:
+    for name in ("gdn/answer", "gdn/beyond", "dn/beyond"):
+        probe(tmp_path / name)
+    report = paper_report([tmp_path])
+    blocks = section(report, "figure5").miniature
+    (drawn,) = (block for block in blocks if isinstance(block, Tokens))
+    assert drawn.title.startswith("dn/beyond: ")
+    shown = [block.title for block in blocks if isinstance(block, Picture)]
+    assert shown == [f"{n}: groups of tokens" for n in ("dn/beyond", "gdn/answer", "gdn/beyond")]
+    assert len([one for one in report.claims if one.where == "figure5"]) == 3
+
+
 def test_costs_over_length_are_drawn_without_a_run(tmp_path: Path) -> None:
     figure = section(paper_report([probe(tmp_path / "p")]), "figure3")
     flops, cache = (b for b in figure.blocks if isinstance(b, Picture))

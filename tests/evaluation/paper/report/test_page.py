@@ -132,7 +132,7 @@ def test_the_json_has_what_the_page_has(paper_run: MakePaperRun, tmp_path: Path)
 
 def test_windows_are_a_figure_with_its_table(paper_run: MakePaperRun, tmp_path: Path) -> None:
     for window, score in ((896, 0.3), (1920, 0.5), (8064, 0.55)):
-        at = {"window": window}
+        at = {"window": window, "dtype": "float32" if window == 896 else "bfloat16"}
         paper_run(
             f"runs/{window}",
             {"w": ("window", at), "m": ("ahn", at), "c": ("compressive", at)},
@@ -148,8 +148,11 @@ def test_windows_are_a_figure_with_its_table(paper_run: MakePaperRun, tmp_path: 
     assert picture.columns[1:] == ("Sinks + SWA", "CT-Average", "AHN-GDN")
     assert [name for name, _ in picture.rows] == ["1,024", "2,048", "8,192"]
     assert picture.rows[0][1][0].startswith("31.0 [") and "<svg" in str(picture.chart)
-    claims = [c.claim for c in report.claims if c.where == "figure7"]
-    assert len(claims) == 6 and claims[0].endswith("above Sinks + SWA at a window of 896")
+    assert picture.caption.endswith("differs at some points: float32 (paper: bfloat16).")
+    claims = [c for c in report.claims if c.where == "figure7"]
+    assert len(claims) == 6
+    assert claims[0].claim.endswith("above Sinks + SWA at a window of 896")
+    assert [c.remark for c in claims[:3]] == ["settings differ: see there", "", ""]
 
 
 def test_one_window_is_no_figure(paper_run: MakePaperRun, tmp_path: Path) -> None:
