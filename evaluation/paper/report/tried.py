@@ -98,8 +98,8 @@ def _tried(column: Column) -> Tried:
         column=column,
         model=model,
         method=method,
-        window=None if method in (None, "Full Attn", PURE_RNN) else described.get("window"),
-        sinks=None if method in (None, "Full Attn", PURE_RNN) else described.get("sinks"),
+        window=None if method in (None, "Full Attn", PURE_RNN) else _tokens(described, "window"),
+        sinks=None if method in (None, "Full Attn", PURE_RNN) else _tokens(described, "sinks"),
         training=_training_of(column.variant, described),
         seed="".join(_SEED.findall(_names(column.variant, described))[:1]),
         released=model is not None and _is_released(str(described.get("ahn")), model),
@@ -108,6 +108,12 @@ def _tried(column: Column) -> Tried:
         else tuple(_remarks(column, described, model, known_by)),
         unfit=_unfit(described, model, method),
     )
+
+
+def _tokens(described: Mapping[str, Any], name: str) -> int:
+    """A number of tokens; -1, which fits nothing, where a file says something else."""
+    value = described.get(name)
+    return value if isinstance(value, int) and not isinstance(value, bool) else -1
 
 
 def _unfit(described: Mapping[str, Any], model: str | None, method: str | None) -> str:
@@ -143,7 +149,7 @@ def _model_of(column: Column, described: Mapping[str, Any]) -> tuple[str | None,
 def _added(shape: ModelShape, cell: Any) -> int | None:
     if cell is None:
         return 0
-    return added_parameters(shape, cell) if cell in _CELLS else None
+    return added_parameters(shape, cell) if str(cell) in _CELLS else None
 
 
 def _bears(column: Column, described: Mapping[str, Any], title: str) -> bool:
@@ -195,7 +201,7 @@ def _remarks(
     elif not _bears(column, described, model):
         yield f"weights from {Path(str(path)).name}, known as {model} by their shape alone"
     cell, ahn = described.get("cell"), described.get("ahn")
-    if cell in _CELLS:
+    if str(cell) in _CELLS:
         name = Path(str(ahn or "")).name
         if _training_of(column.variant, described) is None and not _is_released(str(ahn), model):
             yield f"memory weights {name or 'not named'} (released: {released(model, str(cell))})"
@@ -204,7 +210,7 @@ def _remarks(
         yield f"{dtype or 'type not recorded'} (paper: {_DTYPE})"
     factor = described.get("yarn_factor")
     if factor is not None:
-        yield f"RoPE stretched (YaRN, factor {factor:g}); paper: not"
+        yield f"RoPE stretched (YaRN, factor {factor}); paper: not"
     decoding = column.run.info.generation.get(column.variant, {})
     if decoding.get("do_sample"):
         yield f"sampled, temperature {decoding.get('temperature', 'unknown')} (paper: greedy)"
@@ -224,10 +230,8 @@ def _is_released(path: str, model: str) -> bool:
 
 
 def _pooled(described: Mapping[str, Any], model: str) -> Iterator[str]:
-    window, sinks = described.get("window"), described.get("sinks")
-    layout = variant_layouts(
-        shapes()[model], variant="compressive", window=window, sinks=sinks or 0
-    )[0]
+    window = max(1, _tokens(described, "window"))
+    layout = variant_layouts(shapes()[model], variant="compressive", window=window)[0]
     for name, usual in (("slots", layout.slots), ("rate", layout.rate)):
         if described.get(name) != usual:
             yield f"{name} {described.get(name)} (paper: {usual})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,7 @@ def test_what_does_not_fit_is_in_no_cell(
     ("change", "said"),
     [
         ({"dtype": "float32"}, "float32 (paper: bfloat16)"),
-        ({"yarn_factor": 4.0}, "RoPE stretched (YaRN, factor 4); paper: not"),
+        ({"yarn_factor": 4.0}, "RoPE stretched (YaRN, factor 4.0); paper: not"),
         (
             {"path": "/models/mine"},
             "weights from mine, known as Qwen2.5-7B-Instruct by their shape",
@@ -153,6 +154,23 @@ def test_a_run_that_differs_counts_and_says_so(
     )
     assert table.settings == (("a", (said,)),)
     assert cell(table, "Sinks + SWA", "average").settings == "a"
+
+
+@pytest.mark.parametrize("value", ["wide", [1], {"a": 1}, -5, 1e30, True, None])
+@pytest.mark.parametrize(
+    "key", ["window", "sinks", "cell", "pooling", "dtype", "yarn_factor", "layout", "path", "ahn"]
+)
+def test_a_description_of_any_content_is_read(
+    paper_run: MakePaperRun, key: str, value: Any
+) -> None:
+    for kind in ("ahn", "compressive"):
+        run = paper_run(kind, {"v": (kind, SWA)}, {"v": six(0.5)})
+        info = json.loads((run / "run.json").read_text("utf-8"))
+        info["models"]["v"][key] = value
+        (run / "run.json").write_text(json.dumps(info), encoding="utf-8")
+        found = measured(run)
+        score_section("table3", found)
+        found.windows(OF_7B, ("AHN-GDN", "CT-Average"), 128)
 
 
 def test_a_snapshot_of_the_hub_is_the_released_weights(paper_run: MakePaperRun) -> None:
