@@ -217,7 +217,11 @@ def _with_weights(training: Training, given: str | None) -> Training:
     else:
         return training
     files = CheckpointFiles(place)
-    _check(training, place, files.config)
+    try:
+        config = files.config
+    except InputError as error:
+        raise error.prefixed(f"--ahn {training.name}: " if given else "") from None
+    _check(training, place, config)
     return replace(training, weights=place, found=found, log=_log(Path(files.place)))
 
 
