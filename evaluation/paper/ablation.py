@@ -15,7 +15,7 @@ from evaluation.paper.options import PaperRun
 from evaluation.paper.report.published import printed_scores
 from evaluation.paper.report.tried import TRAININGS
 from evaluation.paper.runs import run_study
-from evaluation.paper.study import Study, folder_of, model_of, models_of, study
+from evaluation.paper.study import Study, folder_of, study
 from evaluation.paper.training import ROWS, TABLE, Training, trainings, trainings_table, unlike
 from evaluation.run.engine import Engine
 from reports import formats
@@ -84,10 +84,8 @@ def run_table4(asked: PaperRun, engine: Engine | None = None) -> int:
     Raises:
         InputError: everything that is wrong, or no weights are here; nothing is written then.
     """
-    if asked.model is None:
-        raise InputError(f"--model: needed by {TABLE}; one of {', '.join(models_of(TABLE))}")
-    model = model_of(TABLE, asked.model)
-    made = trainings(model, asked.ahn)
+    planned = study(TABLE, asked)
+    model, made = planned.model, trainings(planned.model, asked.ahn)
     out = console()
     out.print(trainings_table(made))
     missing = [training for training in made if not training.weights]
@@ -95,16 +93,16 @@ def run_table4(asked: PaperRun, engine: Engine | None = None) -> int:
         out.print(f"to train {training.name}: {training.command}", markup=False, soft_wrap=True)
     for notice in unlike(made):
         out.print(f"warning: {notice}", markup=False, soft_wrap=True, style="yellow")
-    if len(missing) == len(made):
+    wanted, planned = planned.ahn, with_weights(planned, made)
+    if wanted and not planned.ahn:
         nothing = (
-            f"{TABLE}: no weights of {model} are here: train them, or give "
-            f"--ahn {made[0].name}=PATH"
+            f"{TABLE}: none of the weights that are asked of {model} are here; train them, or give "
+            f"--ahn {next(iter(wanted))}=PATH"
         )
         if not asked.dry_run:
             raise InputError(nothing)
         out.print(nothing, markup=False, soft_wrap=True)
         return DONE
-    planned = with_weights(study(TABLE, asked), made)
     code = run_study(planned, asked, engine)
     if not asked.dry_run:
         for found in outcomes(planned, made, Path(asked.output)):

@@ -76,7 +76,9 @@ class PaperRun(Settings):
     ahn: Annotated[
         dict[str, str], Flag(metavar="NAME=PATH", own_form=True), BeforeValidator(by_name)
     ] = Field(default_factory=dict)
-    """AHN weights gdn, dn or mamba2: folder or hub id; repeatable. Default: the hub's."""
+    """AHN weights gdn, dn or mamba2: folder or hub id; repeatable. Default: the hub's. Of table4
+    kl-random, ce-random and kl-fixed1024, with pocket and a seed kl-random-seed0 ...; default: what
+    was trained here, else what is embedded."""
     data: Annotated[
         dict[str, str], Flag(metavar="[BENCHMARK=]PATH", own_form=True), BeforeValidator(by_name)
     ] = Field(default_factory=dict)

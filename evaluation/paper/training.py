@@ -271,8 +271,8 @@ def unlike(made: Iterable[Training]) -> Iterator[str]:
             first = contents.setdefault((key, digest), training.name)
             others = [name for (k, d), name in contents.items() if k == key and d != digest]
             if others and first == training.name:
-                what = "data" if key == "dataset" else "base model"
-                yield f"{training.name} was trained on another {what} than {others[0]}"
+                what = "other data" if key == "dataset" else "another base model"
+                yield f"{training.name} was trained on {what} than {others[0]}"
 
 
 def trainings_table(made: Sequence[Training]) -> Table:

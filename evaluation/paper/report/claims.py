@@ -20,8 +20,8 @@ HOLDS, FAILS, OPEN, UNTRIED = "holds", "does not hold", "cannot be said", "not t
 NAMES = {
     "lveval": "LV-Eval",
     "infinitebench": "InfiniteBench",
-    "longbench": "LongBench's six tasks",
-    "ruler": "RULER's needles",
+    "longbench": "LongBench",
+    "ruler": "RULER",
 }
 _AVERAGES = {
     "lveval": ("table2", "LV-Eval average of 11"),
@@ -52,13 +52,13 @@ class Claim:
     than: str | None = None
     windows: bool = False
 
-    @property
-    def text(self) -> str:
-        """In words."""
+    def text(self, model: str) -> str:
+        """In words; the pocket model is asked other questions."""
         first = TRAININGS[self.training] if self.training else self.first
         second = TRAININGS[self.than] if self.than else self.second
         at = " at every window" if self.windows else ""
-        return f"{NAMES[self.part]}: {first} above {second}{at}"
+        asked = NAMES[self.part] + ("'s stand-ins" if model == POCKET else "")
+        return f"{asked}: {first} above {second}{at}"
 
 
 CLAIMS = (
@@ -164,11 +164,16 @@ def _try(claim: Claim, model: str, found: Measurements) -> list[tuple[Standing, 
     window, sinks = spans(claim.where, model)
     first = Asked(model, claim.first, window, sinks, claim.training)
     second = Asked(model, claim.second, window, sinks, claim.than)
-    interval = found.difference(first, second, part_tasks(claim.part, model))
+    tasks = part_tasks(claim.part, model)
+    interval = found.difference(first, second, tasks)
     published = _published(claim, model)
-    remark = "" if published is None or published > 0 else "the paper's own cells say otherwise"
-    standing = Standing(claim.text, claim.where, model, published, None, UNTRIED, remark)
-    return [(standing, interval)]
+    standing = Standing(claim.text(model), claim.where, model, published, None, UNTRIED)
+    return [(replace(standing, remark=_differs(found, first, second, tasks)), interval)]
+
+
+def _differs(found: Measurements, first: Asked, second: Asked, tasks: Tasks) -> str:
+    cells = [found.cell(asked, tasks) for asked in (first, second)]
+    return "settings differ: see there" if any(c is not None and c.remarks for c in cells) else ""
 
 
 def _try_windows(
@@ -181,12 +186,12 @@ def _try_windows(
         second = Asked(model, claim.second, window, sinks)
         interval = found.difference(first, second, part_tasks(claim.part, model))
         if interval is not None:
-            text = claim.text.replace("at every window", f"at a window of {window:,}")
+            text = claim.text(model).replace("at every window", f"at a window of {window:,}")
             made.append((Standing(text, claim.where, model, None, None, UNTRIED), interval))
     if len(made) > 1:
         return made
     # One window is no figure: it is the table's own comparison.
-    return [(Standing(claim.text, claim.where, model, None, None, UNTRIED), None)]
+    return [(Standing(claim.text(model), claim.where, model, None, None, UNTRIED), None)]
 
 
 def _published(claim: Claim, model: str) -> float | None:

@@ -9,7 +9,7 @@ from evaluation.paper.report.tried import POCKET, Tried
 from reports.compare import paired_sample
 from reports.leaderboard import Column, TaskKey
 from reports.matched import matched
-from reports.seeds import mean_difference
+from reports.seeds import mean_difference, mean_score
 from reports.stats import Interval, average_of_tasks
 
 Tasks = Sequence[tuple[str, str]]
@@ -76,14 +76,25 @@ class Measurements:
 
     def cell(self, asked: Asked, tasks: Tasks) -> Measured | None:
         """The mean over tasks; None where not every one of them was answered."""
-        found = self._all(asked, tasks)
-        if not found:
+        seeds = self._of_seeds(asked, tasks)
+        if not seeds:
             return None
+        found = [one for of_seed in seeds for one in of_seed]
+        if len(seeds) == 1:
+            interval = average_of_tasks([tried.column.sample(key) for tried, key in found])
+        else:
+            columns = [of_seed[0][0].column for of_seed in seeds]
+            keys = list(dict.fromkeys(key for _, key in found))
+            over_seeds = mean_score(columns, keys, matched(columns))
+            if over_seeds is None:
+                return None
+            interval = over_seeds
+        several = (f"mean of {len(seeds)} seeds",) if len(seeds) > 1 else ()
         return Measured(
-            interval=average_of_tasks([tried.column.sample(key) for tried, key in found]),
-            remarks=_remarks(found),
+            interval=interval,
+            remarks=(*several, *_remarks(found)),
             sources=tuple(dict.fromkeys(tried.name for tried, _ in found)),
-            tasks=len(found),
+            tasks=len(tasks),
         )
 
     def difference(self, first: Asked, second: Asked, tasks: Tasks) -> Interval | None:
@@ -107,8 +118,8 @@ class Measurements:
         sides: list[list[Column]] = []
         keys: set[TaskKey] = set()
         for asked in (first, second):
-            of_seeds = [self._all(replace(asked, seed=seed), tasks) for seed in self.seeds(asked)]
-            columns = [found[0][0].column for found in of_seeds if found]
+            of_seeds = self._of_seeds(asked, tasks)
+            columns = [found[0][0].column for found in of_seeds]
             keys |= {key for found in of_seeds for _, key in found}
             sides.append(columns)
         if not all(sides) or len(keys) != len(tasks):
@@ -136,6 +147,12 @@ class Measurements:
     def seeds(self, asked: Asked) -> list[str]:
         """Seeds of a training."""
         return sorted({tried.seed for tried in self.fitting(asked)})
+
+    def _of_seeds(self, asked: Asked, tasks: Tasks) -> list[list[tuple[Tried, TaskKey]]]:
+        """`_all` of each seed of a training that has all tasks; of what has no seeds, once."""
+        every = asked.training is not None and asked.seed is None
+        which = [replace(asked, seed=seed) for seed in self.seeds(asked)] if every else [asked]
+        return [found for one in which if (found := self._all(one, tasks))]
 
     def _all(self, asked: Asked, tasks: Tasks) -> list[tuple[Tried, TaskKey]]:
         """Per task the variant that fits best; empty where one of them has none."""

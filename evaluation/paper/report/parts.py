@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ahn.cost.accounting import flops
+from evaluation.paper.costs import shape_of
 from evaluation.paper.experiments import POCKET, Part, Sweep, experiments, parts
 from evaluation.paper.report.measured import Tasks
 from evaluation.paper.report.published import expected
-from evaluation.paper.study import shape_of
 from evaluation.paper.variants import variants
 from reports import formats
 
@@ -39,7 +39,8 @@ def effort(name: str, model: str) -> str:
     made = experiments()[name]
     asked = [parts()[part] for part in made.parts_of(model)]
     if not asked:
-        return f"{made.data}; {made.examples:,} examples of up to {made.tokens:,} tokens"
+        what = "a text" if made.examples == 1 else f"{made.examples:,} examples"
+        return f"{made.data}; {what} of up to {made.tokens:,} tokens"
     sweep = made.sweep_of(model)
     ways = variants(made.methods, sweep.windows, sweep.sinks)
     work = sum(

@@ -217,9 +217,10 @@ def _remarks(
 
 
 def _is_released(path: str, model: str) -> bool:
-    """Whether a path is that of released weights, also within the hub's folders of snapshots."""
-    names = [part.rsplit("--", 1)[-1] for part in Path(path).parts]
-    return any(released(model, cell) in names for cell in _CELLS)
+    """Whether a folder has the name of released weights, or is a snapshot of theirs."""
+    parts = Path(path).parts
+    names = {part.rsplit("--", 1)[-1] for part in parts if part.startswith("models--")}
+    return any(released(model, cell) in names | {Path(path).name} for cell in _CELLS)
 
 
 def _pooled(described: Mapping[str, Any], model: str) -> Iterator[str]:

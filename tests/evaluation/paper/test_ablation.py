@@ -175,7 +175,7 @@ def test_a_dry_run_says_what_is_trained_and_what_is_missing(
     result = run("--model", "qwen2.5-7b", "--dry-run")
     assert result.exit_code == 0, result.output
     assert "to train kl-fixed1024: torchrun" in result.output
-    assert "no weights of qwen2.5-7b are here" in result.output
+    assert "none of the weights that are asked of qwen2.5-7b are here" in result.output
     assert not list(tmp_path.iterdir())
     result = run("--model", "pocket", "--dry-run", "--limit", "1")
     assert result.exit_code == 0 and "ahn-kl-random-seed0-128" in result.output
@@ -187,7 +187,18 @@ def test_a_dry_run_says_what_is_trained_and_what_is_missing(
     [
         ((), "--model: needed by table4"),
         (("--model", "qwen2.5-3b"), "table4 has no 'qwen2.5-3b'"),
-        (("--model", "qwen2.5-7b"), "no weights of qwen2.5-7b are here"),
+        (
+            (
+                "--model",
+                "qwen2.5-7b",
+                "--ahn",
+                "kl-random=pocket/gdn",
+                "--variant",
+                "ahn-ce-random-8064",
+            ),
+            "train them, or give --ahn ce-random=PATH",
+        ),
+        (("--model", "qwen2.5-7b"), "none of the weights that are asked of qwen2.5-7b are here"),
         (("--model", "pocket", "--ahn", "gdn=pocket/gdn"), "weights of table4 are called"),
         (("--model", "pocket", "--ahn", "ce-random-seed0=pocket/gdn"), "trained otherwise"),
         (("--model", "pocket", "--variant", "ahn-gdn-128"), "--variant: table4 of pocket has no"),

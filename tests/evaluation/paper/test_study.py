@@ -47,6 +47,17 @@ def test_tables_and_figures_of_scores_can_be_run_on_every_model_of_theirs_and_on
             "window-8064", "compressive-max-8064", "compressive-mean-8064", "ahn-mamba2-8064",
             "ahn-dn-8064", "ahn-gdn-8064",
         ]),
+        ("table4", "qwen2.5-7b", [
+            "window-8064", "ahn-kl-random-8064", "ahn-ce-random-8064", "ahn-kl-fixed1024-8064",
+        ]),
+        ("table4", "pocket", [
+            f"{kind}-{window}"
+            for window in (128, 256)
+            for kind in ("window", *(
+                f"ahn-{row}-seed{seed}"
+                for row in ("kl-random", "ce-random", "kl-fixed1024") for seed in (0, 1)
+            ))
+        ]),
         ("table5", "qwen2.5-7b", ["full", "window-32640", "ahn-gdn-32640"]),
         ("table8", "qwen2.5-7b", ["window-32640", "memory-only-gdn", "ahn-gdn-32640"]),
         ("table8", "pocket", ["window-128", "memory-only-gdn", "ahn-gdn-128"]),

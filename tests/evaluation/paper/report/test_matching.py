@@ -112,7 +112,10 @@ def test_what_does_not_fit_is_in_no_cell(
             {"path": "/models/mine"},
             "weights from mine, known as Qwen2.5-7B-Instruct by their shape",
         ),
-        ({"ahn": "/out/my-ahn"}, "memory weights my-ahn (released: AHN-GDN-for-Qwen-2.5-"),
+        (
+            {"ahn": "/AHN-GDN-for-Qwen-2.5-Instruct-7B/my-ahn"},
+            "memory weights my-ahn (released: AHN-GDN-for-Qwen-2.5-",
+        ),
         ({"path": "/x", "parameters": None}, "the model is known by its name alone"),
     ],
 )
@@ -150,6 +153,16 @@ def test_a_run_that_differs_counts_and_says_so(
     )
     assert table.settings == (("a", (said,)),)
     assert cell(table, "Sinks + SWA", "average").settings == "a"
+
+
+def test_a_snapshot_of_the_hub_is_the_released_weights(paper_run: MakePaperRun) -> None:
+    hub = "/hub/models--{}/snapshots/0123abc"
+    changes = {
+        "path": hub.format("Qwen--Qwen2.5-7B-Instruct"),
+        "ahn": hub.format("ByteDance-Seed--AHN-GDN-for-Qwen-2.5-Instruct-7B"),
+    }
+    table = score_table("table3", with_one(paper_run, "ahn", changes))
+    assert cell(table, "AHN-GDN", "average").ours is not None and not table.settings
 
 
 def test_a_limit_that_cuts_nothing_is_no_difference(paper_run: MakePaperRun) -> None:
@@ -264,6 +277,10 @@ def test_two_seeds_count_as_one_training(paper_run: MakePaperRun) -> None:
     assert difference is not None
     assert difference.mean == pytest.approx((0.1 + 0.5) / 2)
     assert difference.n == 18, "of each question the mean over its seeds"
+    table = score_table("table4", found)
+    mean = cell(table, "KL, random window", table.columns[0]).ours
+    assert mean is not None and mean.mean == pytest.approx(0.6 + 0.02 / 3) and mean.n == 18
+    assert table.settings == (("a", ("mean of 2 seeds",)),)
 
 
 def test_the_pure_memory_has_no_window_of_its_own(paper_run: MakePaperRun) -> None:

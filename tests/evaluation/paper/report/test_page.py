@@ -52,12 +52,38 @@ def test_the_verdict_is_first_and_rests_on_paired_differences(
     pair(paper_run)
     report = paper_report([tmp_path])
     (claim,) = (c for c in report.claims if c.where == "table3")
-    assert claim.claim == "LongBench's six tasks: AHN-GDN above Sinks + SWA"
+    assert claim.claim == "LongBench: AHN-GDN above Sinks + SWA"
     assert claim.verdict == "holds" and claim.model == OF_7B
     assert claim.published == pytest.approx(2.07)
     assert claim.ours is not None and claim.ours.interval.mean == pytest.approx(0.4)
     assert report.answer.startswith(f"On {OF_7B}: 1 claim tried; holds 1, does not hold 0,")
     assert any("claims on pocket" in one for one in report.untried)
+
+
+def test_a_claim_says_that_settings_differ(paper_run: MakePaperRun, tmp_path: Path) -> None:
+    pair(paper_run)
+    (claim,) = (c for c in paper_report([tmp_path]).claims if c.where == "table3")
+    assert claim.remark == ""
+    pair(paper_run, max_length=16000)
+    (claim,) = (c for c in paper_report([tmp_path]).claims if c.where == "table3")
+    assert claim.remark == "settings differ: see there"
+
+
+def test_all_claims_on_one_model_are_corrected_together(
+    paper_run: MakePaperRun, tmp_path: Path
+) -> None:
+    scores = {"w": 0.2, "m": 0.23, "c": 0.2}
+    kinds = {"w": ("window", SWA), "m": ("ahn", SWA), "c": ("compressive", SWA)}
+    paper_run(
+        "runs",
+        kinds,
+        {v: dict.fromkeys(LONGBENCH, [s, s + 0.02] * 20) for v, s in scores.items()},
+    )
+    claims = [c for c in paper_report([tmp_path]).claims if c.where == "table3"]
+    assert len(claims) == 2
+    for claim in claims:
+        assert claim.ours is not None and claim.ours.interval.p is not None
+        assert claim.ours.adjusted == pytest.approx(min(1.0, 2 * claim.ours.interval.p))
 
 
 @pytest.mark.parametrize(
