@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from common.errors import InputError
 from evaluation.commands.run import DONE
 from evaluation.commands.terminal import console
+from evaluation.paper.experiments import TRAININGS
 from evaluation.paper.options import PaperRun
-from evaluation.paper.report.published import printed_scores
-from evaluation.paper.report.tried import TRAININGS
 from evaluation.paper.runs import run_study
+from evaluation.paper.scores import printed_scores
 from evaluation.paper.study import Study, folder_of, study
 from evaluation.paper.training import ROWS, TABLE, Training, trainings, trainings_table, unlike
 from evaluation.run.engine import Engine

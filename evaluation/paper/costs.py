@@ -158,6 +158,11 @@ def paper_table(name: str, model: str | None = None) -> PaperTable:
     )
 
 
+def shape_of(model: str) -> ModelShape:
+    """The shape of one of the paper's models, or of the pocket model."""
+    return find_shape(POCKET) if model == POCKET else zoo.find(model).shape
+
+
 def _models(model: str | None) -> dict[str, ModelShape]:
     """Shapes by the paper's names."""
     known = printed().models

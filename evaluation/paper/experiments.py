@@ -13,6 +13,12 @@ from tasks.published import Source
 
 POCKET = "pocket"
 """The model on which all of it can be done here."""
+TRAININGS = {
+    "kl-fixed1024": "KL, window 1024 fixed",
+    "ce-random": "CE, random window",
+    "kl-random": "KL, random window",
+}
+"""Rows of Table 4, by what the memory's weights are named after."""
 
 
 class Part(Strict):

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 from ahn.cost.accounting import flops
 from ahn.cost.paper import training_step
 from common.settings import settings
-from evaluation.paper.costs import printed
+from evaluation.paper.costs import printed, shape_of
 from evaluation.paper.experiments import POCKET, Experiment, experiments, parts
 from evaluation.paper.needs import needs
 from evaluation.paper.options import RUNS, PaperRun
 from evaluation.paper.speed import Speed, speed_of_runs
 from evaluation.paper.state import state_of
-from evaluation.paper.study import folder_of, models_of, shape_of, study
+from evaluation.paper.study import folder_of, models_of, study
 from evaluation.paper.variants import Variant, variants
 
 if TYPE_CHECKING:

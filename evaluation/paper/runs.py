@@ -25,6 +25,7 @@ from evaluation.commands.report import write_report
 from evaluation.commands.run import DONE, SOME_FAILED, answer, quieten, set_threads
 from evaluation.commands.tables import plan_tables, result_tables
 from evaluation.commands.terminal import console
+from evaluation.paper.costs import shape_of
 from evaluation.paper.experiments import Part
 from evaluation.paper.needs import needs
 from evaluation.paper.options import PaperRun
@@ -34,7 +35,6 @@ from evaluation.paper.study import (
     configuration,
     examples_of,
     folder_of,
-    shape_of,
     study,
     unread,
 )

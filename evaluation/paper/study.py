@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ahn.cost import zoo
-from ahn.cost.shapes import ModelShape
 from common.errors import InputError, Problems
 from common.settings import flags_of, settings
 from common.suggestions import did_you_mean
-from evaluation.commands.cost import find_shape
 from evaluation.paper.experiments import POCKET, Part, experiments, parts
 from evaluation.paper.options import PaperRun
 from evaluation.paper.training import trainings
@@ -192,11 +190,6 @@ def configuration(
 def folder_of(output: Path, model: str, part: str, variant: str) -> Path:
     """The run folder of a variant on a part."""
     return output / model / part / variant
-
-
-def shape_of(model: str) -> ModelShape:
-    """The shape of one of the paper's models, or of the pocket model."""
-    return find_shape(POCKET) if model == POCKET else zoo.find(model).shape
 
 
 def examples_of(part: Part, limit: int | None) -> int:

@@ -22,8 +22,8 @@ from ahn.distill.recipe import Recipe, load_recipe
 from common.errors import InputError, Problems
 from common.suggestions import did_you_mean
 from evaluation.commands.cost import find_shape
+from evaluation.paper.experiments import TRAININGS
 from evaluation.paper.files import Strict, read
-from evaluation.paper.report.tried import TRAININGS
 from tasks.published import Source
 
 if TYPE_CHECKING:

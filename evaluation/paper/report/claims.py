@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from evaluation.paper.costs import paper_table, printed
+from evaluation.paper.experiments import POCKET, TRAININGS
 from evaluation.paper.report.measured import Asked, Measurements, Tasks
 from evaluation.paper.report.parts import pocket_sweep, pocket_tasks
-from evaluation.paper.report.published import PrintedScores, printed_scores
-from evaluation.paper.report.tried import POCKET, PURE_RNN, TRAININGS
+from evaluation.paper.report.tried import PURE_RNN
+from evaluation.paper.scores import PrintedScores, printed_scores
 from reports.compare import Difference, marked
 from reports.stats import Interval
 

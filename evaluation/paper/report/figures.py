@@ -13,9 +13,9 @@ from evaluation.paper.report.books import Book, Probed, book_blocks, probe_block
 from evaluation.paper.report.claims import FULL, GDN, NAMES, SINKS, SWA, part_tasks
 from evaluation.paper.report.measured import Asked, Measurements
 from evaluation.paper.report.parts import pocket_sweep
-from evaluation.paper.report.published import printed_scores
 from evaluation.paper.report.sections import not_run
 from evaluation.paper.report.tried import POCKET
+from evaluation.paper.scores import printed_scores
 from reports import formats
 from reports.over_window import Family, Level, draw
 from reports.stats import Interval

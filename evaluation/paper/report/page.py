@@ -30,9 +30,9 @@ from evaluation.paper.report.claims import (
 )
 from evaluation.paper.report.figures import figure_3, figure_5, windows_section
 from evaluation.paper.report.measured import Measurements
-from evaluation.paper.report.published import printed_scores
 from evaluation.paper.report.sections import cost_section, score_section
 from evaluation.paper.report.tried import POCKET, Tried, all_tried
+from evaluation.paper.scores import printed_scores
 from reports.gradients import STYLE, read_probe
 from reports.page import MOST_BYTES, page_bytes
 from reports.perplexity import INFO_FILE, read_perplexity

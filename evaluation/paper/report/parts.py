@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ahn.cost.accounting import flops
-from evaluation.commands.cost import find_shape
+from evaluation.paper.costs import shape_of
 from evaluation.paper.experiments import POCKET, Part, Sweep, experiments, parts
 from evaluation.paper.report.measured import Tasks
-from evaluation.paper.report.published import expected
+from evaluation.paper.scores import expected
 from evaluation.paper.variants import variants
 from reports import formats
 
@@ -44,7 +44,7 @@ def effort(name: str, model: str) -> str:
     sweep = made.sweep_of(model)
     ways = variants(made.methods, sweep.windows, sweep.sinks)
     work = sum(
-        part.examples * flops(find_shape(model), prompt_tokens=part.tokens, **way.settings).total
+        part.examples * flops(shape_of(model), prompt_tokens=part.tokens, **way.settings).total
         for part in asked
         for way in ways
     )

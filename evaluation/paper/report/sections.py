@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from evaluation.paper.costs import paper_table, printed
+from evaluation.paper.experiments import POCKET, TRAININGS
 from evaluation.paper.report.blocks import (
     Block,
     CostTable,
@@ -19,8 +20,7 @@ from evaluation.paper.report.blocks import (
 from evaluation.paper.report.claims import GDN, SWA
 from evaluation.paper.report.measured import Asked, Measured, Measurements, Tasks
 from evaluation.paper.report.parts import effort, pocket_sweep, pocket_tasks, short, stand_in
-from evaluation.paper.report.published import PrintedScores, expected, printed_scores
-from evaluation.paper.report.tried import POCKET, TRAININGS
+from evaluation.paper.scores import PrintedScores, expected, printed_scores
 from reports.compare import Difference, marked
 from reports.stats import Interval
 

@@ -20,18 +20,12 @@ from ahn.cost.shapes import ModelShape
 from common.errors import InputError
 from evaluation.commands.cost import find_shape
 from evaluation.paper.costs import printed
-from evaluation.paper.experiments import POCKET
-from evaluation.paper.report.published import Expected, expected
+from evaluation.paper.experiments import POCKET, TRAININGS
+from evaluation.paper.scores import Expected, expected
 from reports.leaderboard import Column, TaskKey, columns_of
 from reports.run_folders import Run
 
 PURE_RNN = "Pure RNN"
-TRAININGS = {
-    "kl-fixed1024": "KL, window 1024 fixed",
-    "ce-random": "CE, random window",
-    "kl-random": "KL, random window",
-}
-"""Rows of Table 4, by what the memory's weights are named after."""
 
 _CELLS = {str(of["cell"]): method for method, of in METHODS.items() if "cell" in of}
 _POOLINGS = {"max": "CT-Max", "mean": "CT-Average"}

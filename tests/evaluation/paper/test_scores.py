@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from evaluation.paper.experiments import experiments
-from evaluation.paper.report.published import expected, printed_scores
+from evaluation.paper.scores import expected, printed_scores
 from tasks.registry import find_task
 
 MODELS = [f"Qwen2.5-{size}-Instruct" for size in ("3B", "7B", "14B")]
