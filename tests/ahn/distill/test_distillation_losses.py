@@ -56,7 +56,8 @@ def test_the_teacher_runs_where_a_loss_looks_at_it(losses: list[str]) -> None:
     expected = [True] if losses == ["ce"] else [False, True]
     assert distillation_terms(model, {"input_ids": ids}, ids, (16, 4), losses) is not None
     assert passes == expected
-    recipe = Recipe(model_name_or_path="x", dataset="x", output_dir="x", loss_type="+".join(losses))
+    given = {"model_name_or_path": "x", "dataset": "x", "output_dir": "x"}
+    recipe = Recipe.model_validate(given | {"loss_type": "+".join(losses)})
     module = Distillation(model, recipe)
     module.sharded = True
     passes.clear()
