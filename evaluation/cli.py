@@ -323,7 +323,7 @@ def _list_paper(json_: bool, **asked: Any) -> None:
     if click.get_current_context().invoked_subcommand is not None:
         if json_:
             raise InputError("--json stands behind a table's name: run_eval paper table9 --json")
-        for key in (key for key, value in asked.items() if value):
+        for key in (key for key, value in asked.items() if value is not None):
             raise InputError(f"--{key}: belongs to the list, run_eval paper; not to one of it")
         return
     from pathlib import Path
@@ -331,12 +331,14 @@ def _list_paper(json_: bool, **asked: Any) -> None:
     from evaluation.paper.listing import RUNS, listed, listing
 
     measured = None
-    if asked["estimate"]:
+    if asked["estimate"] is not False:
         from evaluation.paper.speed import measured_speed
 
         measured = measured_speed(asked["device"] or "auto", asked["dtype"] or "auto")
     elif asked["device"] or asked["dtype"]:
-        raise InputError("--device and --dtype say what --estimate measures; give it, too")
+        raise InputError(
+            "--device and --dtype say what is measured, which --no-estimate leaves out"
+        )
     found = listed(Path(asked["output"] or RUNS), measured)
     if json_:
         _print_json(found)
@@ -359,10 +361,10 @@ paper = Commands(
             ["--output", "-o"], metavar="DIR", help="Folder of the runs. [default: runs/paper]"
         ),
         click.Option(
-            ["--estimate"],
-            is_flag=True,
+            ["--estimate/--no-estimate"],
+            default=None,
             help="Measure this device for a second (matrix products), for hours of what was never "
-            "run here.",
+            "run here. [default: yes]",
         ),
         click.Option(["--device"], metavar="TEXT", help="Device to measure. [default: auto]"),
         click.Option(

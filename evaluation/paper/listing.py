@@ -1,8 +1,8 @@
 """`run_eval paper`: the list of tables and figures: what each needs, and what of it is here.
 
 Quick: arithmetic, the hub's cache and record files are looked at; no model is loaded. Hours come
-from runs that are there; without any, a measurement of this device has to be asked for
-(`--estimate`), which takes a second, and torch.
+from runs that are there; without any, from a measurement of this device, which the caller makes:
+it takes a second, and torch.
 """
 
 from __future__ import annotations
@@ -251,8 +251,8 @@ def _notes(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     notes = [f"hours: {told}" for told in speeds]
     if any(made["of"] and made["hours"] is None for made in found.values()):
         notes.append(
-            "hours: ? where nothing was run or measured: --estimate measures matrix products on "
-            "this device (about a second)"
+            "hours: ? where nothing was run or measured: without --no-estimate, matrix products "
+            "are measured on this device (about a second)"
         )
     notes.append("Tables share records: what one has run is not run again by another.")
     return notes

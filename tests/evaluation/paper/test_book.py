@@ -77,5 +77,5 @@ def test_it_runs_on_a_few_pocket_tokens_and_the_papers_page_has_it(
 
 
 def test_the_list_says_how_it_is_run(run_eval: Any) -> None:
-    listed = json.loads(run_eval("paper", "--json").stdout)
+    listed = json.loads(run_eval("paper", "--no-estimate", "--json").stdout)
     assert "run_eval paper figure3 --model" in listed["figure3"]["here"]

@@ -32,7 +32,7 @@ def folder(output: Path) -> Path:
 
 
 def test_the_list_says_what_is_needed(run_eval: Any, tmp_path: Path) -> None:
-    found = json.loads(run_eval("paper", "--json", "-o", tmp_path).stdout)
+    found = json.loads(run_eval("paper", "--json", "--no-estimate", "-o", tmp_path).stdout)
     assert found == json.loads(json.dumps(listed(tmp_path)))
     assert [name for name in found if name.startswith("table")] == [
         f"table{n}" for n in range(1, 10)
@@ -46,9 +46,19 @@ def test_the_list_says_what_is_needed(run_eval: Any, tmp_path: Path) -> None:
             total = sum(made["of"][model]["flops"] for model in made["models"])
             assert made["flops"] == total > 0
             assert f"run_eval paper {name} --model " in made["here"]
-    text = " ".join(run_eval("paper", "-o", tmp_path).stdout.split())
+    text = " ".join(run_eval("paper", "--no-estimate", "-o", tmp_path).stdout.split())
     assert "table9" in text and "nothing run" in text and "not here: weights" in text
-    assert "--estimate measures matrix products" in text
+    assert "without --no-estimate, matrix products are measured" in text
+
+
+def test_hours_are_there_without_being_asked_for(run_eval: Any, tmp_path: Path) -> None:
+    found = json.loads(run_eval("paper", "--json", "-o", tmp_path, "--device", "cpu").stdout)
+    entry = found["table2"]["of"]["qwen2.5-3b"]
+    assert entry["hours"] > 1 and "a run is slower" in entry["speed"]["told"]
+    result = run_eval("paper", "--no-estimate", "--dtype", "float32")
+    assert result.exit_code == 2 and "--no-estimate leaves out" in result.stderr
+    result = run_eval("paper", "--no-estimate", "table9")
+    assert result.exit_code == 2 and "belongs to the list" in result.stderr
 
 
 def test_the_memory_alone_is_arithmetic_and_training_stands_apart(tmp_path: Path) -> None:
@@ -90,7 +100,9 @@ def test_a_folder_that_cannot_be_read_is_said_to_be(run_eval: Any, tmp_path: Pat
     (folder(tmp_path) / "run.json").write_text("[]")
     found = listed(tmp_path)["table5"]["of"]["pocket"]["runs"]["pocket-ruler-niah-128k"]
     assert "run.json" in found["window-128"]["problem"] and "problem" not in found["full"]
-    assert "1 cannot be read" in " ".join(run_eval("paper", "-o", tmp_path).stdout.split())
+    assert "1 cannot be read" in " ".join(
+        run_eval("paper", "--no-estimate", "-o", tmp_path).stdout.split()
+    )
 
 
 def test_hours_come_from_runs_of_that_model_on_this_machine(run: Path, tmp_path: Path) -> None:
