@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -252,21 +251,32 @@ def test_own_weights_and_rows_are_run_and_another_shape_is_told(
     assert set(answered(output).values()) == {6} and len(answered(output)) == 2
 
 
+_KILLED_IN_THE_SECOND_VARIANT = """
+import os, signal, sys
+from evaluation.cli import main
+from evaluation.run.store import RunStore
+append, written = RunStore.append, []
+def append_and_die(self, record):
+    append(self, record)
+    written.append(record)
+    if len(written) == 7:
+        os.kill(os.getpid(), signal.SIGKILL)
+RunStore.append = append_and_die
+main(sys.argv[1:])
+"""
+
+
 @pytest.mark.slow
 def test_a_killed_run_is_continued_and_ends_as_if_it_had_not_been(
     run_eval: Any, tmp_path: Path
 ) -> None:
-    flags = ("--model", "pocket", "--limit", 2, "--variant", "window-128,ahn-gdn-128")
+    flags = ("--model", "pocket", "--limit", 1, "--variant", "window-128,ahn-gdn-128")
     words = ("paper", "table5", *flags, "--no-report", "-o")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert run_eval(*words, whole).exit_code == 0
-    process = start_process(*words, killed)
-    while sum(answered(killed).values()) < 11:  # the second variant has begun
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
+    process = start_process(*words, killed, code=_KILLED_IN_THE_SECOND_VARIANT)
     process.communicate()
-    assert 11 <= sum(answered(killed).values()) < 20
-    assert run_eval(*words, killed).exit_code == 0
+    assert process.returncode == -signal.SIGKILL
+    assert sorted(answered(killed).values()) == [2, 5]
+    assert run_eval(*words, killed).exit_code == 0 == run_eval(*words, whole).exit_code
     for folder in sorted(whole.glob("*/*/*")):
         assert records_of(killed / folder.relative_to(whole)) == records_of(folder)
