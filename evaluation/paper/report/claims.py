@@ -94,6 +94,7 @@ class Standing:
         verdict: one of the four.
         remark: what must be known of it.
         seen: where it does not rest on a paired difference: what was found, in words.
+        of_paper: of the pocket model: the published difference of each of the paper's models.
     """
 
     claim: str
@@ -104,6 +105,7 @@ class Standing:
     verdict: str
     remark: str = ""
     seen: str = ""
+    of_paper: tuple[tuple[str, float], ...] = ()
 
 
 def part_tasks(part: str, model: str) -> Tasks:
@@ -169,6 +171,10 @@ def _try(claim: Claim, model: str, found: Measurements) -> list[tuple[Standing, 
     interval = found.difference(first, second, tasks)
     published = _published(claim, model)
     standing = Standing(claim.text(model), claim.where, model, published, None, UNTRIED)
+    if model == POCKET:
+        of_paper = ((name, _published(claim, name)) for name in models_of(claim.where)[:-1])
+        shown = tuple((name, value) for name, value in of_paper if value is not None)
+        standing = replace(standing, of_paper=shown)
     return [(replace(standing, remark=_differs(found, first, second, tasks)), interval)]
 
 

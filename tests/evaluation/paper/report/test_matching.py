@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from evaluation.paper.report.blocks import DifferenceTable, ScoreCell, ScoreTable
+from evaluation.paper.report.claims import standings
 from evaluation.paper.report.measured import Asked, Measurements
 from evaluation.paper.report.sections import score_section
 from evaluation.paper.report.tried import all_tried
@@ -320,3 +321,11 @@ def test_ruler_counts_at_its_length_alone(paper_run: MakePaperRun) -> None:
     one = cell(table, "Full Attn", "single_1")
     assert one.ours is not None and one.ours.mean == 0.5 and not one.settings
     assert cell(table, "Full Attn", "single_2").ours is None
+
+
+def test_a_claim_on_the_pocket_model_stands_beside_what_is_printed_of_the_papers() -> None:
+    found = [one for one in standings(Measurements([])) if one.where == "table3"]
+    of = {one.model: one for one in found if one.claim.endswith("above CT-Average")}
+    assert of["pocket"].published is None and of[OF_7B].of_paper == ()
+    assert dict(of["pocket"].of_paper) == {m: of[m].published for m in of if m != "pocket"}
+    assert len(of) == 4 and of[OF_7B].published == pytest.approx(40.59 - 38.5)
