@@ -119,6 +119,7 @@ class Probe(_Strict):
         documents: the texts.
         effects: what was found over all of them.
         notes: what a reader must know.
+        weights: SHA-256 of the weight files, sorted; empty: not known.
     """
 
     format: Literal["ahn-bench probe 1"] = Field(
@@ -135,6 +136,7 @@ class Probe(_Strict):
     documents: tuple[ProbedDocument, ...] = Field(min_length=1)
     effects: tuple[Effect, ...] = ()
     notes: tuple[str, ...] = ()
+    weights: tuple[str, ...] = ()
 
 
 def as_json(probe: Probe) -> dict[str, Any]:

@@ -26,7 +26,8 @@ from typing import Any, Literal
 import click
 from markupsafe import Markup
 
-from ahn.checkpoints.names import embedded_memories
+from ahn.checkpoints.locate import CheckpointFiles
+from ahn.checkpoints.names import ahn_path, embedded_memories, model_path
 from common import charts
 from common.errors import InputError
 from common.pages import PAGE_IS, check_replaces, is_page, page
@@ -43,6 +44,7 @@ from common.probes import (
 from common.suggestions import did_you_mean
 from common.writing import check_folder_writable, write_whole
 from evaluation.paper.options import GradientsRun
+from evaluation.plan.identity import file_sha256
 from reports.gradients import (
     STYLE,
     effect,
@@ -198,9 +200,17 @@ def probe_memory(
             compared=compared,
             documents=tuple(made),
             effects=tuple(effects_of(made)),
+            weights=weights_sha256(memory),
         )
         for compared, made in found.items()
     }
+
+
+def weights_sha256(memory: str) -> tuple[str, ...]:
+    """SHA-256 (hex) of the weight files of the base model and of one of its memories, sorted."""
+    places = (model_path("pocket"), ahn_path(memory))
+    files = (file for place in places for file in CheckpointFiles(place).weight_files)
+    return tuple(sorted(file_sha256(file) for file in files))
 
 
 def effects_of(made: Sequence[ProbedDocument]) -> list[Effect]:
@@ -219,15 +229,19 @@ def run_figure5(
     memories: Sequence[str],
     limit: int = DOCUMENTS,
     progress: Callable[[str], Update] | None = None,
+    overwrite: bool = False,
     **placement: Any,
 ) -> dict[str, dict[Compared, Probe]]:
     """Probe the memories, and write `NAME/beyond`, `NAME/answer` and the page into a folder.
+
+    A memory whose probes are there, of the same weights, documents and type, is not probed again.
 
     Args:
         output: the folder; it is made.
         memories: names of embedded memories, `pocket/gdn`.
         limit: documents.
         progress: makes what is told how far a memory is.
+        overwrite: probe all of them anew.
         placement: as in `probe_memory`.
 
     Raises:
@@ -245,6 +259,12 @@ def run_figure5(
     made: dict[str, dict[Compared, Probe]] = {}
     for memory in memories:
         update = progress(memory) if progress else None
+        there = None if overwrite else _done(output, memory, limit, placement.get("dtype"))
+        if there is not None:
+            made[memory] = there
+            if update is not None:
+                update(limit, limit)
+            continue
         made[memory] = probe_memory(memory, limit, update, **placement)
         for compared, probe in made[memory].items():
             folder = folders[memory, compared]
@@ -252,6 +272,24 @@ def run_figure5(
             write_probe(folder, probe)
     write_whole(output / PAGE, render(_earlier(output, made) | made))
     return made
+
+
+def _done(output: Path, memory: str, limit: int, dtype: str | None) -> dict[Compared, Probe] | None:
+    """The probes of a memory that are in the folder, where they are what would be made now."""
+    files = {kind: output / memory.rpartition("/")[2] / kind / NAME for kind in COMPARED}
+    if not all(file.is_file() for file in files.values()):
+        return None
+    found = {kind: read_probe(file) for kind, file in files.items()}
+    texts = {"beyond": limit, "answer": limit * QUESTIONS}
+    asked = {"ahn": memory, "window": WINDOW, "sinks": SINKS, "dtype": dtype}
+    weights = weights_sha256(memory)
+    same = all(
+        len(probe.documents) == texts[kind]
+        and probe.weights == weights
+        and all(getattr(probe, key) == value for key, value in asked.items())
+        for kind, probe in found.items()
+    )
+    return found if same else None
 
 
 def _earlier(
@@ -276,8 +314,10 @@ def show(asked: GradientsRun) -> None:
     from rich.table import Table
 
     from common.progress import ProgressBar
+    from evaluation.commands.run import quieten
     from evaluation.commands.terminal import console
 
+    quieten()
     names = _memories(asked)
     output = Path(asked.output) / asked.model / "figure5"
     with ProgressBar(console(stderr=True), "documents") as bar:
@@ -286,6 +326,7 @@ def show(asked: GradientsRun) -> None:
             names,
             asked.limit or DOCUMENTS,
             lambda memory: partial(bar.update, what=memory),
+            overwrite=asked.overwrite,
             device=asked.device,
             dtype=asked.dtype,
         )

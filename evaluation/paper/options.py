@@ -133,5 +133,7 @@ class GradientsRun(Settings):
     """cpu, cuda, cuda:1."""
     output: Annotated[Name, Flag(("--output", "-o"), metavar="DIR")] = RUNS
     """Folder of all of the paper's runs; the probes are MODEL/figure5/MEMORY/{beyond,answer} below
-    it, and MODEL/figure5/figure5.html."""
+    it, and MODEL/figure5/figure5.html. Memories that were probed before are not probed again."""
+    overwrite: StrictBool = False
+    """Probe all of them anew."""
     json_: bool = Field(False, description="Print the effects as JSON instead of a table.")

@@ -11,8 +11,10 @@ import pytest
 
 import ahn
 from ahn.checkpoints.tokenizer import load_tokenizer
+from common.errors import InputError
 from common.pages import is_page
 from common.probes import ProbedDocument, ProbedToken, read_probe
+from evaluation.paper import gradients
 from evaluation.paper.gradients import (
     DOCUMENTS,
     FACTS,
@@ -170,6 +172,30 @@ def test_a_file_of_somebody_else_stays(run_eval: Any, tmp_path: Path) -> None:
     result = run_eval("paper", "figure5", "-o", tmp_path, "--limit", 1)
     assert result.exit_code == 2 and "not replaced" in result.stderr
     assert page.read_text() == "mine" and list(page.parent.iterdir()) == [page]
+
+
+def test_what_was_probed_is_not_probed_again(
+    run_eval: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("paper", "figure5", "-o", tmp_path, "--limit", 1, "--ahn", "gdn", "--json")
+    first = run_eval(*command)
+    assert first.exit_code == 0, first.output
+    asked: list[str] = []
+
+    def probe(memory: str, *_: Any, **__: Any) -> None:
+        asked.append(memory)
+        raise InputError("asked again")
+
+    monkeypatch.setattr(gradients, "probe_memory", probe)
+    again = run_eval(*command)
+    assert again.exit_code == 0 and again.stdout == first.stdout and asked == []
+    for other in (["--limit", 2], ["--dtype", "float64"], ["--overwrite"]):
+        run_eval(*command, *other)
+    assert asked == ["pocket/gdn"] * 3
+    file = tmp_path / "pocket" / "figure5" / "gdn" / "answer" / "probe.json"
+    file.write_text(file.read_text().replace(gradients.weights_sha256("pocket/gdn")[0], "0" * 64))
+    run_eval(*command)
+    assert asked == ["pocket/gdn"] * 4, "of other weights"
 
 
 @pytest.mark.slow
