@@ -191,9 +191,10 @@ def test_readme_uses_options_that_the_commands_have(program: str, expected: set[
     used = list(readme_commands(program))
     assert expected <= {words[1] for words in used}
     for _, name, *arguments in used:
-        parameters = commands[name].get_params(
-            click.Context(commands[name], **commands[name].context_settings)
-        )
+        command = commands[name]
+        if isinstance(command, click.Group) and arguments and arguments[0] in command.commands:
+            command = command.commands[arguments[0]]
+        parameters = command.get_params(click.Context(command, **command.context_settings))
         options = {option for parameter in parameters for option in parameter.opts}
         if name == "lm-eval":  # what it passes on to lm-evaluation-harness
             options |= {"--model", "--tasks", "--model_args"}

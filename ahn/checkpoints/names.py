@@ -55,6 +55,10 @@ def name_of(place: str) -> str:
 
 
 def embedded_memories() -> list[str]:
-    """Names of the memories of the embedded model: `gdn`, `dn`, `ablation/kl-random-seed0` ..."""
-    files = (*_POCKET.glob("*/config.json"), *_POCKET.glob("ablation/*/config.json"))
-    return sorted(file.parent.relative_to(_POCKET).as_posix() for file in files)
+    """Names of the memories of the embedded model: `gdn`, `dn` ..., then `ablation/...`."""
+    files = (_POCKET.glob("*/config.json"), _POCKET.glob("ablation/*/config.json"))
+    return [
+        name
+        for some in files
+        for name in sorted(file.parent.relative_to(_POCKET).as_posix() for file in some)
+    ]

@@ -262,6 +262,18 @@ def preset_names() -> list[str]:
     )
 
 
+def _presets() -> str:
+    """The presets for a message; those that differ in the model's size alone as one."""
+    sizes: dict[str, list[str]] = {}
+    for name in preset_names():
+        stem, _, size = name.rpartition("-")
+        several = re.fullmatch(r"\d+b", size)
+        sizes.setdefault(stem if several else name, []).extend([size] if several else [])
+    return ", ".join(
+        f"{stem}-{'|'.join(found)}" if found else stem for stem, found in sizes.items()
+    )
+
+
 def _preset(name: str) -> str | None:
     """Content of the preset `name`, which ships with the package; None where there is none."""
     file = resources.files("configs").joinpath("eval", f"{name.removesuffix('.yaml')}.yaml")
@@ -283,8 +295,7 @@ def read_config_file(file: str) -> SettingsFile:
         # No preset has so long a name, and no file can.
         text = _preset(name) if len(name) < 100 else None
         if text is None:
-            presets = ", ".join(preset_names())
-            raise InputError(f"no such file: {shown(file)} (presets that ship: {presets})")
+            raise InputError(f"no such file: {shown(file)} (presets that ship: {_presets()})")
         return replace(parse_file(RunConfiguration, text, file), name=f"--config: {file}")
     except InputError as error:
         raise error.prefixed("--config: ") from error

@@ -57,9 +57,8 @@ def test_training_a_trained_memory_starts_where_it_was(data: Path, tmp_path: Pat
     ]
     assert losses[1] < losses[0]  # it has learnt before
     card = (folder / "README.md").read_text()
-    assert (
-        "starting from `gdn`" in card and "starting from" not in (fresh / "README.md").read_text()
-    )
+    assert "starting from `pocket/gdn`" in card
+    assert "starting from" not in (fresh / "README.md").read_text()
     # one's own, of a training before; the log names it by what it holds
     own = train(Recipe(**pocket_options(data, tmp_path / "own", ahn_name_or_path=str(fresh))))
     log = json.loads((own / "training.json").read_text())

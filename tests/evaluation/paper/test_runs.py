@@ -186,7 +186,7 @@ def test_all_that_is_missing_is_one_error_and_nothing_is_written(
         (["table3", "--model", "pocket", "--ahn", "gdn=/nowhere"], "/nowhere: no such folder"),
         (["table3"], "--model: needed by table3"),
         (["--estimate", "table9"], "--estimate: belongs to the list"),
-        (["--device", "cpu"], "give it, too"),
+        (["--no-estimate", "--device", "cpu"], "which --no-estimate leaves out"),
         (["table4", "--model", "pocket", "--limt", "1"], "did you mean '--limit'"),
     ],
 )
