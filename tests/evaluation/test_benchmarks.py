@@ -117,6 +117,7 @@ def as_published(title: str, tasks: list[str]) -> dict[str, dict[str, str]]:
     }
 
 
+@pytest.mark.slow
 def test_infinitebench_makes_its_synthetic_rows_at_a_length(run_eval, tiny, tmp_path):
     arguments = [
         "infinitebench", "--model", tiny, "--data", "synthetic", "--tasks", "passkey,math_find",
@@ -140,6 +141,7 @@ def test_infinitebench_makes_its_synthetic_rows_at_a_length(run_eval, tiny, tmp_
     )
 
 
+@pytest.mark.slow
 def test_longbenchs_page_shows_the_leaderboard_of_the_tasks_that_were_run(
     run_eval, tiny, data, tmp_path
 ):

@@ -215,6 +215,7 @@ def test_what_is_exported_is_in_the_authors_format_and_scores_the_same(
     assert result.output == f"fwe (official, 1 predictions): {100 * record['score']}\n"
 
 
+@pytest.mark.slow
 def test_a_run_is_continued_with_more_of_the_same_rows_only(
     finished: Path, tiny: Path, run_eval: Callable[..., Any]
 ) -> None:

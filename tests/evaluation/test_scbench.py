@@ -17,6 +17,8 @@ from tests.evaluation.conftest import (
 )
 from tests.tasks.scbench.rows import row
 
+pytestmark = pytest.mark.slow  # all of it asks a model about whole conversations
+
 DEVICE = ["--dtype", "float32", "--device", "cpu", "--window", WINDOW, "--sinks", SINKS]
 TASKS = ("scbench_mf", "scbench_summary_with_needles", "scbench_kv")
 TEMPLATE = (

@@ -155,6 +155,7 @@ def test_padding_does_not_enter_the_attention_loss() -> None:
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_accumulated_batches_are_averaged(pocket: Path, tmp_path: Path) -> None:
     losses = []
     for accumulation in (1, 4):

@@ -103,6 +103,7 @@ def test_weights_that_say_nothing_are_refused(
         Recipe(**pocket_options(data, tmp_path, loss_weights=weights))
 
 
+@pytest.mark.slow
 def test_each_term_is_logged_and_they_make_up_the_loss(data: Path, tmp_path: Path) -> None:
     """Over lines of two steps, two passes a step, one of which has nothing to learn from."""
     weights = {"ce": 0.25, "distill": 3.0}

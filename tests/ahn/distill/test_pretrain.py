@@ -80,6 +80,7 @@ def options(folder: Path, output: Path, **changes: Any) -> dict[str, Any]:
     return {**chosen, **changes}
 
 
+@pytest.mark.slow
 def test_a_base_model_learns(folder: Path, tmp_path: Path) -> None:
     """Loss and likeness of keys go down, and the folder is a Qwen2 that transformers loads."""
     output = train(Recipe(**options(folder, tmp_path / "out", num_train_epochs=9)))
@@ -102,6 +103,7 @@ def test_a_base_model_learns(folder: Path, tmp_path: Path) -> None:
     assert "A Qwen2 with" in (output / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_same_recipe_gives_the_same_bytes_also_in_two_parts(
     folder: Path, tmp_path: Path
 ) -> None:
@@ -113,6 +115,7 @@ def test_the_same_recipe_gives_the_same_bytes_also_in_two_parts(
     assert one.read_bytes() == two.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_second_phase_starts_from_the_first(folder: Path, tmp_path: Path) -> None:
     first = train(Recipe(**options(folder, tmp_path / "a", max_steps=12)))
     named = {"model_name_or_path": str(first), "base": None, "position_gap": 64, "max_steps": 2}

@@ -350,6 +350,7 @@ def test_skipped_batches_are_counted_over_processes_and_resumptions(
     assert losses[0][0] == losses[0][1]
 
 
+@pytest.mark.slow
 def test_weights_that_cannot_be_written_leave_the_last_checkpoint(
     data: Path, tmp_path: Path
 ) -> None:

@@ -52,6 +52,7 @@ def train_in_parallel(cell: str, checkpointing: bool, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.slow
 def test_two_processes_get_the_mean_of_their_gradients(cell: str, tmp_path: Path) -> None:
     checkpointing = cell != "DeltaNet"
     ended = forked(tmp_path, train_in_parallel, cell, checkpointing, tmp_path, ranks=2)

@@ -100,6 +100,7 @@ OPERATIONS = st.sampled_from(["step", "step", "step", "chunk", "add", "take", "d
     data=st.data(),
 )
 @torch.no_grad()
+@pytest.mark.slow
 def test_rows_that_are_joined_and_removed_go_on_as_if_alone(
     model: Any, lengths: list[int], chunk: int, operations: list[str], data: Any
 ) -> None:

@@ -100,6 +100,7 @@ def test_nothing_alive_grows_with_the_context(models: Any, variant: str) -> None
 
 @pytest.mark.parametrize("rows", [1, 2], ids=["alone", "left-padded"])
 @pytest.mark.parametrize("variant", ["window", "ahn"])
+@pytest.mark.slow
 def test_generate_makes_nothing_as_long_as_the_prompt_but_ids_and_mask(
     models: Any, variant: str, rows: int
 ) -> None:

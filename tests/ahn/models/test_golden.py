@@ -127,6 +127,7 @@ def reference_cross_entropy(
 
 
 @pytest.mark.parametrize("name", FOLDERS[:6])
+@pytest.mark.slow
 def test_training_losses_and_gradients(shared: Path, name: str) -> None:
     folder = shared / "golden" / name
     seen = set()

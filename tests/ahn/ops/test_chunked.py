@@ -93,6 +93,7 @@ def test_chunked_equals_recurrent(length: int, seed: int, decay: str, delta_rule
     delta_rule=st.booleans(),
 )
 @settings(max_examples=30, deadline=None)
+@pytest.mark.slow
 def test_gradients_equal(length: int, seed: int, decay: str, delta_rule: bool) -> None:
     # of queries, keys, values, write strengths, decays and the state before; at an infinite log
     # decay the gradient is zero and never NaN

@@ -275,6 +275,7 @@ def test_weights_that_are_not_the_models_are_refused(saved: Any, tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", ["mamba2", "gemma3"])
+@pytest.mark.slow
 def test_a_model_of_no_family_of_ours_is_asked_as_it_is(
     name: str, saved: Any, data: Path, run_eval: Any, tmp_path: Path
 ) -> None:

@@ -77,6 +77,7 @@ def test_the_cache_is_as_wide_as_the_models_type(dtype: str) -> None:
     assert found == LAYERS * 512 * 2 * H_KV * WIDTH * element
 
 
+@pytest.mark.slow
 def test_records_hold_the_flops_of_what_was_read_and_answered(
     run_eval: Any, tiny: Path, memory: Path, data: Path, tmp_path: Path
 ) -> None:

@@ -56,6 +56,7 @@ def test_a_stretched_model_answers_as_one_whose_configuration_says_so(
     assert texts(tmp_path / "plain") != texts(tmp_path / "flag"), "it takes effect"
 
 
+@pytest.mark.slow
 def test_the_factor_is_in_the_record_and_keeps_other_runs_out_of_the_folder(
     run_eval, asked, tmp_path
 ):

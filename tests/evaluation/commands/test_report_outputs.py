@@ -236,6 +236,7 @@ def test_overwrite_deletes_only_what_the_run_wrote(run_eval, overwriting, run):
     assert (run / "window" / "samsum.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_what_overwrite_left_does_not_hinder_the_run_later(run_eval, overwriting, run):
     records = (run / "full" / "hotpotqa.jsonl").read_text()
     left = {

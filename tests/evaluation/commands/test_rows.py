@@ -92,6 +92,7 @@ def test_other_generated_rows_are_those_of_a_run(
         (["ruler", "--length", "nan"], "--length"),
     ],
 )
+@pytest.mark.slow
 def test_what_cannot_be_made_is_refused_and_nothing_is_written(
     run_eval: Any, tmp_path: Path, words: list[Any], said: str
 ) -> None:

@@ -162,6 +162,7 @@ def _rows(data: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
+@pytest.mark.slow
 def test_what_the_user_asks_of_generation_goes_first(tiny: Path, data: Path) -> None:
     model = AHNLM(pretrained=str(tiny), variant="full", device="cpu", max_length=1500)
     manager = TaskManager(
@@ -286,6 +287,7 @@ def test_the_command_refuses_the_cache_of_answers_before_there_is_one(tmp_path: 
 # -- other models -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_another_model_is_told_what_it_cannot_carry_out(
     data: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,6 +43,7 @@ def answered(output: Path) -> dict[str, int]:
     }
 
 
+@pytest.mark.slow
 def test_a_table_s_variants_are_run_folders_of_their_own(run_eval: Any, tmp_path: Path) -> None:
     flags = ("--model", "pocket", "--limit", 1, "--variant", "window-128", "-o", tmp_path)
     result = run_eval("paper", "table5", *flags)

@@ -263,6 +263,7 @@ def test_numbers_out_of_range_end_a_variant_and_not_the_others(
     assert "full stopped at token 0" in (tmp_path / "run" / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_text_where_it_need_not(
     asked: Callable[..., PerplexityConfiguration],
     tmp_path: Path,

@@ -252,6 +252,7 @@ def test_a_back_end_from_elsewhere_says_whether_the_window_is_its_own(
 # -- runs ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_of_several_windows_is_run_reported_and_continued(
     run_eval: Any, tiny: Path, memory: Path, data: Path, tmp_path: Path
 ) -> None:

@@ -408,6 +408,7 @@ def test_out_of_memory_drops_the_kept_document_first(
     assert records_of(tmp_path / "run") == records_of(finished[1])
 
 
+@pytest.mark.slow
 def test_documents_are_read_once_and_the_longest_come_first(run_eval, arguments, tmp_path):
     at = arguments.index("--variant") + 2
     arguments = arguments[:at] + ["--limit", 8, "--max-length", 2000, "--output"]  # full alone
@@ -473,6 +474,7 @@ def test_a_file_says_what_the_flags_say(run_eval, finished, tiny, data, tmp_path
     assert len(identities) == 1
 
 
+@pytest.mark.slow
 def test_without_output_the_folder_is_named_after_the_identity(
     run_eval, arguments, tmp_path, monkeypatch
 ):

@@ -45,6 +45,7 @@ TASKS: dict[str, Rows] = {
 
 @pytest.mark.shared
 @pytest.mark.parametrize("task", [task for task in TASKS if task != "cwe"])
+@pytest.mark.slow
 def test_rows_are_the_authors_byte_for_byte(shared: Path, task: str) -> None:
     from transformers import AutoTokenizer
 

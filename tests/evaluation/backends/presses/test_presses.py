@@ -395,6 +395,7 @@ def test_documents_that_are_too_short_for_a_share_are_told_before_the_run(capsys
     assert "fail with kvpress-knorm" not in told
 
 
+@pytest.mark.slow
 def test_it_is_asked_in_a_run_at_the_bytes_of_another_variant(tmp_path):
     folder = tmp_path / "run"
     variants = "ahn,kvpress:snapkv,window_size=32,kvpress:pyramidkv,window_size=16,name=pyramid"
