@@ -360,7 +360,8 @@ def _memories(asked: GradientsRun) -> list[str]:
             "paper's has 811 tokens); --model pocket tests the figure over generated documents"
         )
     known = embedded_memories()
-    names = [name.removeprefix("pocket/") for name in asked.ahn] or known
+    names = [name.removeprefix("pocket/") for name in asked.ahn]
+    names = names or [name for name in known if "/" not in name]
     problems = [
         f"--ahn {name}: no embedded memory; one of {', '.join(known)}{did_you_mean(name, known)}"
         for name in names

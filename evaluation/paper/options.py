@@ -124,7 +124,8 @@ class GradientsRun(Settings):
     model: Name = "pocket"
     """pocket: the embedded model; the paper's own text is not published (ahn probe takes any)."""
     ahn: Annotated[list[str], Flag(metavar="NAME", own_form=True), BeforeValidator(_names)] = []
-    """Only these of its memories: gdn, dn-seed1 ...; joined by commas or repeated. Default: all."""
+    """Only these of its memories: gdn, dn-seed1 ..., ablation/kl-random-seed0 ...; joined by commas
+    or repeated. Default: all but those of the ablation."""
     limit: Whole | None = Field(default=None, gt=0, le=MOST_ROWS)
     """Documents. Default: 100."""
     dtype: Annotated[Literal["float32", "bfloat16", "float16", "float64"], as_dtype] = "float32"

@@ -26,6 +26,7 @@ from evaluation.paper.gradients import (
     questions,
     recalled,
 )
+from evaluation.paper.options import GradientsRun
 from reports.gradients import effect_of_recall, find_probes
 
 
@@ -172,6 +173,13 @@ def test_a_file_of_somebody_else_stays(run_eval: Any, tmp_path: Path) -> None:
     result = run_eval("paper", "figure5", "-o", tmp_path, "--limit", 1)
     assert result.exit_code == 2 and "not replaced" in result.stderr
     assert page.read_text() == "mine" and list(page.parent.iterdir()) == [page]
+
+
+def test_memories_of_the_ablation_are_probed_where_they_are_named() -> None:
+    six = [f"pocket/{cell}{seed}" for cell in ("dn", "gdn", "mamba2") for seed in ("", "-seed1")]
+    assert gradients._memories(GradientsRun()) == six
+    named = GradientsRun(ahn=["ablation/kl-random-seed0"])
+    assert gradients._memories(named) == ["pocket/ablation/kl-random-seed0"]
 
 
 def test_what_was_probed_is_not_probed_again(
