@@ -177,8 +177,8 @@ def test_a_file_of_somebody_else_stays(run_eval: Any, tmp_path: Path) -> None:
 
 def test_memories_of_the_ablation_are_probed_where_they_are_named() -> None:
     six = [f"pocket/{cell}{seed}" for cell in ("dn", "gdn", "mamba2") for seed in ("", "-seed1")]
-    assert gradients._memories(GradientsRun()) == six
-    named = GradientsRun(ahn=["ablation/kl-random-seed0"])
+    assert gradients._memories(GradientsRun.model_validate({})) == six
+    named = GradientsRun.model_validate({"ahn": ["ablation/kl-random-seed0"]})
     assert gradients._memories(named) == ["pocket/ablation/kl-random-seed0"]
 
 
