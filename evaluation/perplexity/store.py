@@ -18,7 +18,7 @@ from common.errors import InputError
 from common.writing import write_whole
 from evaluation.plan.environment import now
 from evaluation.plan.identity import differences
-from evaluation.run.locks import LOCK_FILE, FolderLock
+from evaluation.run.locks import FolderLock
 from reports.perplexity import (
     INFO_FILE,
     BlockRecord,
@@ -115,22 +115,7 @@ class PerplexityStore:
         self._records: dict[str, list[BlockRecord]] = {}
 
     def __enter__(self) -> PerplexityStore:
-        created = not self.folder.exists()
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire()
-        except OSError as error:
-            raise InputError(
-                f"--output: {self.folder} cannot be written ({error.strerror or error})"
-            ) from error
-        try:
-            self._open()
-        except BaseException:
-            self._lock.release()
-            if created and not (self.folder / INFO_FILE).exists():
-                (self.folder / LOCK_FILE).unlink(missing_ok=True)
-                self.folder.rmdir()
-            raise
+        self._lock.claim(INFO_FILE, self._open)
         return self
 
     def __exit__(

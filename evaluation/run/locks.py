@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from common.errors import InputError
@@ -41,6 +42,36 @@ class FolderLock:
             os.close(lock)
             raise
         self._descriptor = lock
+
+    def claim(self, description: str, begin: Callable[[], None]) -> None:
+        """Make the folder where it is not there, take the lock, and begin to use it.
+
+        Where that fails the lock is let go, and a folder that was made for it is gone again.
+
+        Args:
+            description: the file that says what the folder holds: with it, it stays.
+            begin: looks at what is there, and writes what comes first.
+
+        Raises:
+            InputError: the folder cannot be written, or another process has it; and whatever
+                `begin` raises.
+        """
+        created = not self._folder.exists()
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self.acquire()
+        except OSError as error:
+            raise InputError(
+                f"--output: {self._folder} cannot be written ({error.strerror or error})"
+            ) from error
+        try:
+            begin()
+        except BaseException:
+            self.release()
+            if created and not (self._folder / description).exists():
+                (self._folder / LOCK_FILE).unlink(missing_ok=True)
+                self._folder.rmdir()
+            raise
 
     def release(self) -> None:
         """Let go of it; the kernel does that too when the process is killed."""

@@ -25,7 +25,7 @@ from common.errors import InputError
 from common.writing import write_whole
 from evaluation.plan.environment import now
 from evaluation.plan.identity import differences, parts_as_of
-from evaluation.run.locks import LOCK_FILE, FolderLock
+from evaluation.run.locks import FolderLock
 from evaluation.run.record_files import rejected_path, set_aside, write_lines
 from reports.records import OLDEST_CONTINUED, SCHEMA_VERSION, ExampleRecord, RunInfo, Start
 from reports.run_folders import (
@@ -149,22 +149,7 @@ class RunStore:
         self._done: dict[tuple[str, str], set[str]] = {}
 
     def __enter__(self) -> RunStore:
-        created = not self.folder.exists()
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire()
-        except OSError as error:
-            raise InputError(
-                f"--output: {self.folder} cannot be written ({error.strerror or error})"
-            ) from error
-        try:
-            self._open()
-        except BaseException:
-            self._lock.release()
-            if created and not (self.folder / "run.json").exists():
-                (self.folder / LOCK_FILE).unlink(missing_ok=True)
-                self.folder.rmdir()
-            raise
+        self._lock.claim("run.json", self._open)
         return self
 
     def __exit__(
